@@ -1,0 +1,52 @@
+//! The two sets of primitives behind one interface (decision D2).
+
+#[cfg(feature = "aws-lc")]
+pub mod aws_lc;
+pub mod rustcrypto;
+
+use alloc::vec::Vec;
+
+/// What a back end provides. All values are raw bytes: callers outside this crate use the typed interfaces.
+///
+/// Points are x || y, 64 bytes, already checked to be on P-256 by [`crate::PublicKey`]; scalars are 32 bytes.
+pub trait Backend {
+    /// Prepared signing key.
+    type SigningKey;
+    /// Prepared key-agreement key.
+    type AgreementKey;
+
+    /// SHA-256 over the concatenated parts.
+    fn sha256(parts: &[&[u8]]) -> [u8; 32];
+    /// HMAC-SHA-256 over the concatenated parts.
+    fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32];
+    /// AES-256-GCM; the 16-byte tag is appended. `None` only for an input beyond the mode's limits.
+    fn gcm_seal(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], plain: &[u8]) -> Option<Vec<u8>>;
+    /// AES-256-GCM; `None` when the tag does not verify.
+    fn gcm_open(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>>;
+    /// Prepares a scalar for signing; `None` for zero or a value not below the group order.
+    fn signing_key(scalar: &[u8; 32]) -> Option<Self::SigningKey>;
+    /// Point of a prepared signing key.
+    fn signing_point(key: &Self::SigningKey) -> [u8; 64];
+    /// ECDSA P-256 with SHA-256 over the message; r || s.
+    fn sign(key: &Self::SigningKey, message: &[u8]) -> Option<[u8; 64]>;
+    /// Whether r || s is a signature of the message under the point; both s and n-s are accepted.
+    fn verify(point: &[u8; 64], message: &[u8], signature: &[u8; 64]) -> bool;
+    /// Prepares a scalar for key agreement; `None` as for [`Backend::signing_key`].
+    fn agreement_key(scalar: &[u8; 32]) -> Option<Self::AgreementKey>;
+    /// Point of a prepared agreement key.
+    fn agreement_point(key: &Self::AgreementKey) -> [u8; 64];
+    /// ECDH: the shared x coordinate.
+    fn agree(key: &Self::AgreementKey, peer: &[u8; 64]) -> Option<[u8; 32]>;
+}
+
+#[cfg(feature = "aws-lc")]
+pub(crate) type Active = aws_lc::AwsLc;
+#[cfg(not(feature = "aws-lc"))]
+pub(crate) type Active = rustcrypto::RustCrypto;
+
+/// Uncompressed SEC 1 form of x || y.
+pub(crate) fn sec1(point: &[u8; 64]) -> [u8; 65] {
+    let mut bytes = [4u8; 65];
+    bytes[1..].copy_from_slice(point);
+    bytes
+}

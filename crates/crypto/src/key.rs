@@ -1,0 +1,145 @@
+//! Key bytes bound to one role.
+
+use alloc::boxed::Box;
+use core::{fmt, marker::PhantomData};
+
+use subtle::{Choice, ConstantTimeEq};
+use zeroize::Zeroize;
+
+use crate::{
+    backend::{Active, Backend},
+    rng::{Rng, RngError},
+    role::Role,
+};
+
+/// Key bytes of one role, wiped on drop. Boxed, so that a move copies a pointer and not the key.
+///
+/// It cannot be printed, cloned, compared with `==`, serialised or read as a slice:
+///
+/// ```compile_fail
+/// fn print(key: gridseal_crypto::Key<gridseal_crypto::role::Guek, 16>) { println!("{key}"); }
+/// ```
+/// ```compile_fail
+/// fn twice(key: gridseal_crypto::Key<gridseal_crypto::role::Guek, 16>) { let _ = (key.clone(), key); }
+/// ```
+/// ```compile_fail
+/// fn same(key: gridseal_crypto::Key<gridseal_crypto::role::Guek, 16>) -> bool { key == key }
+/// ```
+/// ```compile_fail
+/// fn read(key: &gridseal_crypto::Key<gridseal_crypto::role::Guek, 16>) -> &[u8] { key.as_ref() }
+/// ```
+/// ```compile_fail
+/// fn encode(key: gridseal_crypto::Key<gridseal_crypto::role::Guek, 16>) { let _ = minicbor::to_vec(key); }
+/// ```
+/// and a key of one role does not go where another is wanted:
+/// ```compile_fail
+/// use gridseal_crypto::{Key, role::{Gak, Guek}};
+/// fn wrong(key: Key<Gak, 16>) -> Key<Guek, 16> { key }
+/// ```
+pub struct Key<R: Role, const N: usize> {
+    bytes: Box<[u8; N]>,
+    role: PhantomData<R>,
+}
+
+/// A key could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The random source failed.
+    #[error(transparent)]
+    Rng(#[from] RngError),
+    /// The bytes are not a private key of the curve.
+    #[error("bytes are not a P-256 private key")]
+    Scalar,
+}
+
+impl<R: Role, const N: usize> Key<R, N> {
+    /// A fresh random key.
+    ///
+    /// # Errors
+    /// [`RngError`] as given by the source.
+    pub fn generate(rng: &mut dyn Rng) -> Result<Self, RngError> {
+        let mut bytes = Box::new([0; N]);
+        rng.fill(bytes.as_mut())?;
+        Ok(Self { bytes, role: PhantomData })
+    }
+
+    /// Takes the bytes over and wipes the source.
+    #[must_use]
+    pub fn take(source: &mut [u8; N]) -> Self {
+        let bytes = Box::new(*source);
+        source.zeroize();
+        Self { bytes, role: PhantomData }
+    }
+
+    /// Takes the bytes over when there are exactly `N` of them, and wipes the source either way.
+    #[must_use]
+    pub fn take_slice(source: &mut [u8]) -> Option<Self> {
+        let bytes: Option<Box<[u8; N]>> = <[u8; N]>::try_from(&*source).ok().map(Box::new);
+        source.zeroize();
+        Some(Self { bytes: bytes?, role: PhantomData })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; N] {
+        &self.bytes
+    }
+
+    /// HMAC-SHA-256 over the concatenated parts under this key: a public value such as a pseudonym or a proof.
+    #[must_use]
+    pub fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        Active::hmac_sha256(self.bytes.as_slice(), parts)
+    }
+
+    /// Whether `mac` is the HMAC-SHA-256 of the parts under this key, in constant time.
+    #[must_use]
+    pub fn mac_verifies(&self, parts: &[&[u8]], mac: &[u8; 32]) -> bool {
+        self.mac(parts).ct_eq(mac).into()
+    }
+
+    /// The key `HMAC-SHA-256(self, parts)` of another role.
+    #[must_use]
+    pub fn derive<To: Role>(&self, parts: &[&[u8]]) -> Key<To, 32> {
+        Key::take(&mut self.mac(parts))
+    }
+
+    /// Whether two keys are equal, in constant time.
+    #[must_use]
+    pub fn ct_eq(&self, other: &Self) -> Choice {
+        self.bytes.as_slice().ct_eq(other.bytes.as_slice())
+    }
+
+    /// The bytes in hex, for the inventory of a demo's or a test's own throw-away keys.
+    #[cfg(feature = "danger-inventory")]
+    #[must_use]
+    pub fn danger_reveal_hex(&self) -> alloc::string::String {
+        self.bytes.iter().map(|byte| alloc::format!("{byte:02x}")).collect()
+    }
+}
+
+impl<R: Role> Key<R, 32> {
+    /// A fresh private key of P-256: uniform below the group order, never zero.
+    ///
+    /// # Errors
+    /// [`KeyError::Rng`] as given by the source.
+    pub fn generate_scalar(rng: &mut dyn Rng) -> Result<Self, KeyError> {
+        loop {
+            let key = Self::generate(rng)?;
+            // A random 256-bit value is no scalar with probability 2^-32: drawing again keeps the result uniform.
+            if p256::SecretKey::from_slice(key.bytes()).is_ok() {
+                return Ok(key);
+            }
+        }
+    }
+}
+
+impl<R: Role, const N: usize> Drop for Key<R, N> {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
+impl<R: Role, const N: usize> fmt::Debug for Key<R, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{N} bytes]", R::NAME)
+    }
+}

@@ -1,0 +1,34 @@
+//! Every key and every primitive of Gridseal: the only crate that sees key bytes.
+//!
+//! A [`Key`] belongs to one role and one size, is wiped when dropped, and can be neither printed, cloned, compared with
+//! `==` nor serialised. Bytes enter by `generate`, `derive`, `unwrap_key` or `take`; they leave only wrapped or as the
+//! result of an operation. Two back ends with one interface do the arithmetic ([`backend`]): RustCrypto on devices,
+//! aws-lc-rs on servers (feature `aws-lc`); the same vectors run on both.
+
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+extern crate alloc;
+
+pub mod apdu;
+pub mod backend;
+mod counter;
+mod delivery;
+mod envelope;
+mod hash;
+mod key;
+mod rng;
+pub mod role;
+mod seal;
+mod sign;
+pub mod tpm;
+
+pub use counter::{CounterError, InvocationCounter, Reservation, Ticket};
+pub use delivery::{DELIVERY_NONCE_SIZE, delivery_open, delivery_seal};
+pub use envelope::{ENVELOPE_OVERHEAD, EnvelopeContext, EnvelopeError, WrappedKey, open_bytes, seal_bytes};
+pub use hash::{ct_eq, sha256};
+pub use key::{Key, KeyError};
+pub use rng::{Rng, RngError, random};
+pub use seal::SealError;
+pub use sign::{AgreementKey, PublicKey, Signature, Signer, SigningKey};

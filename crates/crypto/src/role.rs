@@ -1,0 +1,74 @@
+//! What a key is for. A key of one role cannot go where another is wanted.
+
+/// The purpose of a key.
+pub trait Role: 'static {
+    /// Name as printed in place of the bytes.
+    const NAME: &'static str;
+    /// Number that binds a wrapped key to its purpose in the envelope's associated data; never reused.
+    const KIND: u16;
+}
+
+macro_rules! roles {
+    ($($(#[$doc:meta])* $role:ident $kind:literal;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy)]
+            pub enum $role {}
+            impl Role for $role {
+                const NAME: &'static str = stringify!($role);
+                const KIND: u16 = $kind;
+            }
+        )*
+    };
+}
+
+roles! {
+    /// DLMS global unicast encryption key.
+    Guek 1;
+    /// DLMS authentication key. It is associated data, not a cipher key: nonces belong to the [`Guek`].
+    Gak 2;
+    /// DLMS master key: wraps new keys for the meter.
+    Kek 3;
+    /// DLMS global broadcast encryption key.
+    Gbek 4;
+    /// N_root: the device's root secret, in its TPM.
+    DeviceRootSecret 16;
+    /// N_e: what owner number *e* shares with the device.
+    OwnerSecret 17;
+    /// K_act: the credential that only the TPM with the endorsement key recovers.
+    ActivationSecret 18;
+    /// Root of one session's seals (K_s).
+    SessionSecret 19;
+    /// Seals one message or one direction of one session.
+    Seal 20;
+    /// TPM hierarchy authorisation value.
+    AuthValue 21;
+    /// Seed or salt shared with a TPM key.
+    TpmSeed 22;
+    /// Key of a salted TPM session.
+    TpmSession 23;
+    /// Signing key of the config role (K_config), also signs redirects.
+    ConfigSigning 32;
+    /// Owner key: signs voucher entries and delegations; may stay offline.
+    OwnerSigning 33;
+    /// Owner encryption key: opens delivery records.
+    OwnerEncryption 34;
+    /// Manufacturer's voucher key.
+    VoucherSigning 35;
+    /// Init server's signing key (K_init).
+    InitSigning 36;
+    /// Certificate authority's signing key.
+    CaSigning 37;
+    /// TLS key of one of our own services.
+    ServiceTls 38;
+    /// Content key of a delivery record.
+    Delivery 39;
+    /// Wraps data keys: the software keystore's root.
+    KeystoreKek 48;
+    /// Wraps keys at rest.
+    Dek 49;
+    /// Private key inside a software device root (endorsement, attestation, storage or TLS key).
+    SoftwareRootKey 64;
+    /// One-time private key of a key agreement.
+    Ephemeral 65;
+}

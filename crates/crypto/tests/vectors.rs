@@ -1,0 +1,228 @@
+//! Vectors made by others, on both back ends.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+use gridseal_crypto::{
+    AgreementKey, InvocationCounter, Key, PublicKey, apdu,
+    backend::{Backend, rustcrypto::RustCrypto},
+    role::{Ephemeral, SoftwareRootKey},
+    tpm::{
+        AuthInForce, ChangeAuth, CommandAuth, SecretLabel, SessionNonces, change_auth_command,
+        change_auth_confirmed, duplicate_with, execute_change_auth, make_credential, open_credential,
+        open_duplicate, recover_secret, share_secret_with,
+    },
+};
+use gridseal_types::SystemTitle;
+
+struct Vector(toml::Table);
+
+impl Vector {
+    fn load(name: &str) -> Self {
+        let path = format!("{}/../../tests/vectors/onboarding/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let table: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
+        assert!(table["source"].as_str().is_some_and(|source| !source.is_empty()), "vector without source");
+        Self(table["value"].as_table().unwrap().clone())
+    }
+
+    fn bytes(&self, field: &str) -> Vec<u8> {
+        hex::decode(self.0[field].as_str().unwrap()).unwrap()
+    }
+
+    fn array<const N: usize>(&self, field: &str) -> [u8; N] {
+        self.bytes(field).try_into().unwrap()
+    }
+
+    fn key<R: gridseal_crypto::role::Role>(&self, field: &str) -> Key<R, 32> {
+        Key::take(&mut self.array(field))
+    }
+}
+
+/// Point of a P-256 TPMT_PUBLIC: its last two TPM2Bs of 32 bytes.
+fn point_of(public: &[u8]) -> PublicKey {
+    let tail = &public[public.len() - 68..];
+    let mut point = [0; 64];
+    point[..32].copy_from_slice(&tail[2..34]);
+    point[32..].copy_from_slice(&tail[36..]);
+    PublicKey::from_point(&point).unwrap()
+}
+
+#[test]
+fn make_credential_matches_and_only_the_right_name_and_blob_open_it() {
+    let v = Vector::load("make_credential_ecc_p256");
+    let parent = point_of(&v.bytes("parent_public"));
+    let (seed, secret) =
+        share_secret_with(&v.key::<Ephemeral>("ephemeral_d"), SecretLabel::Identity, &parent).unwrap();
+    assert_eq!(secret, v.bytes("secret"));
+    let name: [u8; 34] = v.array("object_name");
+    let blob = make_credential(&seed, &name, &v.key("credential"));
+    assert_eq!(blob, v.bytes("credentialBlob"));
+
+    let private = AgreementKey::new(&v.key::<SoftwareRootKey>("parent_private_d")).unwrap();
+    let recover = || recover_secret(SecretLabel::Identity, &private, &secret).unwrap();
+    let opened = open_credential(&recover(), &name, &blob).unwrap();
+    assert!(bool::from(opened.ct_eq(&v.key("credential"))));
+
+    for position in [2, 3, 4, 40, blob.len() - 1] {
+        let mut changed = blob.clone();
+        changed[position] ^= 1;
+        assert!(open_credential(&recover(), &name, &changed).is_none(), "byte {position}");
+    }
+    let mut other_name = name;
+    other_name[33] ^= 1;
+    assert!(open_credential(&recover(), &other_name, &blob).is_none());
+    let other_label = recover_secret(SecretLabel::Secret, &private, &secret).unwrap();
+    assert!(open_credential(&other_label, &name, &blob).is_none());
+}
+
+#[test]
+fn duplicate_matches_and_a_changed_one_does_not_open() {
+    let v = Vector::load("duplicate_import_ecc_p256");
+    let parent = Vector::load("make_credential_ecc_p256");
+    let point = point_of(&parent.bytes("parent_public"));
+    let (seed, in_sym_seed) =
+        share_secret_with(&v.key::<Ephemeral>("ephemeral_d"), SecretLabel::Duplicate, &point).unwrap();
+    assert_eq!(in_sym_seed, v.bytes("inSymSeed"));
+    let secret = Key::<SoftwareRootKey, 48>::take(&mut v.array("secret"));
+    let made = duplicate_with(&v.key("seed_value"), &seed, &secret);
+    assert_eq!(made.public, v.bytes("object_public"));
+    assert_eq!(made.duplicate, v.bytes("duplicate"));
+
+    let private = AgreementKey::new(&parent.key::<SoftwareRootKey>("parent_private_d")).unwrap();
+    let seed = recover_secret(SecretLabel::Duplicate, &private, &in_sym_seed).unwrap();
+    let opened = open_duplicate(&seed, &made.public, &made.duplicate).unwrap();
+    let key: Key<SoftwareRootKey, 48> = opened.into_key().unwrap();
+    assert!(bool::from(key.ct_eq(&secret)));
+    let mut public = made.public.clone();
+    public[20] ^= 1;
+    assert!(open_duplicate(&seed, &public, &made.duplicate).is_none());
+    let mut blob = made.duplicate.clone();
+    *blob.last_mut().unwrap() ^= 1;
+    assert!(open_duplicate(&seed, &made.public, &blob).is_none());
+}
+
+#[test]
+fn tunnelled_ownership_command_matches_and_a_real_response_confirms_it() {
+    let v = Vector::load("salted_session_hierarchy_change_auth");
+    let nonces = SessionNonces { caller: v.array("nonceCaller0"), tpm: v.array("nonceTPM0") };
+    let session = nonces.session_key(&v.key("salt"));
+    assert!(bool::from(session.ct_eq(&v.key("sessionKey"))));
+    let new = v.key("newAuth");
+    let change = ChangeAuth {
+        hierarchy: 0x4000_0001,
+        session_handle: 0x0200_0000,
+        session: &session,
+        in_force: AuthInForce::Empty,
+        new: &new,
+        nonce_tpm: nonces.tpm,
+        nonce_caller: v.array("nonceCaller1"),
+        keep_session: true,
+    };
+    let command = change_auth_command(&change);
+    assert_eq!(command, v.bytes("command"));
+    let caller = v.array("nonceCaller1");
+    let response = v.bytes("response");
+    assert!(change_auth_confirmed(&session, &new, &caller, &response));
+    for position in 0..response.len() {
+        let mut changed = response.clone();
+        changed[position] ^= 1;
+        assert!(!change_auth_confirmed(&session, &new, &caller, &changed), "byte {position}");
+    }
+
+    let parsed = CommandAuth::parse(&command).unwrap();
+    let (set, made) =
+        execute_change_auth(&parsed, &session, AuthInForce::Empty, &nonces.tpm, &v.array("nonceTPM1")).unwrap();
+    assert!(bool::from(set.ct_eq(&new)));
+    assert_eq!(made, response, "the software root answers what a TPM answers");
+    assert!(execute_change_auth(&parsed, &session, AuthInForce::Value(&new), &nonces.tpm, &[0; 16]).is_none());
+    assert!(execute_change_auth(&parsed, &session, AuthInForce::Empty, &[0; 16], &[0; 16]).is_none());
+}
+
+#[test]
+fn suite_0_apdu_matches_the_fact_sheet() {
+    let mut key: [u8; 16] = core::array::from_fn(|i| u8::try_from(i).unwrap());
+    let mut auth: [u8; 16] = core::array::from_fn(|i| 0xd0 + u8::try_from(i).unwrap());
+    let (guek, gak) = (Key::take(&mut key), Key::take(&mut auth));
+    let title = SystemTitle([0x4d, 0x4d, 0x4d, 0, 0, 0xbc, 0x61, 0x4e]);
+    let apdu = hex::decode("C0010000080000010000FF0200").unwrap();
+    let mut counter = InvocationCounter::resume(0x0123_4567);
+    counter.extend(counter.reserve(1).unwrap());
+    let body = apdu::seal(&guek, &gak, title, 0x30, counter.take().unwrap(), &apdu).unwrap();
+    assert_eq!(hex::encode_upper(&body), "411312FF935A47566827C467BC7D825C3BE4A77C3FCC056B6B");
+    assert_eq!(apdu::open(&guek, &gak, title, 0x30, 0x0123_4567, &body).unwrap(), apdu);
+    assert!(apdu::open(&guek, &gak, title, 0x30, 0x0123_4568, &body).is_none());
+    assert!(apdu::open(&guek, &gak, title, 0x20, 0x0123_4567, &body).is_none());
+    for bit in 0..body.len() * 8 {
+        let mut changed = body.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert!(apdu::open(&guek, &gak, title, 0x30, 0x0123_4567, &changed).is_none(), "bit {bit}");
+    }
+}
+
+/// The same checks for any back end: known answers, agreement between the two sides, refusal of changed input.
+fn back_end_agrees<B: Backend>() {
+    let hex32 = |text: &str| -> [u8; 32] { hex::decode(text).unwrap().try_into().unwrap() };
+    // FIPS 180-4 and RFC 4231 (case 2).
+    let abc = hex32("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(B::sha256(&[b"a", b"bc"]), abc);
+    let mac = hex32("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    assert_eq!(B::hmac_sha256(b"Jefe", &[b"what do ya want ", b"for nothing?"]), mac);
+    // GCM specification, test case 16.
+    let key = hex32("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308");
+    let nonce: [u8; 12] = hex::decode("cafebabefacedbaddecaf888").unwrap().try_into().unwrap();
+    let aad = hex::decode("feedfacedeadbeeffeedfacedeadbeefabaddad2").unwrap();
+    let plain = hex::decode(
+        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+    )
+    .unwrap();
+    let sealed = B::gcm_seal(&key, &nonce, &aad, &plain).unwrap();
+    assert_eq!(hex::encode(&sealed[plain.len()..]), "76fc6ece0f4e1768cddf8853bb2d551b");
+    assert_eq!(B::gcm_open(&key, &nonce, &aad, &sealed).unwrap(), plain);
+    let mut changed = sealed;
+    changed[0] ^= 1;
+    assert!(B::gcm_open(&key, &nonce, &aad, &changed).is_none());
+    // RFC 6979, A.2.5: key, and the signature of "sample" with SHA-256.
+    let scalar = hex32("c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721");
+    let signing = B::signing_key(&scalar).unwrap();
+    let point = B::signing_point(&signing);
+    assert_eq!(point[..32], hex32("60fed4ba255a9d31c961eb74c6356d68c049b8923b61fa6ce669622e60f29fb6"));
+    let known: [u8; 64] = hex::decode(
+        "efd48b2aacb6a8fd1140dd9cd45e81d69d2c877b56aaf991c34d0ea84eaf3716f7cb1c942d657c41d436c7a1b6e29f65f3e900dbb9aff4064dc4ab2f843acda8",
+    )
+    .unwrap()
+    .try_into()
+    .unwrap();
+    assert!(B::verify(&point, b"sample", &known));
+    assert!(!B::verify(&point, b"simple", &known));
+    assert!(B::verify(&point, b"again", &B::sign(&signing, b"again").unwrap()));
+    assert!(!B::verify(&point, b"sample", &[0; 64]));
+    // ECDH: NIST CAVS 14.1, P-256, count 0.
+    let private = hex32("7d7dc5f71eb29ddaf80d6214632eeae03d9058af1fb6d22ed80badb62bc1a534");
+    let peer: [u8; 64] = hex::decode(
+        "700c48f77f56584c5cc632ca65640db91b6bacce3a4df6b42ce7cc838833d287db71e509e3fd9b060ddb20ba5c51dcc5948d46fbf640dfe0441782cab85fa4ac",
+    )
+    .unwrap()
+    .try_into()
+    .unwrap();
+    let agreement = B::agreement_key(&private).unwrap();
+    let z = hex32("46fc62106420ff012e54a434fbdd2d25ccc5852060561e68040dd7778997bd7b");
+    assert_eq!(B::agree(&agreement, &peer), Some(z));
+    assert!(B::agreement_key(&[0; 32]).is_none());
+    assert!(B::signing_key(&[0xff; 32]).is_none());
+}
+
+#[test]
+fn rustcrypto_back_end_matches_known_answers() {
+    back_end_agrees::<RustCrypto>();
+}
+
+#[cfg(feature = "aws-lc")]
+#[test]
+fn aws_lc_back_end_matches_known_answers() {
+    back_end_agrees::<gridseal_crypto::backend::aws_lc::AwsLc>();
+}
+
+#[test]
+fn a_point_off_the_curve_is_no_public_key() {
+    assert!(PublicKey::from_point(&[1; 64]).is_none());
+    assert!(PublicKey::from_point(&[0; 64]).is_none());
+    assert!(PublicKey::from_sec1(&[0]).is_none());
+}

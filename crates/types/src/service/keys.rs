@@ -1,0 +1,330 @@
+//! What the endpoint manager and the head-end may ask of the key service. No reply holds a key value; every secret that
+//! the endpoint manager deals with stays behind these requests (rule Z1).
+
+use alloc::vec::Vec;
+
+use crate::{Code, Digest, EkName, Epoch, Kid, N16, Sid, SystemTitle, UtcTime};
+
+/// One request to the key service.
+#[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
+#[non_exhaustive]
+pub enum KeyRequest {
+    /// Opens a delivery record (COSE_Encrypt to the owner's encryption key) and keeps the owner secret in it.
+    /// Endpoint manager. Answer: [`KeyReply::Delivered`].
+    #[n(0)]
+    Deliver {
+        /// One encoded NRecord.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        record: Vec<u8>,
+        /// System title that the manifest announces: APDUs of this device are opened under it.
+        #[n(1)]
+        system_title: SystemTitle,
+    },
+    /// Signs a redirect payload with the delegated key. Endpoint manager. Answer: [`KeyReply::Signed`].
+    #[n(1)]
+    SignRedirect {
+        /// Encoded RedirectP.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        payload: Vec<u8>,
+    },
+    /// Opens the seal of a C1. Endpoint manager. Answer: [`KeyReply::Hello`].
+    #[n(2)]
+    OpenHello {
+        /// The whole wire message.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        wire: Vec<u8>,
+    },
+    /// Begins a session: credential, salts, grant, signature and seal of C2. Endpoint manager.
+    /// Answer: [`KeyReply::Sealed`]; the same C1 gets the same bytes again.
+    #[n(3)]
+    Challenge(#[n(0)] Challenge),
+    /// Opens C3, C5 or C7 of a session. Endpoint manager. Answer: [`KeyReply::Opened`].
+    #[n(4)]
+    OpenMessage {
+        /// Session.
+        #[n(0)]
+        sid: Sid,
+        /// The whole wire message.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        wire: Vec<u8>,
+    },
+    /// Builds, signs and seals the ownership commands (C4). Endpoint manager. Answer: [`KeyReply::Sealed`].
+    #[n(5)]
+    Own {
+        /// Session.
+        #[n(0)]
+        sid: Sid,
+        /// Proof of the activated credential as the meter sent it; a wrong one is refused with `E_ACT`.
+        #[n(1)]
+        act: Digest,
+        /// Transcript after C3.
+        #[n(2)]
+        th3: Digest,
+        /// TPM sessions that the meter opened, for the owner and for the lockout hierarchy.
+        #[n(3)]
+        sessions: [TpmSession; 2],
+        /// TPM_PT_PERMANENT as reported: bit 0 ownerAuthSet, bit 2 lockoutAuthSet.
+        #[n(4)]
+        permanent: u32,
+    },
+    /// Checks the response HMACs of C5 and records the ownership. Endpoint manager. Answer: [`KeyReply::Done`].
+    #[n(6)]
+    ConfirmOwnership {
+        /// Session.
+        #[n(0)]
+        sid: Sid,
+        /// Whole TPM responses, in the order of the commands.
+        #[n(1)]
+        responses: Vec<Bytes>,
+    },
+    /// Makes the device's channel secrets, wraps them to its storage key, signs and seals C6. Endpoint manager.
+    /// Answer: [`KeyReply::Provisioned`].
+    #[n(7)]
+    Provision(#[n(0)] Provision),
+    /// Checks the receipt of C7, then signs and seals C8. Endpoint manager. Answer: [`KeyReply::Sealed`].
+    #[n(8)]
+    Finish {
+        /// Session.
+        #[n(0)]
+        sid: Sid,
+        /// Receipt as the meter sent it.
+        #[n(1)]
+        receipt: Digest,
+        /// Transcript after C6, which the receipt covers.
+        #[n(2)]
+        th6: Digest,
+        /// Transcript after C7, which C8 covers.
+        #[n(3)]
+        th7: Digest,
+        /// Time for the meter's floor clock.
+        #[n(4)]
+        now: UtcTime,
+    },
+    /// Tells the state of a device, so that seal and open follow it (rule S13). Endpoint manager.
+    /// Answer: [`KeyReply::Done`].
+    #[n(9)]
+    SetState {
+        /// Device.
+        #[n(0)]
+        device: EkName,
+        /// New state.
+        #[n(1)]
+        state: crate::DeviceState,
+        /// When its attestation was last verified.
+        #[n(2)]
+        attested_at: UtcTime,
+    },
+    /// Opens one ciphered APDU of a meter; idempotent. Head-end. Answer: [`KeyReply::Apdu`].
+    #[n(10)]
+    OpenApdu {
+        /// The whole general-glo-ciphering APDU.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        apdu: Vec<u8>,
+    },
+}
+
+/// A byte string inside an array.
+#[derive(Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(transparent)]
+pub struct Bytes(#[cbor(n(0), with = "minicbor::bytes")] pub Vec<u8>);
+
+impl core::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
+}
+
+/// One HMAC session that the meter's TPM opened for the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct TpmSession {
+    /// Session handle, `02xxxxxx`.
+    #[n(0)]
+    pub handle: u32,
+    /// nonceTPM of the session's start.
+    #[n(1)]
+    pub nonce_tpm: N16,
+}
+
+/// What C2 is made from.
+#[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
+pub struct Challenge {
+    /// The whole wire message C1; names device and session.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub c1: Vec<u8>,
+    /// Point of the endorsement key, x || y, 64 bytes, from the registered public area.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub endorsement_point: [u8; 64],
+    /// TPM Name of the attestation key.
+    #[n(2)]
+    pub ak_name: EkName,
+    /// Suites as the meter listed them.
+    #[n(3)]
+    pub suites: Vec<u16>,
+    /// Encoded TPML_PCR_SELECTION that the quote must cover.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub pcr_selection: Vec<u8>,
+    /// First IMA entry wanted.
+    #[n(5)]
+    pub ima_next: u64,
+    /// Hash of the voucher's last element.
+    #[n(6)]
+    pub voucher_head: Digest,
+}
+
+/// What C6 is made from.
+#[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
+pub struct Provision {
+    /// Session.
+    #[n(0)]
+    pub sid: Sid,
+    /// Transcript after C5.
+    #[n(1)]
+    pub th5: Digest,
+    /// Point of the certified storage key, x || y, 64 bytes.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub storage_point: [u8; 64],
+    /// LDevID chain, leaf first, DER.
+    #[n(3)]
+    pub ldevid_chain: Vec<Bytes>,
+    /// Certificates against which the meter checks its terminus, DER.
+    #[n(4)]
+    pub ca_bundle: Vec<Bytes>,
+    /// Terminus addresses in order of preference.
+    #[n(5)]
+    pub terminus: Vec<alloc::string::String>,
+    /// Configuration version, above the meter's last.
+    #[n(6)]
+    pub policy_version: u64,
+    /// Hash of the configuration before, zero at first.
+    #[n(7)]
+    pub previous: Digest,
+    /// Index of the voucher's last entry.
+    #[n(8)]
+    pub entry_index: u32,
+    /// Hash of the voucher's last entry.
+    #[n(9)]
+    pub entry: Digest,
+    /// Time for the meter's floor clock.
+    #[n(10)]
+    pub now: UtcTime,
+}
+
+/// One answer of the key service.
+#[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
+#[non_exhaustive]
+pub enum KeyReply {
+    /// To [`KeyRequest::Deliver`].
+    #[n(0)]
+    Delivered {
+        /// Device that the record names.
+        #[n(0)]
+        device: EkName,
+        /// Its epoch.
+        #[n(1)]
+        epoch: Epoch,
+        /// Its pseudonym in this epoch.
+        #[n(2)]
+        kid: Kid,
+        /// Commitment to the secret: compare with manifest and voucher header.
+        #[n(3)]
+        n_commit: Digest,
+        /// Serial number in the record.
+        #[n(4)]
+        serial: alloc::string::String,
+    },
+    /// To [`KeyRequest::SignRedirect`]: the COSE_Sign1 and the delegation under which it was made.
+    #[n(1)]
+    Signed {
+        /// Encoded COSE_Sign1.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        sign1: Vec<u8>,
+        /// Encoded COSE_Sign1 of the delegation.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        delegation: Vec<u8>,
+    },
+    /// To [`KeyRequest::OpenHello`]: the device that the pseudonym names and the opened body.
+    #[n(2)]
+    Hello {
+        /// Device.
+        #[n(0)]
+        device: EkName,
+        /// Epoch of the secret that opened it.
+        #[n(1)]
+        epoch: Epoch,
+        /// Encoded C1b.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        body: Vec<u8>,
+    },
+    /// A message ready to be sent; stored, and repeated byte for byte.
+    #[n(3)]
+    Sealed {
+        /// The whole wire message.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        wire: Vec<u8>,
+    },
+    /// To [`KeyRequest::OpenMessage`].
+    #[n(4)]
+    Opened {
+        /// Encoded body.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        body: Vec<u8>,
+    },
+    /// To [`KeyRequest::Provision`].
+    #[n(5)]
+    Provisioned {
+        /// The whole wire message C6.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        wire: Vec<u8>,
+        /// TPM Names of the objects in it, in order.
+        #[n(1)]
+        objects: Vec<EkName>,
+    },
+    /// Done, nothing to tell.
+    #[n(6)]
+    Done,
+    /// To [`KeyRequest::OpenApdu`].
+    #[n(7)]
+    Apdu(#[n(0)] OpenVerdict),
+    /// Refused; nothing changed.
+    #[n(8)]
+    Refused {
+        /// Why.
+        #[n(0)]
+        code: Code,
+    },
+}
+
+/// Verdict on one APDU (decision D1).
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[non_exhaustive]
+pub enum OpenVerdict {
+    /// Never seen before; `late` when its counter lies below the highest one.
+    #[n(0)]
+    Fresh {
+        /// Originator.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// Plain APDU.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        plain: Vec<u8>,
+        /// Whether it overtook or was overtaken.
+        #[n(2)]
+        late: bool,
+    },
+    /// The very same bytes were opened before: same plaintext again.
+    #[n(1)]
+    Duplicate {
+        /// Originator.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// Plain APDU.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        plain: Vec<u8>,
+    },
+    /// Authentic, but its counter was used by other bytes or lies below the window.
+    #[n(2)]
+    Replay,
+    /// Anything else: unknown originator, bad tag, state that forbids it, malformed. No finer reason is given.
+    #[n(3)]
+    Rejected,
+}
