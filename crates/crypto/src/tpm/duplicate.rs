@@ -78,6 +78,12 @@ impl core::fmt::Debug for SealedSecret {
 }
 
 impl SealedSecret {
+    /// Takes over what a TPM unsealed.
+    #[must_use]
+    pub fn take(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
     /// The secret as a key of the role it was delivered for; `None` when its length is another.
     #[must_use]
     pub fn into_key<R: Role, const N: usize>(mut self) -> Option<Key<R, N>> {
