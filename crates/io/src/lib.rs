@@ -1,0 +1,9 @@
+//! The only contact with the field and the machine besides storage: TLS, TPM transports, clock and randomness.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod clock;
+pub mod rng;
+pub mod tls;
+pub mod tpm;

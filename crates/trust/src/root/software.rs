@@ -1,0 +1,1 @@
+//! A software stand-in for a TPM.

@@ -1,0 +1,1 @@
+//! TPM structures as they travel: public areas, names, attestations.
