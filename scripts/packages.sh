@@ -41,8 +41,8 @@ fi
 missing() {
   local package
   for package in "$@"; do
-    have "$package" || printf '%s ' "$package"
-  done
+    have "$package" || echo "$package"
+  done | xargs
 }
 
 # Runs a command as root, without a question where nobody could answer it.
@@ -77,8 +77,8 @@ if [ -z "$needed" ]; then
   exit 0
 fi
 
-echo "packages: installing $needed"
 if can_install; then
+  echo "packages: installing $needed"
   # shellcheck disable=SC2086  # a list of words
   install_packages $needed >&2 || echo "packages: the installation failed" >&2
 fi
