@@ -8,8 +8,43 @@ use sha2::Sha256;
 use crate::{
     AgreementKey, Key, PublicKey,
     backend::{Active, Backend},
-    role::Delivery,
+    role::{Delivery, OwnerSecret},
 };
+
+/// A buffer for what is about to be encrypted: wiped on drop, never printed.
+pub struct SecretBytes(zeroize::Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// A buffer that starts with `head`. Capacity is reserved at once, so that growing leaves no copy behind.
+    #[must_use]
+    pub fn starting_with(head: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(head.len() + 512);
+        bytes.extend_from_slice(head);
+        Self(zeroize::Zeroizing::new(bytes))
+    }
+
+    /// Appends public bytes.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Appends an owner secret, for its delivery record: the one message whose plaintext holds key bytes.
+    pub fn append_owner_secret(&mut self, secret: &Key<OwnerSecret, 32>) {
+        self.0.extend_from_slice(secret.bytes());
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl core::fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "SecretBytes[{} bytes]", self.0.len())
+    }
+}
 
 /// Size of the content nonce in bytes.
 pub const DELIVERY_NONCE_SIZE: usize = 12;

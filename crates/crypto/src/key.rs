@@ -102,6 +102,21 @@ impl<R: Role, const N: usize> Key<R, N> {
         Key::take(&mut self.mac(parts))
     }
 
+    /// The key `HMAC-SHA-256(self, parts || last)` of another role, where `last` is itself a key.
+    #[must_use]
+    pub fn derive_with<To: Role, Last: Role>(&self, parts: &[&[u8]], last: &Key<Last, 32>) -> Key<To, 32> {
+        let mut all = alloc::vec::Vec::with_capacity(parts.len() + 1);
+        all.extend_from_slice(parts);
+        all.push(last.bytes());
+        self.derive(&all)
+    }
+
+    /// `SHA-256(label || self)`: a commitment, for keys that cannot be guessed.
+    #[must_use]
+    pub fn hashed(&self, label: &[u8]) -> [u8; 32] {
+        Active::sha256(&[label, self.bytes.as_slice()])
+    }
+
     /// Whether two keys are equal, in constant time.
     #[must_use]
     pub fn ct_eq(&self, other: &Self) -> Choice {

@@ -10,5 +10,7 @@
 
 extern crate alloc;
 
+pub mod csr;
+pub mod enrol;
 pub mod root;
 pub mod tpm;

@@ -1,0 +1,1 @@
+//! The owner's half of the protocol.
