@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+#[path = "tls/openssl.rs"]
 mod openssl;
 
 use std::sync::{

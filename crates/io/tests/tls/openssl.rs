@@ -10,19 +10,19 @@ use gridseal_crypto::{Key, Signer, SigningKey, role::ServiceTls};
 use gridseal_io::rng::OsRng;
 use gridseal_trust::csr::{assemble_csr, csr_to_be_signed};
 
-pub const DAY_S: u64 = 86_400;
+pub(crate) const DAY_S: u64 = 86_400;
 
-pub struct Authority {
+pub(crate) struct Authority {
     folder: PathBuf,
 }
 
-pub fn service_key() -> SigningKey<ServiceTls> {
+pub(crate) fn service_key() -> SigningKey<ServiceTls> {
     SigningKey::new(&Key::generate_scalar(&mut OsRng).unwrap()).unwrap()
 }
 
 impl Authority {
     /// A root of its own in a folder of its own. All authorities have the same subject.
-    pub fn new(folder: &str) -> Self {
+    pub(crate) fn new(folder: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{folder}"));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
@@ -34,17 +34,17 @@ impl Authority {
     }
 
     /// The root certificate, DER.
-    pub fn root(&self) -> Vec<u8> {
+    pub(crate) fn root(&self) -> Vec<u8> {
         fs::read(self.folder.join("ca.der")).unwrap()
     }
 
     /// The root certificate as a PEM file.
-    pub fn root_file(&self) -> PathBuf {
+    pub(crate) fn root_file(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }
 
     /// A certificate of one day, DER, for a request that OpenSSL has verified.
-    pub fn issue(&self, key: &SigningKey<ServiceTls>, subject: &str, extensions: &str) -> Vec<u8> {
+    pub(crate) fn issue(&self, key: &SigningKey<ServiceTls>, subject: &str, extensions: &str) -> Vec<u8> {
         self.request(key, subject, extensions);
         self.openssl(
             "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -days 1 -extfile leaf.ext -outform DER -out leaf.der",
@@ -53,7 +53,7 @@ impl Authority {
     }
 
     /// A certificate that ended long ago, DER.
-    pub fn issue_expired(&self, key: &SigningKey<ServiceTls>, subject: &str, extensions: &str) -> Vec<u8> {
+    pub(crate) fn issue_expired(&self, key: &SigningKey<ServiceTls>, subject: &str, extensions: &str) -> Vec<u8> {
         self.request(key, subject, extensions);
         fs::write(self.folder.join("index.txt"), "").unwrap();
         let config = "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\nserial=serial.txt\nnew_certs_dir=.\npolicy=p\n[p]\ncommonName=supplied\n";
@@ -83,7 +83,7 @@ impl Authority {
 }
 
 /// Connects with OpenSSL's client: did it succeed, and what it printed.
-pub fn s_client(port: u16, version: &str, root: &std::path::Path) -> (bool, String) {
+pub(crate) fn s_client(port: u16, version: &str, root: &std::path::Path) -> (bool, String) {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), version, "-CAfile"]).arg(root);
     command.args(["-verify_hostname", "init.example", "-verify_return_error"]);
