@@ -1,0 +1,3 @@
+//! Frames around APDUs.
+
+pub mod wrapper;

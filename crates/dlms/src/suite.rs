@@ -1,0 +1,3 @@
+//! Security suites.
+
+pub mod protect;
