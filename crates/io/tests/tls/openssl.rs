@@ -53,7 +53,12 @@ impl Authority {
     }
 
     /// A certificate that ended long ago, DER.
-    pub(crate) fn issue_expired(&self, key: &SigningKey<ServiceTls>, subject: &str, extensions: &str) -> Vec<u8> {
+    pub(crate) fn issue_expired(
+        &self,
+        key: &SigningKey<ServiceTls>,
+        subject: &str,
+        extensions: &str,
+    ) -> Vec<u8> {
         self.request(key, subject, extensions);
         fs::write(self.folder.join("index.txt"), "").unwrap();
         let config = "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\nserial=serial.txt\nnew_certs_dir=.\npolicy=p\n[p]\ncommonName=supplied\n";
