@@ -119,7 +119,8 @@ proptest! {
         let notification = DataNotification { long_invoke_id: LongInvokeId(1), date_time: None, body: value.clone() }.to_bytes();
         let sealed = seal(1, &notification);
         let frame = WrapperFrame::new(1, 1, sealed.clone()).unwrap().to_bytes();
-        let entries: [(fn(&[u8]), Vec<u8>); 4] = [
+        type Case = (fn(&[u8]), Vec<u8>);
+        let entries: [Case; 4] = [
             (fuzz_entry::axdr_data, value.to_bytes()),
             (fuzz_entry::notification, notification),
             (fuzz_entry::ciphered_apdu, sealed),
