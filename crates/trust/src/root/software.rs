@@ -1,1 +1,300 @@
-//! A software stand-in for a TPM.
+//! A root of trust in process memory: the structures of a TPM 2.0, byte for byte, without one.
+//!
+//! For tests, load and simulation; it says so ([`Assurance::Software`]). It has what a TPM has: a part that survives a power
+//! cut ([`SoftwareRoot::save`]) and a part that does not ([`SoftwareRoot::power_cut`]). Private keys never leave
+//! `gridseal-crypto` in the clear: a [`KeyBlob`] holds a scalar wrapped under the root's own storage key, so that blobs of
+//! another root do not load.
+//!
+//! Deterministic for a given random source, but for signatures where the back end draws its own randomness.
+
+mod keys;
+mod ownership;
+mod saved;
+mod statement;
+
+use alloc::{boxed::Box, vec::Vec};
+
+use gridseal_crypto::{
+    AgreementKey, Key, Rng, Signer, SigningKey,
+    role::{DeviceRootSecret, SoftwareRootKey},
+    tpm::{SecretLabel, SessionNonces, TpmSessionKey, open_credential, open_duplicate, recover_secret},
+};
+use gridseal_types::{Digest, EkName, N16, service::keys::TpmSession};
+
+use super::{
+    Assurance, AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, RootError, RootReply,
+    RootRequest,
+};
+use crate::enrol::secrets::owner_secret;
+use crate::tpm::{self, ATTESTATION_TEMPLATE, ENDORSEMENT_TEMPLATE, PCR_COUNT, STORAGE_TEMPLATE, TLS_TEMPLATE};
+
+use saved::NonVolatile;
+
+/// Response codes, as a TPM gives them.
+mod rc {
+    pub(super) const INTEGRITY_P1: u32 = 0x1df;
+    pub(super) const INTEGRITY_P3: u32 = 0x3df;
+    pub(super) const ECC_POINT_P1: u32 = 0x1e7;
+    pub(super) const VALUE_P2: u32 = 0x2c4;
+}
+
+/// Command codes, for errors.
+mod cc {
+    pub(super) const ACTIVATE_CREDENTIAL: u32 = 0x147;
+    pub(super) const IMPORT: u32 = 0x156;
+    pub(super) const LOAD: u32 = 0x157;
+    pub(super) const QUOTE: u32 = 0x158;
+    pub(super) const START_AUTH_SESSION: u32 = 0x176;
+}
+
+const fn refused(command: u32, rc: u32) -> RootError {
+    RootError::Refused { command, rc }
+}
+
+/// A salted HMAC session.
+struct Session {
+    handle: u32,
+    key: TpmSessionKey,
+    nonce_tpm: [u8; 16],
+}
+
+/// What a power cut takes.
+struct Volatile {
+    sessions: Vec<Session>,
+    pcrs: [Digest; PCR_COUNT as usize],
+    clock: u64,
+}
+
+impl Volatile {
+    const fn new() -> Self {
+        Self { sessions: Vec::new(), pcrs: [Digest([0; 32]); PCR_COUNT as usize], clock: 0 }
+    }
+}
+
+/// A device root in process memory.
+pub struct SoftwareRoot {
+    rng: Box<dyn Rng + Send>,
+    kept: Option<NonVolatile>,
+    volatile: Volatile,
+    platform_open: bool,
+}
+
+impl core::fmt::Debug for SoftwareRoot {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("SoftwareRoot")
+            .field("is_manufactured", &self.kept.is_some())
+            .field("sessions", &self.volatile.sessions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SoftwareRoot {
+    /// A blank root: [`RootRequest::Manufacture`] comes first.
+    #[must_use]
+    pub fn new(rng: Box<dyn Rng + Send>) -> Self {
+        Self { rng, kept: None, volatile: Volatile::new(), platform_open: false }
+    }
+
+    /// Loses what a TPM loses with its power: sessions and PCR values.
+    pub fn power_cut(&mut self) {
+        self.volatile = Volatile::new();
+        if let Some(kept) = &mut self.kept {
+            kept.reset_count = kept.reset_count.wrapping_add(1);
+        }
+    }
+
+    /// What TPM2_Clear does: owner and lockout authorisation and all keys under the storage root key are gone;
+    /// endorsement and identity key, N_root, epoch and pin stay.
+    ///
+    /// # Errors
+    /// [`RootError::Unsuitable`] before manufacture, [`RootError::Rng`].
+    pub fn clear(&mut self) -> Result<(), RootError> {
+        let kept = self.kept.as_mut().ok_or(RootError::Unsuitable)?;
+        kept.clear(&mut *self.rng)
+    }
+
+    /// Extends a PCR of the SHA-256 bank.
+    ///
+    /// # Errors
+    /// [`RootError::Unsuitable`] for an index that does not exist.
+    pub fn extend_pcr(&mut self, index: u8, measured: &Digest) -> Result<(), RootError> {
+        let pcr = self.volatile.pcrs.get_mut(usize::from(index)).ok_or(RootError::Unsuitable)?;
+        *pcr = tpm::digest(&[pcr.as_bytes(), measured.as_bytes()]);
+        Ok(())
+    }
+
+    /// Makes the root report a platform hierarchy that anybody local can use, as a device with bad firmware does.
+    pub const fn set_platform_open(&mut self, is_open: bool) {
+        self.platform_open = is_open;
+    }
+
+    /// Number of sessions that are open now.
+    #[must_use]
+    pub fn open_sessions(&self) -> usize {
+        self.volatile.sessions.len()
+    }
+
+    fn kept(&self) -> Result<&NonVolatile, RootError> {
+        self.kept.as_ref().ok_or(RootError::Unsuitable)
+    }
+
+    fn manufacture(&mut self, device_root: Key<DeviceRootSecret, 32>) -> Result<RootReply, RootError> {
+        if self.kept.is_some() {
+            return Err(RootError::Unsuitable);
+        }
+        self.kept = Some(NonVolatile::make(device_root, &mut *self.rng)?);
+        self.describe()
+    }
+
+    fn describe(&self) -> Result<RootReply, RootError> {
+        let kept = self.kept()?;
+        Ok(RootReply::Described(Description {
+            ek_public: tpm::with_point(&ENDORSEMENT_TEMPLATE, &kept.endorsement.public()),
+            epoch: kept.epoch,
+            pin: kept.pin,
+            permanent: kept.permanent(),
+            platform_open: self.platform_open,
+        }))
+    }
+
+    fn create_keys(&mut self) -> Result<RootReply, RootError> {
+        let kept = self.kept.as_ref().ok_or(RootError::Unsuitable)?;
+        Ok(RootReply::Keys(OwnerKeys {
+            attestation: kept.create(&ATTESTATION_TEMPLATE, &mut *self.rng)?,
+            storage: kept.create(&STORAGE_TEMPLATE, &mut *self.rng)?,
+            tls: kept.create(&TLS_TEMPLATE, &mut *self.rng)?,
+            iak_public: tpm::with_point(&ATTESTATION_TEMPLATE, &kept.identity),
+        }))
+    }
+
+    fn attest(&mut self, request: &AttestRequest) -> Result<RootReply, RootError> {
+        self.volatile.sessions.clear();
+        let kept = self.kept.as_ref().ok_or(RootError::Unsuitable)?;
+        let attestation_name = tpm::name(&request.keys.attestation.public);
+        let signer = SigningKey::new(&kept.load(&request.keys.attestation, tpm::attestation_key)?)
+            .map_err(|_| RootError::Unsuitable)?;
+        let activation = recover_secret(SecretLabel::Identity, &kept.endorsement, &request.secret)
+            .and_then(|seed| open_credential(&seed, attestation_name.as_bytes(), &request.credential))
+            .ok_or(refused(cc::ACTIVATE_CREDENTIAL, rc::INTEGRITY_P1))?;
+        // As a TPM does: certifying a key means that it loads here.
+        kept.load(&request.keys.storage, tpm::storage_key)?;
+        kept.load(&request.keys.tls, tpm::tls_key)?;
+        let selection = tpm::PcrSelection::decode(&request.pcr_selection)
+            .map_err(|_| refused(cc::QUOTE, rc::VALUE_P2))?;
+        if request.keys.iak_public != tpm::with_point(&ATTESTATION_TEMPLATE, &kept.identity) {
+            return Err(RootError::Unsuitable);
+        }
+        self.volatile.clock = self.volatile.clock.wrapping_add(1);
+        let context = statement::Context {
+            signer: &signer,
+            qualified_signer: kept.qualified_name(&attestation_name),
+            clock: self.volatile.clock,
+            reset_count: kept.reset_count,
+        };
+        let [storage, tls, iak, quote] = &request.qualifying;
+        let certify = [
+            context.certify(storage, &kept.two_names(&request.keys.storage.public))?,
+            context.certify(tls, &kept.two_names(&request.keys.tls.public))?,
+            context.certify(iak, &statement::endorsement_child(&request.keys.iak_public))?,
+        ];
+        let values: Vec<Digest> =
+            selection.indices().filter_map(|index| self.volatile.pcrs.get(usize::from(index)).copied()).collect();
+        let quote = context.quote(quote, &selection, &tpm::pcr_digest(&values))?;
+        let sessions = self.start_sessions(request)?;
+        Ok(RootReply::Attested(Box::new(Attested { activation, sessions, certify, quote })))
+    }
+
+    /// Opens the owner's and the lockout session.
+    fn start_sessions(&mut self, request: &AttestRequest) -> Result<[TpmSession; 2], RootError> {
+        let endorsement = &self.kept.as_ref().ok_or(RootError::Unsuitable)?.endorsement;
+        let mut opened = [TpmSession { handle: 0x0200_0000, nonce_tpm: N16([0; 16]) }; 2];
+        for (index, (session, (salt, caller))) in
+            (0u32..).zip(opened.iter_mut().zip(request.salts.iter().zip(&request.nonce_callers)))
+        {
+            let salt = recover_secret(SecretLabel::Secret, endorsement, salt)
+                .ok_or(refused(cc::START_AUTH_SESSION, rc::ECC_POINT_P1))?;
+            let nonce_tpm = gridseal_crypto::random::<16>(&mut *self.rng).map_err(|_| RootError::Rng)?;
+            let key = SessionNonces { caller: caller.0, tpm: nonce_tpm }.session_key(&salt);
+            session.handle |= index;
+            session.nonce_tpm = N16(nonce_tpm);
+            self.volatile.sessions.push(Session { handle: session.handle, key, nonce_tpm });
+        }
+        Ok(opened)
+    }
+
+    fn import(&self, storage: &KeyBlob, objects: &[ImportObject]) -> Result<RootReply, RootError> {
+        let parent = self.storage_parent(storage)?;
+        let mut imported: Vec<(KeyBlob, EkName)> = Vec::with_capacity(objects.len());
+        // Objects of one delivery share a seed: it is recovered once.
+        let mut last = None;
+        for object in objects {
+            let seed = match last.take() {
+                Some((in_sym_seed, seed)) if in_sym_seed == &object.in_sym_seed => seed,
+                _ => recover_secret(SecretLabel::Duplicate, &parent, &object.in_sym_seed)
+                    .ok_or(refused(cc::IMPORT, rc::INTEGRITY_P3))?,
+            };
+            open_duplicate(&seed, &object.public, &object.duplicate)
+                .ok_or(refused(cc::IMPORT, rc::INTEGRITY_P3))?;
+            let private = [object.duplicate.as_slice(), &object.in_sym_seed].concat();
+            imported.push((KeyBlob { public: object.public.clone(), private }, tpm::name(&object.public)));
+            last = Some((&object.in_sym_seed, seed));
+        }
+        Ok(RootReply::Imported(imported))
+    }
+
+    /// The blob of an imported object is the duplicate itself: only the storage key opens it, and that only loads here.
+    fn unseal(&self, storage: &KeyBlob, object: &KeyBlob) -> Result<RootReply, RootError> {
+        let parent = self.storage_parent(storage)?;
+        let (duplicate, in_sym_seed) = keys::split_import(&object.private).ok_or(RootError::Unsuitable)?;
+        recover_secret(SecretLabel::Duplicate, &parent, in_sym_seed)
+            .and_then(|seed| open_duplicate(&seed, &object.public, duplicate))
+            .map(RootReply::Unsealed)
+            .ok_or(refused(cc::LOAD, rc::INTEGRITY_P1))
+    }
+
+    fn storage_parent(&self, storage: &KeyBlob) -> Result<AgreementKey, RootError> {
+        let scalar: Key<SoftwareRootKey, 32> = self.kept()?.load(storage, tpm::storage_key)?;
+        AgreementKey::new(&scalar).map_err(|_| RootError::Unsuitable)
+    }
+
+    fn sign(&self, tls: &KeyBlob, message: &[u8]) -> Result<RootReply, RootError> {
+        let scalar: Key<SoftwareRootKey, 32> = self.kept()?.load(tls, tpm::tls_key)?;
+        let signer = SigningKey::new(&scalar).map_err(|_| RootError::Unsuitable)?;
+        signer.sign(message).map(RootReply::Signature).map_err(|_| RootError::Unsuitable)
+    }
+}
+
+impl DeviceRoot for SoftwareRoot {
+    fn assurance(&self) -> Assurance {
+        Assurance::Software
+    }
+
+    fn perform(&mut self, request: RootRequest) -> Result<RootReply, RootError> {
+        match request {
+            RootRequest::Manufacture(device_root) => self.manufacture(device_root),
+            RootRequest::Describe => self.describe(),
+            RootRequest::CreateKeys => self.create_keys(),
+            RootRequest::OwnerSecret(epoch) => {
+                Ok(RootReply::OwnerSecret(owner_secret(&self.kept()?.device_root, epoch)))
+            }
+            RootRequest::WritePin(pin) => {
+                self.kept.as_mut().ok_or(RootError::Unsuitable)?.pin = Some(pin);
+                Ok(RootReply::Done)
+            }
+            RootRequest::RaiseEpoch => {
+                let kept = self.kept.as_mut().ok_or(RootError::Unsuitable)?;
+                kept.epoch = kept.epoch.checked_add(1).ok_or(RootError::Unsuitable)?;
+                Ok(RootReply::Done)
+            }
+            RootRequest::Attest(request) => self.attest(&request),
+            RootRequest::Execute(commands) => self.execute(&commands).map(RootReply::Responses),
+            RootRequest::Import { storage, objects } => self.import(&storage, &objects),
+            RootRequest::Unseal { storage, object } => self.unseal(&storage, &object),
+            RootRequest::Sign { tls, message } => self.sign(&tls, &message),
+            RootRequest::Flush => {
+                self.volatile.sessions.clear();
+                Ok(RootReply::Done)
+            }
+        }
+    }
+}
