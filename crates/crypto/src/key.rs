@@ -158,3 +158,11 @@ impl<R: Role, const N: usize> fmt::Debug for Key<R, N> {
         write!(f, "{}[{N} bytes]", R::NAME)
     }
 }
+
+impl Key<crate::role::AuthValue, 32> {
+    /// Whether the last byte is zero: a TPM drops trailing zeros of an authorisation, such a value is drawn again.
+    #[must_use]
+    pub fn ends_with_zero(&self) -> bool {
+        self.bytes[31] == 0
+    }
+}

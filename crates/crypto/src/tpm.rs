@@ -12,7 +12,7 @@ mod secret;
 mod session;
 
 pub use credential::{make_credential, open_credential};
-pub use duplicate::{Duplicate, SealedSecret, duplicate, duplicate_with, open_duplicate};
+pub use duplicate::{Duplicate, SEALED_PUBLIC_HEAD, SealedSecret, duplicate, duplicate_with, open_duplicate};
 pub use kdf::{kdfa, kdfe};
 pub use secret::{SecretLabel, recover_secret, share_secret, share_secret_with};
 pub use session::{

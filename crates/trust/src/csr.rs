@@ -131,6 +131,23 @@ fn parse(der: &[u8]) -> Option<PublicKey> {
     key.verifies(to_be_signed, &signature_from_der(signature)?).then_some(key)
 }
 
+/// Public key of a certificate, DER, `None` unless it is a P-256 key. Nothing is verified: for asking "is this for my
+/// own key?" of a chain that arrived authenticated.
+#[must_use]
+pub fn certificate_key(der: &[u8]) -> Option<PublicKey> {
+    let (certificate, _) = take(der, SEQUENCE)?;
+    let (body, _) = take(certificate, SEQUENCE)?;
+    // Version [0], serial number, signature algorithm, issuer, validity, subject.
+    let after_version = take(body, ATTRIBUTES).map_or(body, |(_, rest)| rest);
+    let (_, after_serial) = take(after_version, INTEGER)?;
+    let mut rest = after_serial;
+    for _ in 0..4 {
+        (_, rest) = take(rest, SEQUENCE)?;
+    }
+    let (_, after_key) = take(rest, SEQUENCE)?;
+    key_of_spki(consumed(rest, after_key)?)
+}
+
 /// Entry for the fuzzer: no panic; what is accepted re-assembles to the same bytes.
 pub fn fuzz_entry(input: &[u8]) {
     if let Some(signature) = signature_from_der(input) {

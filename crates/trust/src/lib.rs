@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+pub mod audit;
 pub mod csr;
 pub mod enrol;
 pub mod root;

@@ -14,6 +14,7 @@ mod code;
 mod id;
 mod obis;
 mod reading;
+pub mod records;
 pub mod service;
 mod state;
 mod time;

@@ -14,7 +14,7 @@ use crate::{
 
 const ALG_KEYEDHASH: u16 = 0x0008;
 /// KEYEDHASH, SHA-256, attributes userWithAuth and noDA, empty policy, scheme NULL, then the size of `unique`.
-const SEALED_PUBLIC_HEAD: [u8; 14] =
+pub const SEALED_PUBLIC_HEAD: [u8; 14] =
     [0x00, 0x08, 0x00, 0x0b, 0x00, 0x00, 0x04, 0x40, 0x00, 0x00, 0x00, 0x10, 0x00, 0x20];
 
 /// A secret wrapped for one storage key.

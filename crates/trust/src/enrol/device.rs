@@ -1,1 +1,333 @@
-//! The device's half of the protocol.
+//! The device's half of the protocol, as a machine without input or output of its own.
+//!
+//! It takes [`Input`]s, gives [`Output`]s and names its next [`Device::deadline`]. Operations of the root of trust are
+//! effects like any other, so the same machine runs on a TPM, on a software root and in simulation.
+//!
+//! What must outlive a power cut is in [`DeviceRecord`]. Session secrets are in memory only: who loses them starts a new
+//! session with a fresh M, so no (key, nonce) pair of a seal is ever used twice (rule S1).
+
+mod check;
+mod record;
+mod table;
+
+pub(super) use check::qualifying;
+pub use record::{DeliveredKey, DeviceRecord, Installed};
+
+use alloc::{collections::VecDeque, string::String, vec::Vec};
+use core::time::Duration;
+
+use gridseal_crypto::{
+    Key, PublicKey,
+    role::{ActivationSecret, OwnerSecret, SessionSecret},
+};
+use gridseal_types::{Code, Digest, EkName, Nonce, Sid, Tick};
+
+use super::{
+    init::VerifiedRedirect,
+    session::{ChallengePayload, Step, Transcript},
+};
+use crate::root::{Attested, Description, RootError, RootReply, RootRequest};
+
+/// What firmware brings along: the same on all devices of a model, but for the subject.
+#[derive(Debug, Clone)]
+pub struct Firmware {
+    /// Keys of the init servers (K_init).
+    pub init_keys: Vec<PublicKey>,
+    /// Keys of the manufacturer that sign vouchers.
+    pub voucher_keys: Vec<PublicKey>,
+    /// Name for the certificate request: the serial number.
+    pub subject: String,
+    /// How patient the device is.
+    pub pace: Pace,
+}
+
+/// Waiting times: exponential back-off with full jitter between the two ends; a successful step resets it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// First and shortest ceiling of the back-off.
+    pub first: Duration,
+    /// Highest ceiling.
+    pub most: Duration,
+    /// How long an answer may take.
+    pub reply: Duration,
+}
+
+impl Pace {
+    /// In the field: 30 s to 24 h.
+    pub const FIELD: Self = Self {
+        first: Duration::from_secs(30),
+        most: Duration::from_secs(86_400),
+        reply: Duration::from_secs(60),
+    };
+}
+
+/// After this many failures in a row the session is given up and a new one begins with a fresh M.
+pub const FAILURES_MAX: u32 = 3;
+/// Most steps of the epoch counter in one session.
+const EPOCH_STEPS_MAX: u32 = 32;
+
+/// Who a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// The manufacturer's init server.
+    InitServer,
+    /// The owner's config server that the redirect names.
+    ConfigServer,
+}
+
+/// What the shell must do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Do this with the root and give back [`Input::Root`].
+    Root(RootRequest),
+    /// Draw this many random bytes and give back [`Input::Random`].
+    Random(usize),
+    /// Write [`Device::record`] durably, replacing the old one whole, and give back [`Input::Persisted`].
+    Persist,
+    /// Send to the peer; its answer is [`Input::Received`], none is [`Input::NoReply`].
+    Transmit(Peer, Vec<u8>),
+    /// Something worth telling.
+    Event(Event),
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A redirect to the owner was accepted.
+    OwnerFound,
+    /// The device has made its keys for this owner.
+    KeysMade,
+    /// A message of the session was sent for the first time.
+    Sent(Step),
+    /// A message of the session was checked and accepted.
+    Accepted(Step),
+    /// An answer was refused; nothing changed.
+    Refused(Code),
+    /// The peer did not answer, or answered with the unauthenticated error.
+    Unanswered,
+    /// The root failed.
+    RootFailed(RootError),
+    /// The configuration is installed: the device may go to its terminus. `confirmed` once C8 was seen.
+    Operating {
+        /// Whether the owner has confirmed.
+        confirmed: bool,
+    },
+}
+
+/// What the shell tells.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input<'i> {
+    /// Power is on.
+    Start,
+    /// Result of [`Output::Root`].
+    Root(Result<RootReply, RootError>),
+    /// Result of [`Output::Random`].
+    Random(&'i [u8]),
+    /// [`Output::Persist`] is durable.
+    Persisted,
+    /// Answer to the last [`Output::Transmit`].
+    Received(&'i [u8]),
+    /// No answer: connection refused, time-out, "not yet".
+    NoReply,
+    /// The deadline has come.
+    Timeout,
+    /// The terminus, authenticated by the CA bundle, accepted the LDevID: as good as C8.
+    TerminusAccepted,
+    /// The terminus refused a device whose configuration was never confirmed.
+    TerminusRefused,
+}
+
+/// The shell gave an input that the state does not take. The state is unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("input does not fit the state")]
+pub struct Unexpected;
+
+/// What the device knows of the session it is in.
+struct Session {
+    redirect: VerifiedRedirect,
+    ek_name: EkName,
+    m: Nonce,
+    sid: Sid,
+    transcript: Transcript,
+    owner_secret: Key<OwnerSecret, 32>,
+    challenge: Option<Challenge>,
+    secrets: Option<Secrets>,
+    /// The message that waits for its answer; repeated byte for byte.
+    pending: Vec<u8>,
+}
+
+/// What an accepted C2 has fixed.
+struct Challenge {
+    payload: ChallengePayload,
+    config_key: PublicKey,
+    pin: crate::root::OwnerPin,
+}
+
+/// What the TPM has recovered.
+struct Secrets {
+    activation: Key<ActivationSecret, 32>,
+    session: Key<SessionSecret, 32>,
+    attested: Attested2,
+}
+
+/// The public part of [`Attested`], kept until C3 is made.
+struct Attested2 {
+    sessions: [gridseal_types::service::keys::TpmSession; 2],
+    statements: Option<([crate::root::Attest; 3], crate::root::Attest)>,
+}
+
+enum State {
+    Off,
+    Describing,
+    /// Random values for I1: M of the init exchange and jitter.
+    NamingInit,
+    AwaitingRedirect { m: Nonce, wire: Vec<u8> },
+    StoringRedirect,
+    MakingKeys,
+    StoringKeys,
+    DerivingSecret,
+    NamingHello(alloc::boxed::Box<Key<OwnerSecret, 32>>),
+    AwaitingChallenge(alloc::boxed::Box<Session>),
+    Pinning(alloc::boxed::Box<Session>),
+    Raising(alloc::boxed::Box<Session>),
+    Attesting(alloc::boxed::Box<Session>),
+    SigningRequest { session: alloc::boxed::Box<Session>, to_be_signed: Vec<u8> },
+    AwaitingCommands(alloc::boxed::Box<Session>),
+    Executing(alloc::boxed::Box<Session>),
+    AwaitingConfiguration(alloc::boxed::Box<Session>),
+    Importing { session: alloc::boxed::Box<Session>, installed: alloc::boxed::Box<Installed>, wire: Vec<u8> },
+    Installing { session: alloc::boxed::Box<Session>, names: Vec<EkName> },
+    AwaitingDone(alloc::boxed::Box<Session>),
+    Confirming,
+    Operating,
+    /// A session was given up: its TPM sessions are closed before the wait.
+    Flushing,
+    /// Random value for the back-off.
+    Jittering(alloc::boxed::Box<State>),
+    Waiting { until: Tick, then: alloc::boxed::Box<State> },
+}
+
+/// The machine. One mutation, then drain [`Device::poll`] until `None`.
+pub struct Device {
+    firmware: Firmware,
+    record: DeviceRecord,
+    state: State,
+    description: Option<Description>,
+    failures: u32,
+    reply_due: Option<Tick>,
+    outputs: VecDeque<Output>,
+}
+
+impl core::fmt::Debug for Device {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Device({}, {})", self.firmware.subject, self.state.name())
+    }
+}
+
+impl Device {
+    /// A device with what its flash holds.
+    #[must_use]
+    pub const fn new(firmware: Firmware, record: DeviceRecord) -> Self {
+        Self {
+            firmware,
+            record,
+            state: State::Off,
+            description: None,
+            failures: 0,
+            reply_due: None,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// What must be on flash.
+    #[must_use]
+    pub const fn record(&self) -> &DeviceRecord {
+        &self.record
+    }
+
+    /// Addresses and pins of the owner's config servers, once a redirect was accepted.
+    #[must_use]
+    pub fn config_servers(&self) -> Option<(Vec<String>, Vec<Digest>)> {
+        let verified = self.verified_redirect().ok()?;
+        Some((verified.redirect.urls, verified.redirect.pins))
+    }
+
+    /// Next output. Drain after every [`Device::handle`].
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to give [`Input::Timeout`] if nothing else happens.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Tick> {
+        match self.state {
+            State::Waiting { until, .. } => Some(until),
+            _ => self.reply_due,
+        }
+    }
+
+    /// Name of the state, for logs.
+    #[must_use]
+    pub const fn state_name(&self) -> &'static str {
+        self.state.name()
+    }
+
+    fn verified_redirect(&self) -> Result<VerifiedRedirect, Code> {
+        let signed = self.record.redirect.as_ref().ok_or(Code::State)?;
+        signed.verify(&self.firmware.voucher_keys)
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn root(&mut self, request: RootRequest) {
+        self.outputs.push_back(Output::Root(request));
+    }
+
+    fn transmit(&mut self, now: Tick, peer: Peer, wire: Vec<u8>) {
+        self.reply_due = Some(now + self.firmware.pace.reply);
+        self.outputs.push_back(Output::Transmit(peer, wire));
+    }
+}
+
+impl State {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Describing => "describing",
+            Self::NamingInit => "naming-init",
+            Self::AwaitingRedirect { .. } => "awaiting-redirect",
+            Self::StoringRedirect => "storing-redirect",
+            Self::MakingKeys => "making-keys",
+            Self::StoringKeys => "storing-keys",
+            Self::DerivingSecret => "deriving-secret",
+            Self::NamingHello(_) => "naming-hello",
+            Self::AwaitingChallenge(_) => "awaiting-challenge",
+            Self::Pinning(_) => "pinning",
+            Self::Raising(_) => "raising-epoch",
+            Self::Attesting(_) => "attesting",
+            Self::SigningRequest { .. } => "signing-request",
+            Self::AwaitingCommands(_) => "awaiting-commands",
+            Self::Executing(_) => "executing",
+            Self::AwaitingConfiguration(_) => "awaiting-configuration",
+            Self::Importing { .. } => "importing",
+            Self::Installing { .. } => "installing",
+            Self::AwaitingDone(_) => "awaiting-done",
+            Self::Confirming => "confirming",
+            Self::Operating => "operating",
+            Self::Flushing => "flushing",
+            Self::Jittering(_) => "jittering",
+            Self::Waiting { .. } => "waiting",
+        }
+    }
+}
+
+/// Splits the answer of the root into what is kept and what goes into C3.
+fn keep(attested: Attested) -> (Key<ActivationSecret, 32>, Attested2) {
+    let Attested { activation, sessions, certify, quote } = attested;
+    (activation, Attested2 { sessions, statements: Some((certify, quote)) })
+}

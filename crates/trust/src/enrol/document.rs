@@ -48,6 +48,8 @@ pub struct Manifest {
     pub made: UtcTime,
     /// DLMS system title, an extension of ours (member -2, see ADR 4).
     pub system_title: Option<SystemTitle>,
+    /// Whether the root of trust is a software stand-in, an extension of ours (member -3, see ADR 4).
+    pub software_root: bool,
 }
 
 impl Manifest {
@@ -55,13 +57,16 @@ impl Manifest {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.map(8 + usize::from(self.system_title.is_some()));
+            w.map(8 + usize::from(self.system_title.is_some()) + usize::from(self.software_root));
             w.key(1).text(&self.serial).key(2).text(&self.model);
             w.key(3).bytes(self.ek_name.as_bytes()).key(4).bytes(&self.ek_pub);
             w.key(6).bytes(self.spki.as_bytes()).key(7).bytes(self.n_commit.as_bytes());
             w.key(8).text(&self.vendor).key(9).uint(self.made.0);
             if let Some(title) = self.system_title {
                 w.key(-2).bytes(title.as_bytes());
+            }
+            if self.software_root {
+                w.key(-3).boolean(true);
             }
         })
     }
@@ -73,6 +78,7 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Read<Self> {
         let (mut serial, mut model, mut ek_name, mut ek_pub, mut spki) = (None, None, None, None, None);
         let (mut n_commit, mut vendor, mut made, mut system_title) = (None, None, None, None);
+        let mut software_root = false;
         Reader::whole(bytes, |r| {
             r.map(|r, key| {
                 match key {
@@ -87,6 +93,7 @@ impl Manifest {
                     8 => vendor = Some(r.text(1..=64)?.into()),
                     9 => made = Some(UtcTime(r.uint(0..=u64::MAX)?)),
                     -2 => system_title = Some(SystemTitle(r.fixed()?)),
+                    -3 => software_root = r.boolean()?,
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -101,6 +108,7 @@ impl Manifest {
                 vendor: r.required(vendor)?,
                 made: r.required(made)?,
                 system_title,
+                software_root,
             })
         })
     }

@@ -99,6 +99,9 @@ pub enum KeyRequest {
         /// Time for the meter's floor clock.
         #[n(4)]
         now: UtcTime,
+        /// When this session's evidence was verified (rule S13).
+        #[n(5)]
+        attested_at: UtcTime,
     },
     /// Tells the state of a device, so that seal and open follow it (rule S13). Endpoint manager.
     /// Answer: [`KeyReply::Done`].
@@ -278,6 +281,9 @@ pub enum KeyReply {
         /// TPM Names of the objects in it, in order.
         #[n(1)]
         objects: Vec<EkName>,
+        /// Hash of the configuration: what the next one names as its previous.
+        #[n(2)]
+        configuration: Digest,
     },
     /// Done, nothing to tell.
     #[n(6)]

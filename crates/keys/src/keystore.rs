@@ -1,0 +1,148 @@
+//! The software keystore: the service's own long-lived keys, wrapped under one key that lives in a file of its own until
+//! an HSM takes its place (decision D8). It is always reported as software.
+
+use alloc::vec::Vec;
+
+use gridseal_crypto::{
+    AgreementKey, EnvelopeContext, Key, KeyError, PublicKey, Rng, Signer, SigningKey,
+    role::{ConfigSigning, Dek, OwnerEncryption},
+};
+use gridseal_trust::enrol::{
+    cose::{Sign1, SignedType},
+    document::{Delegation, Use},
+};
+use gridseal_types::service::keys::Bytes;
+
+use crate::{KeysError, record::opened};
+
+/// Version of the keystore's own keys.
+const VERSION: u32 = 1;
+
+/// The keystore as it lies on disk: envelopes and public facts only.
+#[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
+pub struct KeystoreFile {
+    /// Tenant.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub tenant: [u8; 16],
+    /// K_config, wrapped.
+    #[n(1)]
+    config_signing: Bytes,
+    /// Owner encryption key, wrapped.
+    #[n(2)]
+    owner_encryption: Bytes,
+}
+
+/// The public halves of the keystore's keys: what the owner key is asked to delegate to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublicKeys {
+    /// K_config.
+    pub config: PublicKey,
+    /// Owner encryption key.
+    pub encryption: PublicKey,
+}
+
+const fn own_context(tenant: [u8; 16]) -> EnvelopeContext {
+    EnvelopeContext { tenant, object: [0; 16], version: VERSION }
+}
+
+impl KeystoreFile {
+    /// Draws the service's own keys.
+    ///
+    /// # Errors
+    /// [`KeysError`] when the random source fails.
+    pub fn create(dek: &Key<Dek, 32>, tenant: [u8; 16], rng: &mut dyn Rng) -> Result<Self, KeysError> {
+        let config = Key::<ConfigSigning, 32>::generate_scalar(rng)?;
+        let encryption = Key::<OwnerEncryption, 32>::generate_scalar(rng)?;
+        Ok(Self {
+            tenant,
+            config_signing: Bytes(config.wrap(dek, &own_context(tenant), rng)?.0),
+            owner_encryption: Bytes(encryption.wrap(dek, &own_context(tenant), rng)?.0),
+        })
+    }
+
+    fn scalars(&self, dek: &Key<Dek, 32>) -> Result<Scalars, KeysError> {
+        let context = own_context(self.tenant);
+        Ok((opened(dek, &context, &self.config_signing)?, opened(dek, &context, &self.owner_encryption)?))
+    }
+
+    /// The public keys.
+    ///
+    /// # Errors
+    /// [`KeysError`] when the data key is another.
+    pub fn public_keys(&self, dek: &Key<Dek, 32>) -> Result<PublicKeys, KeysError> {
+        let (config, encryption) = self.scalars(dek)?;
+        Ok(PublicKeys {
+            config: SigningKey::new(&config)?.public(),
+            encryption: AgreementKey::new(&encryption)?.public(),
+        })
+    }
+}
+
+type Scalars = (Key<ConfigSigning, 32>, Key<OwnerEncryption, 32>);
+
+/// The opened keystore, in the memory of `keys-core` only.
+#[derive(Debug)]
+pub struct Keystore {
+    /// Tenant.
+    pub tenant: [u8; 16],
+    pub(crate) dek: Key<Dek, 32>,
+    pub(crate) config: SigningKey<ConfigSigning>,
+    pub(crate) encryption: AgreementKey,
+    /// Encoded COSE_Sign1 under which K_config works.
+    pub(crate) delegation: Vec<u8>,
+    pub(crate) generation: u32,
+    /// Manufacturers' keys, against which delivery records are checked.
+    pub(crate) voucher_keys: Vec<PublicKey>,
+    #[cfg(feature = "danger-inventory")]
+    inventory: Vec<(alloc::string::String, alloc::string::String)>,
+}
+
+impl Keystore {
+    /// Opens a keystore for work under a delegation of the owner key.
+    ///
+    /// # Errors
+    /// [`KeysError::Keystore`] when the data key is another; [`KeysError::Delegation`] when the delegation is not for
+    /// this keystore's K_config with both uses.
+    pub fn open(
+        file: &KeystoreFile,
+        dek: Key<Dek, 32>,
+        delegation: Vec<u8>,
+        voucher_keys: Vec<PublicKey>,
+    ) -> Result<Self, KeysError> {
+        let (config_scalar, encryption_scalar) = file.scalars(&dek)?;
+        let config = SigningKey::new(&config_scalar)?;
+        let encryption = AgreementKey::new(&encryption_scalar)?;
+        let signed = Sign1::decode(&delegation).map_err(|_| KeysError::Delegation)?;
+        let parsed = Delegation::decode(signed.payload).map_err(|_| KeysError::Delegation)?;
+        if parsed.key != config.public() || !parsed.allows(Use::Config) || !parsed.allows(Use::Redirect) {
+            return Err(KeysError::Delegation);
+        }
+        Ok(Self {
+            tenant: file.tenant,
+            #[cfg(feature = "danger-inventory")]
+            inventory: alloc::vec![
+                ("ConfigSigning".into(), config_scalar.danger_reveal_hex()),
+                ("OwnerEncryption".into(), encryption_scalar.danger_reveal_hex()),
+                ("Dek".into(), dek.danger_reveal_hex()),
+            ],
+            dek,
+            config,
+            encryption,
+            generation: parsed.generation,
+            delegation,
+            voucher_keys,
+        })
+    }
+
+    /// Signs a payload that this service built.
+    pub(crate) fn sign(&self, kind: SignedType, payload: &[u8]) -> Result<Vec<u8>, KeyError> {
+        gridseal_trust::enrol::cose::sign(&self.config, kind, payload)
+    }
+
+    /// The service's own keys, role and hex, for a demo's search of other processes.
+    #[cfg(feature = "danger-inventory")]
+    #[must_use]
+    pub fn danger_inventory(&self) -> &[(alloc::string::String, alloc::string::String)] {
+        &self.inventory
+    }
+}

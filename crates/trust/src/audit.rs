@@ -1,0 +1,142 @@
+//! Tamper-evident record of acts on keys, certificates and rights (rule S10): each entry carries the hash of the one
+//! before, and goes into the transaction of the act it records. If it cannot be written, the act is not done.
+
+use alloc::{string::String, vec::Vec};
+
+use gridseal_crypto::sha256;
+use gridseal_types::{
+    Digest, UtcTime,
+    records::{Overlay, Records, RecordsError, Table},
+};
+
+/// Table of the entries, keyed by their big-endian sequence number.
+pub const AUDIT: Table = "audit";
+/// Table of the chain's end: one row, empty key.
+const AUDIT_HEAD: Table = "audit_head";
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Entry {
+    /// Number, from 1 without gaps.
+    #[n(0)]
+    pub sequence: u64,
+    /// Hash of the entry before, zero for the first.
+    #[n(1)]
+    pub previous: Digest,
+    /// When, by the clock of the party that writes.
+    #[n(2)]
+    pub at: UtcTime,
+    /// Who asked: name of a service.
+    #[n(3)]
+    pub actor: String,
+    /// What was done or refused: `ownership.confirmed`, `refused`.
+    #[n(4)]
+    pub act: String,
+    /// To whom: a device in hex, or empty.
+    #[n(5)]
+    pub subject: String,
+    /// Code or number that belongs to it; never a value of a key or a reading.
+    #[n(6)]
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, minicbor::Encode, minicbor::Decode)]
+struct Head {
+    #[n(0)]
+    sequence: u64,
+    #[n(1)]
+    hash: Option<Digest>,
+}
+
+/// What is to be recorded.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "borrows values that need only be displayed")]
+pub struct Act<'a> {
+    /// Who asked.
+    pub actor: &'a str,
+    /// What.
+    pub act: &'a str,
+    /// To whom.
+    pub subject: &'a dyn core::fmt::Display,
+    /// Code or number.
+    pub detail: &'a dyn core::fmt::Display,
+}
+
+/// Appends an entry to a decision in the making.
+///
+/// # Errors
+/// [`RecordsError`]: then the act must not be done.
+pub fn append<R: Records>(records: &mut Overlay<'_, R>, at: UtcTime, act: Act<'_>) -> Result<(), RecordsError> {
+    let head: Head = records.load(AUDIT_HEAD, &[])?.unwrap_or_default();
+    let entry = Entry {
+        sequence: head.sequence.saturating_add(1),
+        previous: head.hash.unwrap_or(Digest([0; 32])),
+        at,
+        actor: act.actor.into(),
+        act: act.act.into(),
+        subject: alloc::format!("{}", act.subject),
+        detail: alloc::format!("{}", act.detail),
+    };
+    let bytes = minicbor::to_vec(&entry).map_err(|_| RecordsError)?;
+    let head = Head { sequence: entry.sequence, hash: Some(Digest(sha256(&[&bytes]))) };
+    records.put(AUDIT, &entry.sequence.to_be_bytes(), bytes);
+    records.save(AUDIT_HEAD, &[], &head);
+    Ok(())
+}
+
+/// A break in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("audit chain breaks at entry {sequence}")]
+pub struct ChainBroken {
+    /// First entry that does not fit.
+    pub sequence: u64,
+}
+
+/// Checks a chain of encoded entries from the first on and returns them decoded.
+///
+/// # Errors
+/// [`ChainBroken`].
+pub fn verify_chain<'e>(entries: impl Iterator<Item = &'e [u8]>) -> Result<Vec<Entry>, ChainBroken> {
+    let mut previous = Digest([0; 32]);
+    let mut chain: Vec<Entry> = Vec::new();
+    for bytes in entries {
+        let sequence = chain.last().map_or(1, |entry| entry.sequence.saturating_add(1));
+        let entry: Entry = minicbor::decode(bytes).map_err(|_| ChainBroken { sequence })?;
+        if entry.sequence != sequence || entry.previous != previous {
+            return Err(ChainBroken { sequence });
+        }
+        previous = Digest(sha256(&[bytes]));
+        chain.push(entry);
+    }
+    Ok(chain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gridseal_types::records::{Commit, MemoryRecords};
+
+    #[test]
+    fn a_changed_removed_or_swapped_entry_breaks_the_chain() {
+        let mut store = MemoryRecords::default();
+        for number in 0..4 {
+            let mut overlay = Overlay::new(&store);
+            let act = Act { actor: "keys", act: "tested", subject: &"", detail: &number };
+            append(&mut overlay, UtcTime(7), act).expect("memory");
+            let writes = overlay.into_writes();
+            store.commit(writes).expect("memory");
+        }
+        let entries: Vec<Vec<u8>> = store.range(AUDIT, &[], 10).unwrap().into_iter().map(|(_, value)| value).collect();
+        let check = |entries: &[Vec<u8>]| verify_chain(entries.iter().map(Vec::as_slice)).map(|chain| chain.len());
+        assert_eq!(check(&entries), Ok(4));
+        let mut changed = entries.clone();
+        *changed[1].last_mut().unwrap() ^= 1;
+        assert_eq!(check(&changed), Err(ChainBroken { sequence: 3 }));
+        let mut removed = entries.clone();
+        removed.remove(1);
+        assert_eq!(check(&removed), Err(ChainBroken { sequence: 2 }));
+        let mut swapped = entries;
+        swapped.swap(2, 3);
+        assert_eq!(check(&swapped), Err(ChainBroken { sequence: 3 }));
+    }
+}
