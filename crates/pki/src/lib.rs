@@ -1,1 +1,28 @@
-//! To follow.
+//! Certificate authority: linted request in, certificate out.
+//!
+//! States are types: [`Csr`] -> [`LintedCsr`] -> [`Draft`] (one [`profile`] each) -> [`Certificate`]. The bytes to be
+//! signed are decoded again and linted before the key sees them; whoever holds the key is a [`gridseal_crypto::Signer`].
+//! [`Authority::decide`] is the whole service as a function: what it answers, and the record that has to be durable before
+//! the answer leaves. Nothing here opens a socket, reads a clock or touches a disk.
+//!
+//! # Source
+//! RFC 5280 (profile), RFC 2986 (requests), IEEE 802.1AR (LDevID).
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod authority;
+mod certificate;
+mod csr;
+mod issuer;
+mod lint;
+pub mod profile;
+
+pub use authority::{
+    Authority, Call, CertificateRecord, CertificateRecords, ENDPOINT_MANAGER, Holder, RecordsError, Settings,
+};
+pub use certificate::Certificate;
+pub use csr::{Csr, LintedCsr};
+pub use issuer::{IssueError, Issuer, self_signed};
+pub use lint::LintError;
+pub use profile::{Draft, DraftError, SubjectName, Validity};
