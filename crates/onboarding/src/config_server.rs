@@ -1,0 +1,273 @@
+//! The owner's config server: a blind relay in the DMZ.
+//!
+//! It checks size and envelope, queues sealed messages, hands them to the endpoint manager when that asks, and gives the
+//! answers back. It holds no key of any device and opens nothing; killing it leaves no way inside.
+
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    vec::Vec,
+};
+use core::time::Duration;
+
+use gridseal_trust::enrol::{
+    relay::{RelayItem, RelayPull, RelayWork},
+    session::{EVIDENCE_SIZE_MAX, Envelope, HELLO_SIZE_MAX, MESSAGE_SIZE_MAX, Step, encode_error, id_of},
+};
+use gridseal_types::{Code, Digest, N16, Tick};
+
+/// Most messages that wait for the endpoint manager.
+pub const QUEUE_COUNT_MAX: usize = 4_096;
+/// Most bytes that wait.
+pub const QUEUE_SIZE_MAX: usize = 64 * 1024 * 1024;
+/// Most answers that are kept for a device that asks again.
+pub const ANSWERS_COUNT_MAX: usize = 4_096;
+/// Work that was handed out and not answered is handed out again when the device repeats it after this time.
+const HAND_OUT_AGAIN: Duration = Duration::from_secs(5);
+
+/// A connection of a device that waits for its answer; a name the shell gives.
+pub type Connection = u64;
+
+/// What a device is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A message.
+    Message(Vec<u8>),
+    /// Not yet: repeat the same bytes.
+    NotYet,
+    /// Too much at the moment.
+    Busy,
+    /// Larger than the kind of message allows.
+    TooLarge,
+}
+
+/// What the shell must do: answer a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Connection.
+    pub connection: Connection,
+    /// Answer.
+    pub answer: Answer,
+}
+
+#[derive(Debug)]
+struct Pending {
+    digest: Digest,
+    source: N16,
+    message: Vec<u8>,
+    connection: Option<Connection>,
+    handed_out: Option<Tick>,
+}
+
+/// The relay.
+#[derive(Debug, Default)]
+pub struct ConfigServer {
+    next_id: u64,
+    pending: BTreeMap<u64, Pending>,
+    by_digest: BTreeMap<Digest, u64>,
+    queue: VecDeque<u64>,
+    queued_size: usize,
+    answers: BTreeMap<Digest, Vec<u8>>,
+    answers_order: VecDeque<Digest>,
+    outputs: VecDeque<Output>,
+}
+
+impl ConfigServer {
+    /// An empty relay. `first_id` makes work ids of a restarted server differ from those before.
+    #[must_use]
+    pub fn new(first_id: u64) -> Self {
+        Self { next_id: first_id, ..Self::default() }
+    }
+
+    /// Next output. Drain after every call.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether work waits for the endpoint manager.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn answer(&mut self, connection: Connection, answer: Answer) {
+        self.outputs.push_back(Output { connection, answer });
+    }
+
+    /// A device sent a message.
+    pub fn message(&mut self, now: Tick, connection: Connection, source: N16, message: Vec<u8>) {
+        let step = Envelope::decode(&message).ok().and_then(|envelope| envelope.step());
+        let size_max = match step {
+            Some(Step::HELLO) => HELLO_SIZE_MAX,
+            Some(Step::EVIDENCE) => EVIDENCE_SIZE_MAX,
+            Some(Step::RESPONSES | Step::INSTALLED) => MESSAGE_SIZE_MAX,
+            _ => {
+                let error = encode_error(&id_of(&message), Code::Refused, 0);
+                return self.answer(connection, Answer::Message(error));
+            }
+        };
+        if message.len() > size_max {
+            return self.answer(connection, Answer::TooLarge);
+        }
+        let digest = Digest(gridseal_crypto::sha256(&[&message]));
+        if let Some(known) = self.answers.get(&digest).cloned() {
+            return self.answer(connection, Answer::Message(known));
+        }
+        if let Some(&id) = self.by_digest.get(&digest) {
+            return self.repeated(now, id, connection);
+        }
+        if self.pending.len() >= QUEUE_COUNT_MAX
+            || self.queued_size.saturating_add(message.len()) > QUEUE_SIZE_MAX
+        {
+            return self.answer(connection, Answer::Busy);
+        }
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1);
+        self.queued_size = self.queued_size.saturating_add(message.len());
+        self.by_digest.insert(digest, id);
+        let pending = Pending { digest, source, message, connection: Some(connection), handed_out: None };
+        self.pending.insert(id, pending);
+        self.queue.push_back(id);
+    }
+
+    /// The same bytes again while they are under way: the newer connection gets the answer.
+    fn repeated(&mut self, now: Tick, id: u64, connection: Connection) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let older = pending.connection.replace(connection);
+        if pending.handed_out.is_some_and(|at| now.since(at) >= HAND_OUT_AGAIN) {
+            // Whoever took it is gone.
+            pending.handed_out = None;
+            self.queue.push_back(id);
+        }
+        if let Some(older) = older {
+            self.answer(older, Answer::NotYet);
+        }
+    }
+
+    /// A device's connection has waited long enough, or is gone. The work goes on.
+    pub fn give_up(&mut self, connection: Connection) {
+        let waiting = self.pending.values_mut().find(|pending| pending.connection == Some(connection));
+        if let Some(pending) = waiting {
+            pending.connection = None;
+            self.answer(connection, Answer::NotYet);
+        }
+    }
+
+    /// The endpoint manager brings answers and takes work.
+    pub fn pull(&mut self, now: Tick, pull: RelayPull) -> RelayWork {
+        for (id, reply) in pull.replies {
+            self.replied(id, reply);
+        }
+        let most = usize::try_from(pull.most).unwrap_or(1);
+        let mut work = Vec::new();
+        while work.len() < most {
+            let Some(id) = self.queue.pop_front() else { break };
+            let Some(pending) = self.pending.get_mut(&id) else { continue };
+            pending.handed_out = Some(now);
+            work.push(RelayItem { id, source: pending.source, message: pending.message.clone() });
+        }
+        RelayWork(work)
+    }
+
+    fn replied(&mut self, id: u64, reply: Option<Vec<u8>>) {
+        let Some(pending) = self.pending.remove(&id) else { return };
+        self.by_digest.remove(&pending.digest);
+        self.queued_size = self.queued_size.saturating_sub(pending.message.len());
+        let message = match reply {
+            Some(reply) => {
+                self.remember(pending.digest, reply.clone());
+                reply
+            }
+            // Refusals are not kept: the same bytes may be accepted later.
+            None => encode_error(&id_of(&pending.message), Code::Refused, 0),
+        };
+        if let Some(connection) = pending.connection {
+            self.answer(connection, Answer::Message(message));
+        }
+    }
+
+    fn remember(&mut self, digest: Digest, reply: Vec<u8>) {
+        if self.answers_order.len() >= ANSWERS_COUNT_MAX {
+            if let Some(oldest) = self.answers_order.pop_front() {
+                self.answers.remove(&oldest);
+            }
+        }
+        if self.answers.insert(digest, reply).is_none() {
+            self.answers_order.push_back(digest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn c3(fill: u8) -> Vec<u8> {
+        let mut message = vec![0x84, 0x01, 0x03, 0x50];
+        message.extend_from_slice(&[7; 16]);
+        message.push(0x54);
+        message.extend_from_slice(&[fill; 20]);
+        message
+    }
+
+    fn drained(server: &mut ConfigServer) -> Vec<Output> {
+        core::iter::from_fn(|| server.poll()).collect()
+    }
+
+    #[test]
+    fn a_message_is_relayed_once_and_its_answer_repeated_for_the_same_bytes() {
+        let mut server = ConfigServer::new(100);
+        server.message(Tick(0), 1, N16([0; 16]), c3(1));
+        server.message(Tick(1), 2, N16([0; 16]), c3(1));
+        assert_eq!(drained(&mut server), [Output { connection: 1, answer: Answer::NotYet }]);
+        let work = server.pull(Tick(2), RelayPull { replies: vec![], most: 64 });
+        assert_eq!(work.0.len(), 1);
+        assert!(server.pull(Tick(2), RelayPull { replies: vec![], most: 64 }).0.is_empty());
+        server.pull(Tick(3), RelayPull { replies: vec![(work.0[0].id, Some(vec![9]))], most: 1 });
+        assert_eq!(drained(&mut server), [Output { connection: 2, answer: Answer::Message(vec![9]) }]);
+        server.message(Tick(4), 3, N16([0; 16]), c3(1));
+        assert_eq!(drained(&mut server), [Output { connection: 3, answer: Answer::Message(vec![9]) }]);
+    }
+
+    #[test]
+    fn work_that_nobody_answered_is_handed_out_again_when_repeated() {
+        let mut server = ConfigServer::new(0);
+        server.message(Tick(0), 1, N16([0; 16]), c3(1));
+        let first = server.pull(Tick(0), RelayPull { replies: vec![], most: 1 });
+        server.message(Tick(1_000), 2, N16([0; 16]), c3(1));
+        assert!(!server.has_work());
+        server.message(Tick(6_000), 3, N16([0; 16]), c3(1));
+        assert_eq!(server.pull(Tick(6_000), RelayPull { replies: vec![], most: 1 }), first);
+    }
+
+    #[test]
+    fn what_is_no_message_of_a_device_is_refused_without_queueing() {
+        let mut server = ConfigServer::new(0);
+        let mut owner_message = c3(1);
+        owner_message[2] = 4;
+        for (connection, bad) in (0u64..).zip([vec![], vec![0xff; 30], owner_message, c3(1)[..30].to_vec()]) {
+            server.message(Tick(0), connection, N16([0; 16]), bad);
+        }
+        let mut large = c3(1)[..20].to_vec();
+        large[2] = 5;
+        large.extend_from_slice(&[0x5a, 0, 1, 0x86, 0xa0]);
+        large.extend_from_slice(&vec![0; 100_000]);
+        server.message(Tick(0), 9, N16([0; 16]), large);
+        let answers = drained(&mut server);
+        assert_eq!(answers.len(), 5);
+        assert!(answers[..4].iter().all(|output| matches!(output.answer, Answer::Message(_))));
+        assert_eq!(answers[4].answer, Answer::TooLarge);
+        assert!(!server.has_work());
+    }
+
+    #[test]
+    fn a_full_queue_says_busy_and_memory_stays_bounded() {
+        let mut server = ConfigServer::new(0);
+        for number in 0..QUEUE_COUNT_MAX + 1 {
+            let mut message = c3(0);
+            message[4..12].copy_from_slice(&(number as u64).to_be_bytes());
+            server.message(Tick(0), number as u64, N16([0; 16]), message);
+        }
+        assert_eq!(drained(&mut server).pop().map(|output| output.answer), Some(Answer::Busy));
+    }
+}

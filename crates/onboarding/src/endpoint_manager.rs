@@ -1,0 +1,429 @@
+//! The owner's endpoint manager: it accepts no connection, pulls messages from the config server, runs one registrar per
+//! session, keeps the device register, and tells the head-end which meters are admitted.
+//!
+//! It parses everything that comes from a device and holds nothing secret: the key service does what needs a key.
+
+pub mod register;
+
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    string::String,
+    sync::Arc,
+    vec::Vec,
+};
+
+use gridseal_trust::{
+    audit::{self, Act},
+    enrol::{
+        registrar::{self, DeviceChange, Phase, Registrar, Rules, SessionRecord},
+        relay::RelayItem,
+        session::{Envelope, Step, sid_of},
+    },
+};
+use gridseal_types::{
+    Code, DeviceState, EkName, Sid, UtcTime,
+    records::{Overlay, Records, RecordsError, Table, Write},
+    service::{
+        admission::Admission,
+        certificates::{CertificateReply, CertificateRequest},
+        keys::{KeyReply, KeyRequest},
+    },
+};
+
+use register::{DEVICES, RegisterEntry};
+
+/// Sessions by their identifier.
+const SESSIONS: Table = "em_sessions";
+/// Most sessions that are kept per device; the oldest is dropped.
+pub const SESSIONS_PER_DEVICE_MAX: usize = 4;
+
+/// Names one message under way: the work id of the config server.
+pub type Task = u64;
+
+/// What the shell must do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Ask the key service; give back [`Input::Keys`]. Requests of several tasks go in one batch.
+    Keys(Task, KeyRequest),
+    /// Ask the certificate authority; give back [`Input::Certificate`].
+    Certificate(Task, CertificateRequest),
+    /// Commit [`EndpointManager::writes`]; give back [`Input::Committed`].
+    Commit,
+    /// Tell the head-end; give back [`Input::Admitted`].
+    Admit(Task, Admission),
+    /// Answer a message; `None` drops it.
+    Reply(Task, Option<Vec<u8>>),
+    /// Something worth telling.
+    Event(Event),
+}
+
+/// What happened to a device, by its serial number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Serial number; empty when no device is known.
+    pub serial: String,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// Kinds of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A message was checked and accepted.
+    Accepted(Step),
+    /// A message was refused; the wire does not tell why.
+    Refused(Code),
+    /// An authenticated check failed.
+    Quarantined(Code),
+    /// The device operates for its owner.
+    Operating,
+}
+
+/// What the shell tells.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// Messages from the config server.
+    Work(Vec<RelayItem>),
+    /// Answer of the key service.
+    Keys(Task, KeyReply),
+    /// Answer of the certificate authority.
+    Certificate(Task, CertificateReply),
+    /// A service could not be reached: the message is dropped, the device repeats it.
+    Unavailable(Task),
+    /// The writes are durable.
+    Committed,
+    /// The head-end has recorded the admission, or could not be reached: then it is told later.
+    Admitted(Task, bool),
+}
+
+enum Running {
+    /// The seal of a C1 is being opened.
+    Opening { wire: Vec<u8> },
+    /// A registrar waits for an answer.
+    Session { registrar: alloc::boxed::Box<Registrar>, serial: String },
+    /// Stored; the head-end is being told before the reply goes.
+    Admitting { reply: Vec<u8> },
+    /// Refused; the key service is being told of the quarantine.
+    Quarantining,
+}
+
+/// A change that waits for its commit.
+struct Pending {
+    task: Task,
+    record: SessionRecord,
+    change: Option<DeviceChange>,
+}
+
+/// The endpoint manager. One mutation, then drain [`EndpointManager::poll`].
+pub struct EndpointManager {
+    rules: Arc<Rules>,
+    running: BTreeMap<Task, Running>,
+    /// Sessions with a message under way: a second one waits for its device to repeat it.
+    busy: BTreeMap<Sid, Task>,
+    pending: Vec<Pending>,
+    committing: Vec<(Task, Option<Admission>, Option<(EkName, Code)>)>,
+    outputs: VecDeque<Output>,
+}
+
+impl core::fmt::Debug for EndpointManager {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "EndpointManager({} under way)", self.running.len())
+    }
+}
+
+impl EndpointManager {
+    /// An endpoint manager with the owner's rules.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules: Arc::new(rules),
+            running: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            pending: Vec::new(),
+            committing: Vec::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Next output. Drain after every [`EndpointManager::handle`].
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Feed one input.
+    ///
+    /// # Errors
+    /// [`RecordsError`] when the register cannot be read: the process should stop.
+    pub fn handle<R: Records>(&mut self, records: &R, now: UtcTime, input: Input) -> Result<(), RecordsError> {
+        match input {
+            Input::Work(items) => {
+                for item in items {
+                    self.message(records, now, item)?;
+                }
+            }
+            Input::Keys(task, reply) => self.keys_answered(records, now, task, reply)?,
+            Input::Certificate(task, reply) => {
+                self.step(task, now, registrar::Input::Certificate(reply));
+            }
+            Input::Unavailable(task) => self.finish(task, None),
+            Input::Committed => self.committed(now),
+            Input::Admitted(task, _) => {
+                if let Some(Running::Admitting { reply }) = self.running.remove(&task) {
+                    self.finish(task, Some(reply));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, serial: &str, kind: EventKind) {
+        self.outputs.push_back(Output::Event(Event { serial: serial.into(), kind }));
+    }
+
+    fn finish(&mut self, task: Task, reply: Option<Vec<u8>>) {
+        self.running.remove(&task);
+        self.busy.retain(|_, owner| *owner != task);
+        self.outputs.push_back(Output::Reply(task, reply));
+    }
+
+    fn refuse(&mut self, task: Task, serial: &str, code: Code) {
+        self.event(serial, EventKind::Refused(code));
+        self.finish(task, None);
+    }
+
+    fn message<R: Records>(&mut self, records: &R, now: UtcTime, item: RelayItem) -> Result<(), RecordsError> {
+        let (task, wire) = (item.id, item.message);
+        let sid = match Envelope::decode(&wire) {
+            Ok(Envelope::Hello { .. }) => sid_of(&wire),
+            Ok(Envelope::Message { sid, .. }) => sid,
+            _ => {
+                self.refuse(task, "", Code::Format);
+                return Ok(());
+            }
+        };
+        if self.busy.contains_key(&sid) {
+            self.finish_busy(task);
+            return Ok(());
+        }
+        self.busy.insert(sid, task);
+        let overlay = Overlay::new(records);
+        let Some(record) = overlay.load::<SessionRecord>(SESSIONS, sid.as_bytes())? else {
+            if matches!(Envelope::decode(&wire), Ok(Envelope::Hello { .. })) {
+                // Only the seal tells whether this deserves more than a look-up.
+                self.outputs.push_back(Output::Keys(task, KeyRequest::OpenHello { wire: wire.clone() }));
+                self.running.insert(task, Running::Opening { wire });
+            } else {
+                self.refuse(task, "", Code::Nonce);
+            }
+            return Ok(());
+        };
+        let Some(entry) = overlay.load::<RegisterEntry>(DEVICES, record.device.as_bytes())? else {
+            self.refuse(task, "", Code::Unknown);
+            return Ok(());
+        };
+        let registrar = Registrar::resume(entry.facts(), Arc::clone(&self.rules), record);
+        self.run(task, registrar, entry.serial);
+        self.step(task, now, registrar::Input::Message(&wire));
+        Ok(())
+    }
+
+    /// The session has a message under way; the busy mark stays with that one.
+    fn finish_busy(&mut self, task: Task) {
+        self.outputs.push_back(Output::Reply(task, None));
+    }
+
+    fn run(&mut self, task: Task, registrar: Registrar, serial: String) {
+        let registrar = alloc::boxed::Box::new(registrar);
+        self.running.insert(task, Running::Session { registrar, serial });
+    }
+
+    fn keys_answered<R: Records>(
+        &mut self,
+        records: &R,
+        now: UtcTime,
+        task: Task,
+        reply: KeyReply,
+    ) -> Result<(), RecordsError> {
+        match self.running.remove(&task) {
+            Some(Running::Opening { wire }) => self.hello_opened(records, now, task, &wire, reply),
+            Some(Running::Quarantining) => {
+                self.finish(task, None);
+                Ok(())
+            }
+            Some(running) => {
+                self.running.insert(task, running);
+                self.step(task, now, registrar::Input::Keys(reply));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn hello_opened<R: Records>(
+        &mut self,
+        records: &R,
+        now: UtcTime,
+        task: Task,
+        wire: &[u8],
+        reply: KeyReply,
+    ) -> Result<(), RecordsError> {
+        let (device, epoch, body) = match reply {
+            KeyReply::Hello { device, epoch, body } => (device, epoch, body),
+            KeyReply::Refused { code } => {
+                self.refuse(task, "", code);
+                return Ok(());
+            }
+            _ => {
+                self.refuse(task, "", Code::State);
+                return Ok(());
+            }
+        };
+        let entry = Overlay::new(records).load::<RegisterEntry>(DEVICES, device.as_bytes())?;
+        let Some(entry) = entry.filter(|entry| entry.epoch == epoch) else {
+            self.refuse(task, "", Code::Unknown);
+            return Ok(());
+        };
+        match Registrar::begin(entry.facts(), Arc::clone(&self.rules), wire, &body, now) {
+            Ok(registrar) => {
+                self.run(task, registrar, entry.serial);
+                self.drain(task);
+            }
+            Err(code) => self.refuse(task, &entry.serial, code),
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, task: Task, now: UtcTime, input: registrar::Input<'_>) {
+        let Some(Running::Session { registrar, serial }) = self.running.get_mut(&task) else { return };
+        let serial = serial.clone();
+        match registrar.handle(now, input) {
+            Ok(()) => self.drain(task),
+            Err(code) => self.refuse(task, &serial, code),
+        }
+    }
+
+    /// Passes the outputs of a registrar on.
+    fn drain(&mut self, task: Task) {
+        loop {
+            let Some(Running::Session { registrar, serial }) = self.running.get_mut(&task) else { return };
+            let Some(output) = registrar.poll() else { return };
+            match output {
+                registrar::Output::Keys(request) => self.outputs.push_back(Output::Keys(task, request)),
+                registrar::Output::Certificate(request) => {
+                    self.outputs.push_back(Output::Certificate(task, request));
+                }
+                registrar::Output::Persist(change) => {
+                    let record = registrar.record().clone();
+                    if self.pending.is_empty() {
+                        self.outputs.push_back(Output::Commit);
+                    }
+                    self.pending.push(Pending { task, record, change });
+                }
+                registrar::Output::Reply(wire) => self.finish(task, Some(wire)),
+                registrar::Output::Accepted(step) => {
+                    let serial = serial.clone();
+                    self.event(&serial, EventKind::Accepted(step));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// All changes that wait, as one transaction.
+    ///
+    /// # Errors
+    /// [`RecordsError`].
+    pub fn writes<R: Records>(&mut self, records: &R, now: UtcTime) -> Result<Vec<Write>, RecordsError> {
+        let mut overlay = Overlay::new(records);
+        for Pending { task, record, change } in core::mem::take(&mut self.pending) {
+            let Some(mut entry) = overlay.load::<RegisterEntry>(DEVICES, record.device.as_bytes())? else {
+                return Err(RecordsError);
+            };
+            if record.phase == Phase::Challenged && !entry.sessions.contains(&record.sid) {
+                entry.sessions.push(record.sid);
+                if entry.sessions.len() > SESSIONS_PER_DEVICE_MAX {
+                    let oldest = entry.sessions.remove(0);
+                    overlay.delete(SESSIONS, oldest.as_bytes());
+                }
+            }
+            let (admission, quarantine) = apply(&mut overlay, now, &mut entry, change.as_ref())?;
+            overlay.save(SESSIONS, record.sid.as_bytes(), &record);
+            overlay.save(DEVICES, entry.device.as_bytes(), &entry);
+            self.committing.push((task, admission, quarantine));
+        }
+        Ok(overlay.into_writes())
+    }
+
+    fn committed(&mut self, now: UtcTime) {
+        for (task, admission, quarantine) in core::mem::take(&mut self.committing) {
+            if let Some((device, code)) = quarantine {
+                self.quarantined(task, device, code);
+                continue;
+            }
+            self.step(task, now, registrar::Input::Persisted);
+            let Some(admission) = admission else { continue };
+            // The reply is held back until the head-end knows the meter, or cannot be told now.
+            let held = self.outputs.iter().position(|output| matches!(output, Output::Reply(of, Some(_)) if *of == task));
+            if let Some(Output::Reply(_, Some(reply))) = held.and_then(|at| self.outputs.remove(at)) {
+                self.running.insert(task, Running::Admitting { reply });
+                self.outputs.push_back(Output::Admit(task, admission));
+            }
+        }
+    }
+
+    fn quarantined(&mut self, task: Task, device: EkName, code: Code) {
+        let serial = match self.running.remove(&task) {
+            Some(Running::Session { serial, .. }) => serial,
+            _ => String::new(),
+        };
+        self.event(&serial, EventKind::Quarantined(code));
+        let request = KeyRequest::SetState { device, state: DeviceState::Quarantined, attested_at: UtcTime(0) };
+        self.outputs.push_back(Output::Keys(task, request));
+        self.running.insert(task, Running::Quarantining);
+    }
+}
+
+type Applied = (Option<Admission>, Option<(EkName, Code)>);
+
+/// Applies a change to a device's entry, with its audit record.
+fn apply<R: Records>(
+    overlay: &mut Overlay<'_, R>,
+    now: UtcTime,
+    entry: &mut RegisterEntry,
+    change: Option<&DeviceChange>,
+) -> Result<Applied, RecordsError> {
+    let (state, detail): (DeviceState, &'static str) = match change {
+        None => return Ok((None, None)),
+        Some(DeviceChange::Installing) => (DeviceState::Installing, ""),
+        Some(DeviceChange::Operating { tls_key, policy_version, configuration, attested_at }) => {
+            entry.tls_key = Some(*tls_key);
+            entry.policy_version = *policy_version;
+            entry.configuration = *configuration;
+            entry.attested_at = *attested_at;
+            (DeviceState::Operating, "")
+        }
+        Some(DeviceChange::Quarantined(code)) => {
+            entry.quarantine = Some(*code);
+            (DeviceState::Quarantined, code.name())
+        }
+    };
+    entry.state = state;
+    entry.revision = entry.revision.saturating_add(1);
+    let act = alloc::format!("device.{}", state.name());
+    audit::append(
+        overlay,
+        now,
+        Act { actor: "endpoint-manager", act: &act, subject: &entry.device, detail: &detail },
+    )?;
+    match change {
+        Some(DeviceChange::Operating { .. }) => {
+            entry.admission_pending = true;
+            Ok((entry.admission(), None))
+        }
+        Some(DeviceChange::Quarantined(code)) => Ok((None, Some((entry.device, *code)))),
+        _ => Ok((None, None)),
+    }
+}

@@ -1,0 +1,344 @@
+//! The device register: what the owner knows of each device, how it gets there, and what is still to be told to others.
+
+use alloc::{string::String, vec::Vec};
+
+use gridseal_crypto::PublicKey;
+use gridseal_trust::{
+    audit::{self, Act},
+    enrol::{
+        cose::{Sign1, SignedType, key_id},
+        document::{Manifest, Redirect},
+        init::{SignedRedirect, encode_registration},
+        registrar::DeviceFacts,
+        voucher::{VerifiedVoucher, Voucher},
+    },
+    tpm,
+};
+use gridseal_types::{
+    Code, DeviceState, Digest, EkName, Epoch, OrderSeq, Sid, SystemTitle, UtcTime,
+    records::{Overlay, Records, RecordsError, Table, Write},
+    service::{
+        admission::Admission,
+        keys::{Bytes, KeyReply, KeyRequest},
+    },
+};
+
+/// Devices by the Name of their endorsement key.
+pub const DEVICES: Table = "em_devices";
+
+/// One device in the register.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct RegisterEntry {
+    /// Device.
+    #[n(0)]
+    pub device: EkName,
+    /// Serial number.
+    #[n(1)]
+    pub serial: String,
+    /// Model.
+    #[n(2)]
+    pub model: String,
+    /// System title.
+    #[n(3)]
+    pub system_title: SystemTitle,
+    /// TPMT_PUBLIC of the endorsement key.
+    #[n(4)]
+    pub ek_pub: Bytes,
+    /// Whether its root of trust is a software stand-in.
+    #[n(5)]
+    pub software_root: bool,
+    /// Epoch of our voucher entry.
+    #[n(6)]
+    pub epoch: Epoch,
+    /// Index of our voucher entry.
+    #[n(7)]
+    pub entry_index: u32,
+    /// Hash of our voucher entry.
+    #[n(8)]
+    pub entry: Digest,
+    /// Voucher.
+    #[n(9)]
+    pub voucher: Bytes,
+    /// Hashes of published redirects.
+    #[n(10)]
+    pub redirects: Vec<Digest>,
+    /// T1 that the init server has not confirmed.
+    #[n(11)]
+    pub registration_pending: Option<Bytes>,
+    /// State.
+    #[n(12)]
+    pub state: DeviceState,
+    /// Version of the configuration that the device confirmed last.
+    #[n(13)]
+    pub policy_version: u64,
+    /// Its hash.
+    #[n(14)]
+    pub configuration: Digest,
+    /// SHA-256 of the SubjectPublicKeyInfo of its LDevID key.
+    #[n(15)]
+    pub tls_key: Option<Digest>,
+    /// When its evidence was verified.
+    #[n(16)]
+    pub attested_at: UtcTime,
+    /// Why it is in quarantine.
+    #[n(17)]
+    pub quarantine: Option<Code>,
+    /// Rises with each change that the head-end must know.
+    #[n(18)]
+    pub revision: u64,
+    /// Whether the head-end still has to be told.
+    #[n(19)]
+    pub admission_pending: bool,
+    /// Its sessions, oldest first.
+    #[n(20)]
+    pub sessions: Vec<Sid>,
+}
+
+impl RegisterEntry {
+    /// What a registrar needs to know.
+    #[must_use]
+    pub fn facts(&self) -> DeviceFacts {
+        DeviceFacts {
+            device: self.device,
+            serial: self.serial.clone(),
+            model: self.model.clone(),
+            ek_pub: self.ek_pub.0.clone(),
+            epoch: self.epoch,
+            entry_index: self.entry_index,
+            entry: self.entry,
+            redirects: self.redirects.clone(),
+            state: self.state,
+            policy_version: self.policy_version,
+            configuration: self.configuration,
+        }
+    }
+
+    /// What the head-end is told, once the device has an LDevID.
+    #[must_use]
+    pub fn admission(&self) -> Option<Admission> {
+        Some(Admission {
+            meter: self.system_title,
+            tls_key: self.tls_key?,
+            state: self.state,
+            revision: self.revision,
+        })
+    }
+}
+
+/// What the owner's register accepts, and where it sends devices.
+#[derive(Debug, Clone)]
+pub struct RegistrationRules {
+    /// Manufacturers' voucher keys.
+    pub voucher_keys: Vec<PublicKey>,
+    /// Our owner key: the last voucher entry must name it.
+    pub owner: PublicKey,
+    /// Accept software roots (test mode).
+    pub danger_accept_software_roots: bool,
+    /// Config servers of redirects.
+    pub config_urls: Vec<String>,
+    /// SHA-256 of their SubjectPublicKeyInfo.
+    pub config_pins: Vec<Digest>,
+    /// How long a redirect is good for, seconds.
+    pub redirect_lifetime_s: u64,
+}
+
+/// A shipped device whose papers are in order.
+#[derive(Debug, Clone)]
+pub struct Shipped {
+    manifest: Manifest,
+    system_title: SystemTitle,
+    voucher: VerifiedVoucher,
+    voucher_bytes: Vec<u8>,
+}
+
+impl Shipped {
+    /// Checks manifest and voucher of one device.
+    ///
+    /// # Errors
+    /// [`Code::Voucher`] when a signature or a link is wrong, or the voucher does not end with our owner key;
+    /// [`Code::Label`] when manifest and voucher disagree; [`Code::Endorsement`] when the endorsement key is not one that
+    /// we support or its Name is another; [`Code::Policy`] for a software root where none is accepted.
+    pub fn check(rules: &RegistrationRules, manifest: &[u8], voucher: &[u8]) -> Result<Self, Code> {
+        let signed = Sign1::decode(manifest)?;
+        let vendor = rules.voucher_keys.iter().find(|key| key_id(key) == signed.key_id).ok_or(Code::Voucher)?;
+        if !signed.verify(SignedType::Manifest, vendor) {
+            return Err(Code::Voucher);
+        }
+        let manifest = Manifest::decode(signed.payload)?;
+        let verified = Voucher::decode(voucher)?.verify(&rules.voucher_keys)?;
+        if verified.owner() != Some(rules.owner) {
+            return Err(Code::Voucher);
+        }
+        let header = &verified.header;
+        let agree = header.ek_name == manifest.ek_name
+            && header.n_commit == manifest.n_commit
+            && header.serial == manifest.serial
+            && header.model == manifest.model;
+        if !agree {
+            return Err(Code::Label);
+        }
+        tpm::endorsement_key(&manifest.ek_pub)?;
+        if tpm::name(&manifest.ek_pub) != manifest.ek_name {
+            return Err(Code::Endorsement);
+        }
+        if manifest.software_root && !rules.danger_accept_software_roots {
+            return Err(Code::Policy);
+        }
+        let system_title = manifest.system_title.ok_or(Code::Label)?;
+        Ok(Self { manifest, system_title, voucher: verified, voucher_bytes: voucher.to_vec() })
+    }
+
+    /// Serial number.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.manifest.serial
+    }
+
+    /// The request that gives the delivery record to the key service.
+    #[must_use]
+    pub fn deliver(&self, record: Vec<u8>) -> KeyRequest {
+        KeyRequest::Deliver { record, system_title: self.system_title }
+    }
+
+    /// Checks what the key service found in the delivery record: it must be this device's secret for this epoch, and the
+    /// first epoch's must match the commitment.
+    ///
+    /// # Errors
+    /// [`Code::Label`], or the code of the key service.
+    pub fn delivered(&self, reply: &KeyReply) -> Result<(), Code> {
+        match reply {
+            KeyReply::Delivered { device, epoch, n_commit, serial, .. } => {
+                let fits = *device == self.manifest.ek_name
+                    && *epoch == self.voucher.epoch
+                    && *serial == self.manifest.serial
+                    && (*epoch != 1 || *n_commit == self.manifest.n_commit);
+                if fits { Ok(()) } else { Err(Code::Label) }
+            }
+            KeyReply::Refused { code } => Err(*code),
+            _ => Err(Code::State),
+        }
+    }
+
+    /// Payload of the redirect to our config servers.
+    #[must_use]
+    pub fn redirect(&self, rules: &RegistrationRules, now: UtcTime, seq: OrderSeq) -> Vec<u8> {
+        Redirect {
+            ek_name: self.manifest.ek_name,
+            epoch: self.voucher.epoch,
+            urls: rules.config_urls.clone(),
+            pins: rules.config_pins.clone(),
+            not_before: now,
+            expires: UtcTime(now.0.saturating_add(rules.redirect_lifetime_s)),
+            seq,
+        }
+        .encode()
+    }
+
+    /// The register entry, to be committed. A device that is registered keeps its state and gets the new redirect.
+    ///
+    /// # Errors
+    /// [`RecordsError`] from the store.
+    pub fn enter<R: Records>(
+        self,
+        records: &R,
+        now: UtcTime,
+        redirect_payload: &[u8],
+        signed: SignedRedirect,
+    ) -> Result<Vec<Write>, RecordsError> {
+        let mut overlay = Overlay::new(records);
+        let device = self.manifest.ek_name;
+        let known = overlay.load::<RegisterEntry>(DEVICES, device.as_bytes())?;
+        let mut entry = known.filter(|known| known.epoch == self.voucher.epoch).unwrap_or(RegisterEntry {
+            device,
+            serial: self.manifest.serial,
+            model: self.manifest.model,
+            system_title: self.system_title,
+            ek_pub: Bytes(self.manifest.ek_pub),
+            software_root: self.manifest.software_root,
+            epoch: self.voucher.epoch,
+            entry_index: self.voucher.index(),
+            entry: self.voucher.head(),
+            voucher: Bytes(self.voucher_bytes),
+            redirects: Vec::new(),
+            registration_pending: None,
+            state: DeviceState::Registered,
+            policy_version: 0,
+            configuration: Digest([0; 32]),
+            tls_key: None,
+            attested_at: UtcTime(0),
+            quarantine: None,
+            revision: 0,
+            admission_pending: false,
+            sessions: Vec::new(),
+        });
+        entry.redirects.push(SignedType::Redirect.hash(redirect_payload));
+        entry.registration_pending = Some(Bytes(encode_registration(&signed)));
+        let act =
+            Act { actor: "endpoint-manager", act: "device.registered", subject: &device, detail: &entry.serial };
+        audit::append(&mut overlay, now, act)?;
+        overlay.save(DEVICES, device.as_bytes(), &entry);
+        Ok(overlay.into_writes())
+    }
+}
+
+/// What is still to be told to others.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// T1 for the init server.
+    pub registrations: Vec<(EkName, Vec<u8>)>,
+    /// Admissions for the head-end.
+    pub admissions: Vec<(EkName, Admission)>,
+}
+
+/// Scans the register for what is still to be told, at most `limit` devices after `after`.
+///
+/// Returns the outbox and where to go on; `None` at the end.
+///
+/// # Errors
+/// [`RecordsError`] from the store.
+pub fn outbox<R: Records>(
+    records: &R,
+    after: &[u8],
+    limit: usize,
+) -> Result<(Outbox, Option<Vec<u8>>), RecordsError> {
+    let rows = records.range(DEVICES, after, limit)?;
+    let next = rows.last().filter(|_| rows.len() == limit).map(|(key, _)| key.clone());
+    let mut outbox = Outbox::default();
+    for (_, value) in &rows {
+        let entry: RegisterEntry = minicbor::decode(value).map_err(|_| RecordsError)?;
+        if let Some(Bytes(registration)) = &entry.registration_pending {
+            outbox.registrations.push((entry.device, registration.clone()));
+        }
+        if entry.admission_pending {
+            outbox.admissions.extend(entry.admission().map(|admission| (entry.device, admission)));
+        }
+    }
+    Ok((outbox, next))
+}
+
+/// What others have confirmed.
+#[derive(Debug, Clone, Copy)]
+pub enum Told {
+    /// The init server has the redirect.
+    Registration,
+    /// The head-end has the admission of this revision.
+    Admission(u64),
+}
+
+/// Marks what was told, to be committed.
+///
+/// # Errors
+/// [`RecordsError`] from the store.
+pub fn told<R: Records>(records: &R, told: &[(EkName, Told)]) -> Result<Vec<Write>, RecordsError> {
+    let mut overlay = Overlay::new(records);
+    for (device, what) in told {
+        let Some(mut entry) = overlay.load::<RegisterEntry>(DEVICES, device.as_bytes())? else { continue };
+        match what {
+            Told::Registration => entry.registration_pending = None,
+            Told::Admission(revision) if *revision == entry.revision => entry.admission_pending = false,
+            Told::Admission(_) => continue,
+        }
+        overlay.save(DEVICES, device.as_bytes(), &entry);
+    }
+    Ok(overlay.into_writes())
+}
