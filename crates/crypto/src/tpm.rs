@@ -8,12 +8,14 @@
 mod credential;
 mod duplicate;
 mod kdf;
+mod parameter;
 mod secret;
 mod session;
 
 pub use credential::{make_credential, open_credential};
 pub use duplicate::{Duplicate, SEALED_PUBLIC_HEAD, SealedSecret, duplicate, duplicate_with, open_duplicate};
 pub use kdf::{kdfa, kdfe};
+pub use parameter::{decrypted_response, encrypted_device_root};
 pub use secret::{SecretLabel, recover_secret, share_secret, share_secret_with};
 pub use session::{
     AuthInForce, ChangeAuth, CommandAuth, SessionNonces, TpmSessionKey, change_auth_command, change_auth_confirmed,
