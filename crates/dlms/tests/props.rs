@@ -136,6 +136,7 @@ proptest! {
     }
 }
 
+//= DLMS 12.1: the tag is compared, whatever bit is flipped
 #[test]
 fn every_flipped_bit_of_one_apdu_is_refused() {
     let sealed = seal(7, b"reading");

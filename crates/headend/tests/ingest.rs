@@ -172,7 +172,8 @@ fn a_missing_value_is_no_reading_and_never_a_zero() {
 #[test]
 fn a_link_carries_ciphered_apdus_of_its_own_meter_only() {
     let plain = WrapperFrame::new(1, 1, push(1, 1, 1, None)).unwrap().to_bytes();
-    let cases: [(Vec<u8>, fn(&Refusal) -> bool); 4] = [
+    type Case = (Vec<u8>, fn(&Refusal) -> bool);
+    let cases: [Case; 4] = [
         (frame(2, 1, &[0; 20]), |reason| *reason == Refusal::SystemTitle),
         (plain, |reason| matches!(reason, Refusal::Apdu(_))),
         (vec![0, 1, 0, 1, 0, 1, 0xFF, 0xFF], |reason| matches!(reason, Refusal::Frame(_))),
@@ -335,6 +336,7 @@ fn a_clock_that_was_set_back_is_an_event_and_its_reading_is_stored() {
     assert_eq!(events.iter().filter(|event| matches!(event, Event::Stored { stored: 1, .. })).count(), 2);
 }
 
+//= headend 2.7: an interval is keyed by its start, converted once, when it is decoded
 #[test]
 fn pushes_of_our_meter_and_of_a_foreign_stack_become_readings() {
     for (name, field, start, value) in [

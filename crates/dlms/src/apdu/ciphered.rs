@@ -125,6 +125,7 @@ impl<'a> GeneralGlo<'a> {
             return Err(start.fail("apdu tag", Rule::Tag { tag }));
         }
         let system_title = system_title(&mut reader)?;
+        //= DLMS 12.7: lengths of a ciphered body of any size are written and read alike
         let at = reader.clone();
         let size = reader.length("ciphered content")?;
         if size < Protected::HEADER_SIZE {

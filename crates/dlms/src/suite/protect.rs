@@ -118,5 +118,6 @@ pub fn open_protected(
     if security_control != SecurityControl::AUTHENTICATED_ENCRYPTION {
         return Err(OpenError::SecurityControl(security_control));
     }
+    //= DLMS 12.1: the tag is compared, whatever bit is flipped
     apdu::open(guek, gak, originator, security_control.0, invocation_counter, body).ok_or(OpenError::Rejected)
 }
