@@ -1,0 +1,134 @@
+//! Records in SQLite: one table, all services alike.
+
+use std::path::Path;
+
+use gridseal_types::records::{Commit, Records, RecordsError, Table, Write};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::connection::{self, OpenError, Schema};
+use crate::Transact;
+
+const SCHEMA: Schema = Schema {
+    application_id: u32::from_be_bytes(*b"GSrc"),
+    version: 1,
+    create: "CREATE TABLE records(
+                 tbl TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
+                 PRIMARY KEY(tbl, key)) STRICT, WITHOUT ROWID",
+};
+
+const GET: &str = "SELECT value FROM records WHERE tbl = ?1 AND key = ?2";
+const RANGE: &str = "SELECT key, value FROM records WHERE tbl = ?1 AND key > ?2 ORDER BY key LIMIT ?3";
+const PUT: &str = "INSERT INTO records(tbl, key, value) VALUES(?1, ?2, ?3)
+                   ON CONFLICT(tbl, key) DO UPDATE SET value = excluded.value";
+const DELETE: &str = "DELETE FROM records WHERE tbl = ?1 AND key = ?2";
+
+/// The records of one service in an SQLite file; a change is on disk before `commit` or `transact` returns.
+///
+/// Several processes may open the same file, for example a service and a command line tool. Whoever decides on what it
+/// reads uses [`Transact::transact`]; a plain [`Commit::commit`] is for blind writes and for files with one writer.
+/// A caller waits up to [`crate::BUSY_TIMEOUT`] for the transaction of another process.
+///
+/// ```
+/// use gridseal_store::{SqliteRecords, Transact};
+/// use gridseal_types::records::{Overlay, RecordsError};
+///
+/// let mut records = SqliteRecords::in_memory()?;
+/// let count: u64 = records.transact(|records| {
+///     let mut overlay = Overlay::new(records);
+///     let count = overlay.load::<u64>("visits", b"meter")?.unwrap_or(0).saturating_add(1);
+///     overlay.save("visits", b"meter", &count);
+///     Ok::<_, RecordsError>((overlay.into_writes(), count))
+/// })?;
+/// assert_eq!(count, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct SqliteRecords {
+    connection: Connection,
+}
+
+impl SqliteRecords {
+    /// Opens a file, made when there is none; its mode is 0600.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Ok(Self { connection: connection::open(path.as_ref(), &SCHEMA)? })
+    }
+
+    /// Records that are gone when dropped: for tests.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn in_memory() -> Result<Self, OpenError> {
+        Ok(Self { connection: connection::in_memory(&SCHEMA)? })
+    }
+}
+
+impl Records for SqliteRecords {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, RecordsError> {
+        let get = || {
+            let mut statement = self.connection.prepare_cached(GET)?;
+            statement.query_row(params![table, key], |row| row.get(0)).optional()
+        };
+        get().map_err(|error| failed("get", &error))
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        after: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RecordsError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let range = || {
+            let mut statement = self.connection.prepare_cached(RANGE)?;
+            let rows =
+                statement.query_map(params![table, after, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        range().map_err(|error| failed("range", &error))
+    }
+}
+
+impl Commit for SqliteRecords {
+    fn commit(&mut self, writes: Vec<Write>) -> Result<(), RecordsError> {
+        self.transact(|_| Ok((writes, ())))
+    }
+}
+
+impl Transact for SqliteRecords {
+    fn transact<T, E: From<RecordsError>>(
+        &mut self,
+        decide: impl FnOnce(&Self) -> Result<(Vec<Write>, T), E>,
+    ) -> Result<T, E> {
+        // Immediate: the write lock is taken before the first read. Dropped without commit, on an error or a panic of
+        // the decision, the transaction rolls back.
+        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
+            .map_err(|error| failed("begin", &error))?;
+        let (writes, result) = decide(self)?;
+        if !writes.is_empty() {
+            apply(&transaction, &writes).map_err(|error| failed("write", &error))?;
+            transaction.commit().map_err(|error| failed("commit", &error))?;
+        }
+        Ok(result)
+    }
+}
+
+fn apply(connection: &Connection, writes: &[Write]) -> rusqlite::Result<()> {
+    let mut put = connection.prepare_cached(PUT)?;
+    let mut delete = connection.prepare_cached(DELETE)?;
+    for Write { table, key, value } in writes {
+        match value {
+            Some(value) => put.execute(params![table, key, value])?,
+            None => delete.execute(params![table, key])?,
+        };
+    }
+    Ok(())
+}
+
+/// The port's error says no more than that it failed; the cause is for the operator. SQLite's messages hold no values.
+fn failed(step: &'static str, error: &rusqlite::Error) -> RecordsError {
+    tracing::error!(code = "store.records_failed", step, %error, "record store failed");
+    RecordsError
+}
