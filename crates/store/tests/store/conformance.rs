@@ -1,30 +1,9 @@
 //! What any record store must do, written once and run on each.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
 use gridseal_store::{SqliteRecords, Transact};
 use gridseal_types::records::{Commit, MemoryRecords, Records, RecordsError, Write};
 
-/// A folder for one test, gone afterwards.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(test: &str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use crate::scratch::Scratch;
 
 fn put(table: &'static str, key: &[u8], value: &[u8]) -> Write {
     Write { table, key: key.to_vec(), value: Some(value.to_vec()) }
@@ -126,7 +105,7 @@ macro_rules! conformance {
         mod sqlite_file {
             $(#[test] fn $rule() {
                 let scratch = super::Scratch::new(stringify!($rule));
-                super::$rule(super::SqliteRecords::open(scratch.0.join("records.db")).unwrap());
+                super::$rule(super::SqliteRecords::open(scratch.path().join("records.db")).unwrap());
             })*
         }
     };
@@ -142,7 +121,7 @@ conformance! {
 #[test]
 fn sqlite_and_memory_agree_after_random_commits() {
     let scratch = Scratch::new("agree");
-    let path = scratch.0.join("records.db");
+    let path = scratch.path().join("records.db");
     let (mut memory, mut sqlite) = (MemoryRecords::default(), SqliteRecords::open(&path).unwrap());
     // A small generator of its own: the sequence is the same in every run.
     let mut state = 1u64;
