@@ -1,0 +1,262 @@
+//! The manufacturer and the owner of tests: keys, papers, rules.
+
+use std::time::Duration;
+
+use gridseal_crypto::{
+    InvocationCounter, Key, PublicKey, Signer, SigningKey,
+    role::{CaSigning, ConfigSigning, Dek, DeviceRootSecret, Gak, Guek, InitSigning, OwnerSigning, VoucherSigning},
+    sha256,
+};
+use gridseal_dlms::suite::protect::seal_general_glo;
+use gridseal_keys::{Core, Keystore, KeystoreFile};
+use gridseal_onboarding::endpoint_manager::register::RegistrationRules;
+use gridseal_pki::{Authority, Issuer, Settings, Validity, profile, self_signed};
+use gridseal_trust::{
+    csr::subject_public_key_info,
+    enrol::{
+        cose::{SignedType, key_id, sign},
+        delivery::{Release, deliver},
+        device::Firmware,
+        document::{Delegation, Entry, EntryKind, Header, Manifest, Policy},
+        registrar::Rules,
+        secrets::{OwnerSecretExt, owner_secret},
+        voucher::Voucher,
+    },
+    root::{DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
+    tpm,
+};
+use gridseal_types::{Digest, EkName, SystemTitle, UtcTime};
+
+use super::{PACE, START, TestRng, signing_key};
+
+pub const MODEL: &str = "Lab 1";
+pub const SYSTEM_TITLE: SystemTitle = SystemTitle(*b"GSL\0\0\0\0\x01");
+const TENANT: [u8; 16] = *b"tenant of tests\0";
+/// What a boot measures into PCR 0 and PCR 4.
+const MEASURED: [(u8, &[u8]); 2] = [(0, b"firmware 1"), (4, b"boot loader 1")];
+
+/// The manufacturer.
+pub struct Factory {
+    pub voucher: SigningKey<VoucherSigning>,
+}
+
+/// A device as it leaves the factory, with the papers that go to its owner.
+pub struct Made {
+    pub root: SoftwareRoot,
+    /// N_root: the test's own copy.
+    pub device_root: [u8; 32],
+    pub ek_name: EkName,
+    pub manifest: Vec<u8>,
+    pub voucher: Vec<u8>,
+    pub delivery: Vec<u8>,
+}
+
+impl Factory {
+    pub fn new() -> Self {
+        Self { voucher: signing_key("voucher") }
+    }
+
+    pub fn voucher_key(&self) -> PublicKey {
+        self.voucher.public()
+    }
+
+    pub fn init_key(&self) -> SigningKey<InitSigning> {
+        signing_key("init")
+    }
+
+    pub fn firmware(&self, serial: &str) -> Firmware {
+        Firmware {
+            init_keys: vec![self.init_key().public()],
+            voucher_keys: vec![self.voucher_key()],
+            subject: serial.into(),
+            pace: PACE,
+        }
+    }
+
+    /// Makes a device and sells it.
+    pub fn make(&self, serial: &str, owner: &Owner) -> Made {
+        let mut device_root = sha256(&[b"device root", serial.as_bytes()]);
+        let mut root = SoftwareRoot::new(Box::new(TestRng::new(serial, 1)));
+        let description = match root.perform(RootRequest::Manufacture(Key::take(&mut device_root.clone()))) {
+            Ok(RootReply::Described(description)) => description,
+            other => panic!("{other:?}"),
+        };
+        measured_boot(&mut root);
+        let n_1 = owner_secret(&Key::<DeviceRootSecret, 32>::take(&mut device_root.clone()), 1);
+        let ek_name = tpm::name(&description.ek_public);
+        let endorsement = tpm::endorsement_key(&description.ek_public).unwrap();
+        let manifest = Manifest {
+            serial: serial.into(),
+            model: MODEL.into(),
+            ek_name,
+            ek_pub: description.ek_public,
+            spki: Digest(sha256(&[&subject_public_key_info(&endorsement)])),
+            n_commit: n_1.commitment(),
+            vendor: "Test works".into(),
+            made: START,
+            system_title: Some(SYSTEM_TITLE),
+            software_root: true,
+        };
+        let header = self.header(serial, ek_name, n_1.commitment());
+        let voucher = Voucher { entries: vec![self.entry(&header, owner)], header };
+        let release = Release { ek_name, epoch: 1, serial: serial.into(), entry: Digest([0; 32]) };
+        let mut rng = TestRng::new(serial, 2);
+        let delivery = deliver(&release, &n_1, &self.voucher, &owner.encryption(), &mut rng).unwrap();
+        device_root = sha256(&[b"device root", serial.as_bytes()]);
+        Made {
+            root,
+            device_root,
+            ek_name,
+            manifest: sign(&self.voucher, SignedType::Manifest, &manifest.encode()).unwrap(),
+            voucher: voucher.encode(),
+            delivery,
+        }
+    }
+
+    /// A signed voucher header.
+    pub fn header(&self, serial: &str, ek_name: EkName, n_commit: Digest) -> Vec<u8> {
+        let header =
+            Header { ek_name, model: MODEL.into(), serial: serial.into(), n_commit, second_key: None };
+        sign(&self.voucher, SignedType::Voucher, &header.encode()).unwrap()
+    }
+
+    /// Entry 1 of a voucher: to `owner`.
+    pub fn entry(&self, header: &[u8], owner: &Owner) -> Vec<u8> {
+        let payload = gridseal_trust::enrol::cose::Sign1::decode(header).unwrap().payload.to_vec();
+        let entry = Entry {
+            index: 1,
+            epoch: 1,
+            kind: EntryKind::Transfer,
+            previous: SignedType::Voucher.hash(&payload),
+            owner: owner.signing.public(),
+            encryption: owner.encryption(),
+            issued: START,
+            second_key: None,
+        };
+        sign(&self.voucher, SignedType::Entry, &entry.encode()).unwrap()
+    }
+}
+
+/// Measures what the policy of [`Owner::rules`] allows.
+pub fn measured_boot(root: &mut SoftwareRoot) {
+    for (pcr, what) in MEASURED {
+        root.extend_pcr(pcr, &Digest(sha256(&[what]))).unwrap();
+    }
+}
+
+fn measured(what: &[u8]) -> Digest {
+    Digest(sha256(&[&[0; 32], &sha256(&[what])]))
+}
+
+/// An owner: offline owner key and the keystore of its key service.
+pub struct Owner {
+    number: u64,
+    pub signing: SigningKey<OwnerSigning>,
+    file: KeystoreFile,
+}
+
+impl Owner {
+    pub fn new(number: u64) -> Self {
+        let signing = SigningKey::new(&Key::generate_scalar(&mut TestRng::new("owner", number)).unwrap()).unwrap();
+        let file = KeystoreFile::create(&dek(number), TENANT, &mut TestRng::new("keystore", number)).unwrap();
+        Self { number, signing, file }
+    }
+
+    /// The owner's encryption key, which the voucher names.
+    pub fn encryption(&self) -> PublicKey {
+        self.file.public_keys(&dek(self.number)).unwrap().encryption
+    }
+
+    /// K_config: the first key that the keystore drew.
+    pub fn config_key(&self) -> SigningKey<ConfigSigning> {
+        let key = Key::generate_scalar(&mut TestRng::new("keystore", self.number)).unwrap();
+        let key = SigningKey::new(&key).unwrap();
+        assert_eq!(key.public(), self.file.public_keys(&dek(self.number)).unwrap().config);
+        key
+    }
+
+    /// A delegation of the owner key.
+    pub fn delegation(&self, key: PublicKey, uses: u8, generation: u32) -> Vec<u8> {
+        let delegation = Delegation {
+            owner_key: key_id(&self.signing.public()),
+            uses,
+            key,
+            generation,
+            not_before: START,
+            not_after: UtcTime(START.0 + 400 * 86_400),
+        };
+        sign(&self.signing, SignedType::Delegation, &delegation.encode()).unwrap()
+    }
+
+    /// The delegation under which the key service works.
+    pub fn working_delegation(&self) -> Vec<u8> {
+        self.delegation(self.config_key().public(), 3, 1)
+    }
+
+    pub fn open_keys(&self, factory: &Factory) -> Core {
+        let delegation = self.working_delegation();
+        let keystore = Keystore::open(&self.file, dek(self.number), delegation, vec![factory.voucher_key()]);
+        Core::new(keystore.unwrap(), Core::ATTESTATION_AGE_DEFAULT_S)
+    }
+
+    pub fn rules(&self) -> Rules {
+        Rules {
+            policy: Policy {
+                model: MODEL.into(),
+                release: "1".into(),
+                pcrs: MEASURED
+                    .iter()
+                    .map(|(pcr, what)| (*pcr, vec![Digest([9; 32]), measured(what)]))
+                    .collect(),
+                version: 1,
+                logs_may_be_empty: true,
+                issued: START,
+            },
+            danger_accept_open_platform: false,
+            terminus: vec!["https://meters.example:8443".into()],
+        }
+    }
+
+    pub fn registration_rules(&self, factory: &Factory) -> RegistrationRules {
+        RegistrationRules {
+            voucher_keys: vec![factory.voucher_key()],
+            owner: self.signing.public(),
+            danger_accept_software_roots: true,
+            config_urls: vec!["https://config.example:8443".into()],
+            config_pins: vec![Digest([3; 32])],
+            redirect_lifetime_s: 365 * 86_400,
+        }
+    }
+}
+
+fn dek(number: u64) -> Key<Dek, 32> {
+    Key::generate(&mut TestRng::new("dek", number)).unwrap()
+}
+
+/// The owner's certificate authority.
+pub fn authority() -> Authority<SigningKey<CaSigning>> {
+    let validity =
+        |days: u64| Validity::starting(UtcTime(START.0 - 86_400), Duration::from_secs(days * 86_400));
+    let rng = &mut TestRng::new("certificates", 0);
+    let draft = profile::root("Owner Root", &signing_key::<CaSigning>("root").public(), validity(9_000)).unwrap();
+    let certificate = self_signed(draft, &signing_key::<CaSigning>("root"), rng).unwrap();
+    let root = Issuer::new(signing_key::<CaSigning>("root"), certificate).unwrap();
+    let issuing = signing_key::<CaSigning>("issuing");
+    let draft = profile::issuing("Owner Issuing", &issuing.public(), validity(4_000)).unwrap();
+    let certificate = root.issue(draft, rng).unwrap();
+    Authority::new(Issuer::new(issuing, certificate).unwrap(), root.certificate().clone(), Settings::default())
+        .unwrap()
+}
+
+/// DLMS keys as the meter has them.
+pub struct DeliveredKeys {
+    pub guek: Key<Guek, 16>,
+    pub gak: Key<Gak, 16>,
+}
+
+/// An APDU under delivered keys, with this invocation counter.
+pub fn seal(keys: &DeliveredKeys, originator: SystemTitle, counter: u64, plain: &[u8]) -> Vec<u8> {
+    let mut tickets = InvocationCounter::resume(counter);
+    tickets.extend(tickets.reserve(1).unwrap());
+    seal_general_glo(&keys.guek, &keys.gak, originator, tickets.take().unwrap(), plain).unwrap()
+}
