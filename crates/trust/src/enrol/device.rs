@@ -10,7 +10,6 @@ mod check;
 mod record;
 mod table;
 
-pub(super) use check::qualifying;
 pub use record::{DeliveredKey, DeviceRecord, Installed};
 
 use alloc::{collections::VecDeque, string::String, vec::Vec};

@@ -100,6 +100,13 @@ impl Default for Transcript {
     }
 }
 
+/// qualifyingData of a TPM statement: `SHA-256("gs-qd-v1" || u8(purpose) || x)`, so that one statement serves one
+/// purpose. In C3 x is th_2 and the purposes are 1 storage key, 2 TLS key, 3 identity key, 4 quote.
+#[must_use]
+pub fn qualifying(purpose: u8, x: &Digest) -> Digest {
+    Digest(sha256(&[b"gs-qd-v1", &[purpose], x.as_bytes()]))
+}
+
 /// Session identifier of a C1.
 #[must_use]
 pub fn sid_of(c1: &[u8]) -> Sid {

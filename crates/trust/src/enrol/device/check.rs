@@ -5,7 +5,7 @@
 
 use alloc::{boxed::Box, vec::Vec};
 
-use gridseal_crypto::{sha256, tpm::SEALED_PUBLIC_HEAD};
+use gridseal_crypto::tpm::SEALED_PUBLIC_HEAD;
 use gridseal_types::{Code, Digest, EkName, Nonce, service::keys::Bytes};
 
 use super::{Challenge, DeliveredKey, Device, Installed, Session};
@@ -25,12 +25,6 @@ use crate::{
     root::{ImportObject, KeyBlob, OwnerPin},
     tpm,
 };
-
-/// `qd(p) = SHA-256("gs-qd-v1" || u8(p) || x)`: one attest serves one purpose.
-#[must_use]
-pub(in crate::enrol) fn qualifying(purpose: u8, x: &Digest) -> Digest {
-    Digest(sha256(&[b"gs-qd-v1", &[purpose], x.as_bytes()]))
-}
 
 impl Device {
     /// I2: signed by an init key, for this device and nonce; voucher and redirect valid; not older than what was accepted.

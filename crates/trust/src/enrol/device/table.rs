@@ -7,7 +7,7 @@ use gridseal_types::{Code, Digest, Nonce, Tick};
 
 use super::{
     Attested2, Device, EPOCH_STEPS_MAX, Event, FAILURES_MAX, Input, Output, Peer, Secrets, Session, State,
-    Unexpected, check::qualifying, keep,
+    Unexpected, keep,
 };
 use crate::{
     csr::{assemble_csr, csr_to_be_signed},
@@ -16,7 +16,7 @@ use crate::{
         secrets::{ActivationSecretExt, OwnerSecretExt, SessionSecretExt},
         session::{
             Envelope, EvidenceBody, HelloBody, InstalledBody, ResponsesBody, SUITE_P256, Step, Transcript,
-            seal_hello, seal_message, sid_of,
+            qualifying, seal_hello, seal_message, sid_of,
         },
     },
     root::{AttestRequest, Description, RootReply, RootRequest},

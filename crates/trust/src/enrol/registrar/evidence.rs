@@ -11,9 +11,8 @@ use super::{DeviceFacts, Rules, SessionRecord};
 use crate::{
     csr::parse_csr,
     enrol::{
-        device::qualifying,
         document::Policy,
-        session::{EvidenceBody, HelloBody, SUITE_P256},
+        session::{EvidenceBody, HelloBody, SUITE_P256, qualifying},
     },
     root::Attest,
     tpm,
