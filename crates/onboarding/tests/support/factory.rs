@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use gridseal_crypto::{
     InvocationCounter, Key, PublicKey, Signer, SigningKey,
-    role::{CaSigning, ConfigSigning, Dek, DeviceRootSecret, Gak, Guek, InitSigning, OwnerSigning, VoucherSigning},
+    role::{
+        CaSigning, ConfigSigning, Dek, DeviceRootSecret, Gak, Guek, InitSigning, OwnerSigning, VoucherSigning,
+    },
     sha256,
 };
 use gridseal_dlms::suite::protect::seal_general_glo;
@@ -157,7 +159,8 @@ pub struct Owner {
 
 impl Owner {
     pub fn new(number: u64) -> Self {
-        let signing = SigningKey::new(&Key::generate_scalar(&mut TestRng::new("owner", number)).unwrap()).unwrap();
+        let signing =
+            SigningKey::new(&Key::generate_scalar(&mut TestRng::new("owner", number)).unwrap()).unwrap();
         let file = KeystoreFile::create(&dek(number), TENANT, &mut TestRng::new("keystore", number)).unwrap();
         Self { number, signing, file }
     }
@@ -238,14 +241,19 @@ pub fn authority() -> Authority<SigningKey<CaSigning>> {
     let validity =
         |days: u64| Validity::starting(UtcTime(START.0 - 86_400), Duration::from_secs(days * 86_400));
     let rng = &mut TestRng::new("certificates", 0);
-    let draft = profile::root("Owner Root", &signing_key::<CaSigning>("root").public(), validity(9_000)).unwrap();
+    let draft =
+        profile::root("Owner Root", &signing_key::<CaSigning>("root").public(), validity(9_000)).unwrap();
     let certificate = self_signed(draft, &signing_key::<CaSigning>("root"), rng).unwrap();
     let root = Issuer::new(signing_key::<CaSigning>("root"), certificate).unwrap();
     let issuing = signing_key::<CaSigning>("issuing");
     let draft = profile::issuing("Owner Issuing", &issuing.public(), validity(4_000)).unwrap();
     let certificate = root.issue(draft, rng).unwrap();
-    Authority::new(Issuer::new(issuing, certificate).unwrap(), root.certificate().clone(), Settings::default())
-        .unwrap()
+    Authority::new(
+        Issuer::new(issuing, certificate).unwrap(),
+        root.certificate().clone(),
+        Settings::default(),
+    )
+    .unwrap()
 }
 
 /// DLMS keys as the meter has them.

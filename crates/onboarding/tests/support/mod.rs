@@ -229,8 +229,11 @@ impl World {
         let payload = shipped.redirect(rules, now, seq);
         let reply = self.ask_keys(KeyRequest::SignRedirect { payload: payload.clone() });
         let KeyReply::Signed { sign1, delegation } = reply else { panic!("{reply:?}") };
-        let signed =
-            SignedRedirect { redirect: sign1, delegation: Some(delegation), voucher: self.made.voucher.clone() };
+        let signed = SignedRedirect {
+            redirect: sign1,
+            delegation: Some(delegation),
+            voucher: self.made.voucher.clone(),
+        };
         let writes = shipped.enter(&self.register, now, &payload, signed).expect("register");
         self.register.commit(writes).unwrap();
         let (pending, _) = outbox(&self.register, &[], 100).expect("register");
@@ -399,7 +402,10 @@ impl World {
     }
 
     /// Messages straight to the endpoint manager; its replies by task.
-    pub fn work(&mut self, items: Vec<gridseal_trust::enrol::relay::RelayItem>) -> Vec<(u64, Option<Vec<u8>>)> {
+    pub fn work(
+        &mut self,
+        items: Vec<gridseal_trust::enrol::relay::RelayItem>,
+    ) -> Vec<(u64, Option<Vec<u8>>)> {
         let mut replies = Vec::new();
         self.tell_manager(endpoint_manager::Input::Work(items));
         while let Some(output) = self.manager.poll() {

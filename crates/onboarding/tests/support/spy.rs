@@ -13,8 +13,8 @@ use gridseal_trust::enrol::{
     secrets::{OwnerSecretExt, SessionSecretExt, owner_secret},
     session::{
         ChallengeBody, ChallengePayload, Configuration, Envelope, EvidenceBody, FinishedPayload, HelloBody,
-        InstalledBody, OwnPayload, ResponsesBody, Step, Transcript, open, seal_challenge, seal_hello, seal_message,
-        sid_of,
+        InstalledBody, OwnPayload, ResponsesBody, Step, Transcript, open, seal_challenge, seal_hello,
+        seal_message, sid_of,
     },
     wire::{Reader, encode},
 };
@@ -95,7 +95,9 @@ impl Spy {
         let key = match &envelope {
             Envelope::Hello { m, .. } => self.owner_secret().seal_c1(m),
             Envelope::Challenge { sid, m_em, .. } => self.owner_secret().seal_c2(&self.m(sid), m_em),
-            Envelope::Message { step, sid, .. } if step.number() % 2 == 1 => self.session(sid).device_to_owner(),
+            Envelope::Message { step, sid, .. } if step.number() % 2 == 1 => {
+                self.session(sid).device_to_owner()
+            }
             Envelope::Message { sid, .. } => self.session(sid).owner_to_device(),
             Envelope::Error { .. } => panic!("an error has no seal"),
         };
@@ -154,8 +156,7 @@ impl Spy {
     /// C2 with a changed payload, signed and granted again.
     pub fn challenge(&self, wire: &[u8], change: impl FnOnce(&mut ChallengePayload)) -> Vec<u8> {
         self.challenge_body(wire, |body| {
-            let mut payload =
-                ChallengePayload::decode(Sign1::decode(&body.signed).unwrap().payload).unwrap();
+            let mut payload = ChallengePayload::decode(Sign1::decode(&body.signed).unwrap().payload).unwrap();
             let th1 = payload.th1;
             change(&mut payload);
             let payload = payload.encode();
