@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Request, Response, Uri,
     body::{Bytes, Incoming},
-    header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
     http::uri::{Authority, Scheme},
 };
 use hyper_util::rt::TokioIo;
@@ -61,7 +61,9 @@ impl Target {
         let authority = Authority::try_from(host).map_err(|_| ApiError::Path)?;
         let uri = Uri::builder().scheme(Scheme::HTTPS).authority(authority).path_and_query(path);
         let request = Request::post(uri.build().map_err(|_| ApiError::Path)?)
-            .header(CONTENT_TYPE, HeaderValue::from_static(crate::CONTENT_TYPE));
+            .header(CONTENT_TYPE, HeaderValue::from_static(crate::CONTENT_TYPE))
+            // Explicit: for an empty body the library would leave it out.
+            .header(CONTENT_LENGTH, HeaderValue::from(body.len()));
         request.body(Full::new(body)).map_err(|_| ApiError::Path)
     }
 }
@@ -88,9 +90,6 @@ async fn answer(response: Response<Incoming>, size_max: usize) -> Result<Answer,
 }
 
 /// Waits for a call within its bound.
-async fn within<T>(
-    bound: Duration,
-    call: impl Future<Output = Result<T, ApiError>>,
-) -> Result<T, ApiError> {
+async fn within<T>(bound: Duration, call: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
     tokio::time::timeout(bound, call).await.unwrap_or(Err(ApiError::Timeout))
 }

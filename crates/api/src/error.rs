@@ -12,9 +12,12 @@ pub enum ApiError {
     /// The service did not accept a connection.
     #[error("no connection")]
     Connect(#[source] io::Error),
-    /// The handshake failed, or the service refused our certificate.
+    /// The handshake failed.
     #[error("no TLS connection")]
     Tls(#[from] TlsError),
+    /// The service ended TLS with an alert: it refused our certificate.
+    #[error("service ended TLS with an alert")]
+    Alert(#[source] hyper::Error),
     /// No answer in time. The request may have been served.
     #[error("no answer in time")]
     Timeout,
@@ -49,22 +52,22 @@ impl ApiError {
             Self::Connect(_) | Self::Timeout | Self::Interrupted(_) => Kind::Transient,
             Self::Tls(error) => error.kind(),
             Self::Status(202 | 408 | 429 | 503) => Kind::Transient,
-            Self::Status(_) | Self::TooLarge(_) | Self::ContentType | Self::Reply => Kind::Peer,
+            Self::Alert(_) | Self::Status(_) | Self::TooLarge(_) | Self::ContentType | Self::Reply => {
+                Kind::Peer
+            }
             Self::Batch | Self::Path => Kind::Local,
         }
     }
 }
 
 impl From<hyper::Error> for ApiError {
-    /// A refusal by TLS 1.3 after the handshake, such as of our certificate, reaches us as a broken connection.
+    /// A refusal by TLS 1.3 after the handshake, such as of our certificate, reaches us as a broken connection. The TLS
+    /// layer marks it as invalid data; HTTP/2 keeps no more of it than that mark.
     fn from(error: hyper::Error) -> Self {
         let mut source = std::error::Error::source(&error);
         while let Some(inner) = source {
-            let tls = inner.downcast_ref::<rustls::Error>().or_else(|| {
-                inner.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
-            });
-            if let Some(tls) = tls {
-                return Self::Tls(TlsError::Refused(tls.clone()));
+            if inner.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::InvalidData) {
+                return Self::Alert(error);
             }
             source = inner.source();
         }

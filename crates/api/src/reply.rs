@@ -88,7 +88,10 @@ impl Reply {
         }
         if let Some(delay) = retry_after {
             // Rounded up: "0" would ask for a tight loop.
-            headers.insert(RETRY_AFTER, HeaderValue::from(delay.as_secs().saturating_add(u64::from(delay.subsec_nanos() > 0)).max(1)));
+            headers.insert(
+                RETRY_AFTER,
+                HeaderValue::from(delay.as_secs().saturating_add(u64::from(delay.subsec_nanos() > 0)).max(1)),
+            );
         }
         response
     }

@@ -70,13 +70,7 @@ impl Router {
     ///
     /// The handler runs to its end even when the peer leaves, so that what it began is not cut off half done.
     #[must_use]
-    pub fn route<H, F>(
-        mut self,
-        path: &'static str,
-        access: Access,
-        body_size_max: usize,
-        handler: H,
-    ) -> Self
+    pub fn route<H, F>(mut self, path: &'static str, access: Access, body_size_max: usize, handler: H) -> Self
     where
         H: Fn(Peer, Bytes) -> F + Send + Sync + 'static,
         F: Future<Output = Reply> + Send + 'static,
@@ -90,12 +84,7 @@ impl Router {
     ///
     /// A body that is not one well-formed batch is refused with 400; an answer of another length is our fault: 500.
     #[must_use]
-    pub fn serve_batch<Request, Answer, H, F>(
-        self,
-        path: &'static str,
-        access: Access,
-        handler: H,
-    ) -> Self
+    pub fn serve_batch<Request, Answer, H, F>(self, path: &'static str, access: Access, handler: H) -> Self
     where
         Request: for<'b> Decode<'b, ()> + Send + 'static,
         Answer: Encode<()> + Send + 'static,

@@ -2,15 +2,7 @@
 
 mod request;
 
-use std::{
-    fmt,
-    future::Future,
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use gridseal_io::tls::{ServerTls, TlsError, accept};
 use hyper::service::service_fn;
