@@ -61,7 +61,7 @@ impl Target {
         let authority = Authority::try_from(host).map_err(|_| ApiError::Path)?;
         let uri = Uri::builder().scheme(Scheme::HTTPS).authority(authority).path_and_query(path);
         let request = Request::post(uri.build().map_err(|_| ApiError::Path)?)
-            .header(CONTENT_TYPE, HeaderValue::from_static(crate::CONTENT_TYPE))
+            .header(CONTENT_TYPE, HeaderValue::from_static(crate::MEDIA_TYPE))
             // Explicit: for an empty body the library would leave it out.
             .header(CONTENT_LENGTH, HeaderValue::from(body.len()));
         request.body(Full::new(body)).map_err(|_| ApiError::Path)
@@ -73,7 +73,7 @@ async fn answer(response: Response<Incoming>, size_max: usize) -> Result<Answer,
     let status = response.status().as_u16();
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
-    let is_cbor = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == crate::CONTENT_TYPE);
+    let is_cbor = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == crate::MEDIA_TYPE);
     if status != 200 {
         return Ok(Answer { status, retry_after, body: Vec::new() });
     }

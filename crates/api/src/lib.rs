@@ -19,9 +19,6 @@ mod server;
 
 pub use client::{Answer, Client, FieldClient};
 pub use error::ApiError;
-pub use reply::{Refusal, Reply};
+pub use reply::{MEDIA_TYPE, Refusal, Reply};
 pub use router::{Access, Peer, Router};
 pub use server::{Limits, Server, ServerEvent};
-
-/// The only content type on our wires.
-pub const CONTENT_TYPE: &str = "application/cbor";

@@ -9,6 +9,9 @@ use hyper::{
     header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
 
+/// The only content type on our wires.
+pub const MEDIA_TYPE: &str = "application/cbor";
+
 /// What a handler answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -84,7 +87,7 @@ impl Reply {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         if has_body {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(crate::CONTENT_TYPE));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(crate::MEDIA_TYPE));
         }
         if let Some(delay) = retry_after {
             // Rounded up: "0" would ask for a tight loop.

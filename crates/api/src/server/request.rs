@@ -65,7 +65,7 @@ fn body_length(route: &Route, request: &Request<Incoming>) -> Result<usize, Refu
         return Err(Refusal::Method);
     }
     let headers = request.headers();
-    if headers.get(CONTENT_TYPE).is_none_or(|value| value != crate::CONTENT_TYPE) {
+    if headers.get(CONTENT_TYPE).is_none_or(|value| value != crate::MEDIA_TYPE) {
         return Err(Refusal::ContentType);
     }
     let length = headers.get(CONTENT_LENGTH).ok_or(Refusal::Length)?;
