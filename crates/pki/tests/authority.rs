@@ -13,7 +13,7 @@ use gridseal_pki::{
     Authority, Call, Certificate, CertificateRecord, CertificateRecords, Csr, Holder, IssueError, Issuer,
     LintError, RecordsError, Settings, SubjectName, Validity, profile, self_signed,
 };
-use gridseal_trust::csr::{assemble_csr, csr_to_be_signed};
+use gridseal_trust::csr::{assemble_csr, certificate_key, csr_to_be_signed};
 use gridseal_types::{
     Code, Digest, EkName, UtcTime,
     service::certificates::{CertificateReply, CertificateRequest},
@@ -147,6 +147,7 @@ fn openssl_verifies_an_ldevid_and_reads_in_it_what_the_register_says() {
     assert_eq!(leaf.not_before(), UtcTime(NOW.0 - 300));
     assert_eq!(leaf.not_after(), UtcTime(NOW.0 - 300 + 8 * 365 * DAY_S));
     assert_eq!(leaf.serial().len(), 16);
+    assert_eq!(certificate_key(&chain[0]), Some(key(3).public()));
 }
 
 #[test]

@@ -153,6 +153,7 @@ pub fn fuzz_entry(input: &[u8]) {
     if let Some(signature) = signature_from_der(input) {
         assert_eq!(signature_to_der(&signature), input, "one encoding for one signature");
     }
+    let _ = certificate_key(input);
     if parse_csr(input).is_ok() {
         assert!(input.len() <= CSR_SIZE_MAX, "accepted beyond the limit");
     }
@@ -290,6 +291,24 @@ mod tests {
         let mut spki = subject_public_key_info(&key().public());
         spki[SPKI_SIZE - 1] ^= 1;
         assert_eq!(key_of_spki(&spki), None);
+    }
+
+    #[test]
+    fn the_key_of_a_certificate_is_found_with_and_without_a_version() {
+        let spki = subject_public_key_info(&key().public());
+        let (serial, part) = (tlv(INTEGER, &[&[7]]), tlv(SEQUENCE, &[]));
+        let version = tlv(ATTRIBUTES, &[&tlv(INTEGER, &[&[2]])]);
+        for version in [version, Vec::new()] {
+            let body = tlv(SEQUENCE, &[&version, &serial, &part, &part, &part, &part, &spki]);
+            let certificate = tlv(SEQUENCE, &[&body, &part, &tlv(BIT_STRING, &[&[0]])]);
+            assert_eq!(certificate_key(&certificate), Some(key().public()));
+            for length in 0..certificate.len() {
+                assert_eq!(certificate_key(&certificate[..length]), None, "{length} bytes");
+            }
+            let one_short =
+                tlv(SEQUENCE, &[&tlv(SEQUENCE, &[&version, &serial, &part, &part, &part, &spki])]);
+            assert_eq!(certificate_key(&one_short), None);
+        }
     }
 
     #[test]
