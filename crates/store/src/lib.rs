@@ -2,13 +2,19 @@
 //!
 //! [`SqliteRecords`] keeps the records of a service. Its main entrance is [`Transact::transact`]: the decision reads, and
 //! its changes are committed, inside one transaction, so that no other process changes in between what the decision
-//! rests on.
+//! rests on. [`certificates`] is the authority's port on such records.
+//!
+//! [`SqliteReadings`] keeps the readings and the admissions of the head-end, sealed at rest, and who looked at them.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod certificates;
 mod sqlite;
 mod transact;
 
-pub use sqlite::{BUSY_TIMEOUT, OpenError, SqliteRecords};
+pub use sqlite::{
+    ACCESS_TEXT_SIZE_MAX, Access, AccessRecord, BUSY_TIMEOUT, OpenError, ReadingsError, SqliteReadings,
+    SqliteRecords,
+};
 pub use transact::Transact;

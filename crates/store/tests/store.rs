@@ -2,11 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "store/certificates.rs"]
+mod certificates;
 #[path = "store/conformance.rs"]
 mod conformance;
 #[path = "store/open.rs"]
 mod open;
 #[path = "store/processes.rs"]
 mod processes;
+#[path = "store/readings.rs"]
+mod readings;
 #[path = "store/scratch.rs"]
 mod scratch;

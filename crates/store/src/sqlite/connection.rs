@@ -52,6 +52,9 @@ pub enum OpenError {
         /// Version this program knows.
         supported: u32,
     },
+    /// The rows are sealed under another key, or sealed where they should be clear, or the other way round.
+    #[error("database is not sealed under this key")]
+    Key,
 }
 
 impl OpenError {

@@ -25,11 +25,11 @@ const DELETE: &str = "DELETE FROM records WHERE tbl = ?1 AND key = ?2";
 /// The records of one service in an SQLite file; a change is on disk before `commit` or `transact` returns.
 ///
 /// Several processes may open the same file, for example a service and a command line tool. Whoever decides on what it
-/// reads uses [`Transact::transact`]; a plain [`Commit::commit`] is for blind writes and for files with one writer.
+/// reads uses [`SqliteRecords::transact`]; a plain [`Commit::commit`] is for blind writes and for files with one writer.
 /// A caller waits up to [`crate::BUSY_TIMEOUT`] for the transaction of another process.
 ///
 /// ```
-/// use gridseal_store::{SqliteRecords, Transact};
+/// use gridseal_store::SqliteRecords;
 /// use gridseal_types::records::{Overlay, RecordsError};
 ///
 /// let mut records = SqliteRecords::in_memory()?;
@@ -62,6 +62,26 @@ impl SqliteRecords {
     /// [`OpenError`].
     pub fn in_memory() -> Result<Self, OpenError> {
         Ok(Self { connection: connection::in_memory(&SCHEMA)? })
+    }
+
+    /// Decision and commit in one transaction: [`Transact::transact`], for callers that know which records they have.
+    ///
+    /// # Errors
+    /// What `decide` fails with, or [`RecordsError`]; nothing is written then.
+    pub fn transact<T, E: From<RecordsError>>(
+        &mut self,
+        decide: impl FnOnce(&Self) -> Result<(Vec<Write>, T), E>,
+    ) -> Result<T, E> {
+        // Immediate: the write lock is taken before the first read. Dropped without commit, on an error or a panic of
+        // the decision, the transaction rolls back.
+        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
+            .map_err(|error| failed("begin", &error))?;
+        let (writes, result) = decide(self)?;
+        if !writes.is_empty() {
+            apply(&transaction, &writes).map_err(|error| failed("write", &error))?;
+            transaction.commit().map_err(|error| failed("commit", &error))?;
+        }
+        Ok(result)
     }
 }
 
@@ -102,16 +122,7 @@ impl Transact for SqliteRecords {
         &mut self,
         decide: impl FnOnce(&Self) -> Result<(Vec<Write>, T), E>,
     ) -> Result<T, E> {
-        // Immediate: the write lock is taken before the first read. Dropped without commit, on an error or a panic of
-        // the decision, the transaction rolls back.
-        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
-            .map_err(|error| failed("begin", &error))?;
-        let (writes, result) = decide(self)?;
-        if !writes.is_empty() {
-            apply(&transaction, &writes).map_err(|error| failed("write", &error))?;
-            transaction.commit().map_err(|error| failed("commit", &error))?;
-        }
-        Ok(result)
+        self.transact(decide)
     }
 }
 

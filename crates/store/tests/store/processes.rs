@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use gridseal_store::{SqliteRecords, Transact};
+use gridseal_store::SqliteRecords;
 use gridseal_trust::audit::{AUDIT, Act, append, verify_chain};
 use gridseal_types::{
     UtcTime,
@@ -34,7 +34,7 @@ fn start(test: &str, database: &Path, file_blocks_max: Option<u32>) -> Child {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    writeln!(child.stdin.take().unwrap(), "{}", database.display()).unwrap();
+    writeln!(child.stdin.as_mut().unwrap(), "{}", database.display()).unwrap();
     child
 }
 
@@ -131,6 +131,9 @@ fn a_full_disk_fails_the_commit_and_changes_nothing() {
 #[ignore = "started by other tests as a process of its own"]
 fn process_that_audits() {
     let Some(mut store) = database() else { return };
+    report(0);
+    // Both are to have the file open before the first of them writes: the end of the input is the sign.
+    stdin().read_line(&mut String::new()).unwrap();
     let name = format!("{}", std::process::id());
     for number in 0..AUDITED_BY_EACH {
         store
@@ -141,6 +144,7 @@ fn process_that_audits() {
                 Ok::<_, RecordsError>((overlay.into_writes(), ()))
             })
             .unwrap();
+        std::thread::yield_now();
     }
 }
 
@@ -149,15 +153,52 @@ fn two_processes_that_audit_at_once_make_one_unbroken_chain() {
     let scratch = Scratch::new("audit");
     let path = scratch.path().join("records.db");
     // The file is not there yet: both make it.
-    let children = [(); 2].map(|()| start("processes::process_that_audits", &path, None));
-    for mut child in children {
-        std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
+    let mut children = [(); 2].map(|()| start("processes::process_that_audits", &path, None));
+    let mut outputs = Vec::new();
+    for child in &mut children {
+        let mut reports = reports(child);
+        assert_eq!(reports.next(), Some(0));
+        outputs.push(reports);
+    }
+    for child in &mut children {
+        drop(child.stdin.take());
+    }
+    for (mut child, output) in children.into_iter().zip(outputs) {
+        assert_eq!(output.count(), 0);
         assert!(child.wait().unwrap().success());
     }
     let store = SqliteRecords::open(&path).unwrap();
     let entries = store.range(AUDIT, &[], usize::MAX).unwrap();
     let chain = verify_chain(entries.iter().map(|(_, value)| value.as_slice())).unwrap();
     assert_eq!(chain.len(), 2 * AUDITED_BY_EACH);
-    let changes = chain.windows(2).filter(|pair| pair[0].actor != pair[1].actor).count();
-    assert!(changes > 1, "they wrote at the same time");
+    let mut writers: Vec<&str> = chain.iter().map(|entry| entry.actor.as_str()).collect();
+    writers.sort_unstable();
+    writers.dedup();
+    assert_eq!(writers.len(), 2);
+}
+
+#[test]
+fn nobody_commits_between_a_decision_and_its_commit() {
+    let scratch = Scratch::new("between");
+    let path = scratch.path().join("records.db");
+    let count_up = |records: &SqliteRecords| {
+        let mut overlay = Overlay::new(records);
+        let count = overlay.load::<u64>("count", b"")?.unwrap_or(0) + 1;
+        overlay.save("count", b"", &count);
+        Ok::<_, RecordsError>((overlay.into_writes(), count))
+    };
+    let (mut first, mut second) = (SqliteRecords::open(&path).unwrap(), SqliteRecords::open(&path).unwrap());
+    std::thread::scope(|scope| {
+        let (begun, begins) = std::sync::mpsc::channel();
+        let other = first.transact(|records| {
+            let decided = count_up(records)?;
+            let other = scope.spawn(move || {
+                begun.send(()).unwrap();
+                second.transact(count_up)
+            });
+            begins.recv().unwrap();
+            Ok::<_, RecordsError>((decided.0, other))
+        });
+        assert_eq!(other.unwrap().join().unwrap(), Ok(2), "it waited, and counted on");
+    });
 }
