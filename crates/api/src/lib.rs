@@ -11,11 +11,11 @@
 #![deny(missing_docs)]
 
 pub mod batch;
-mod client;
+pub mod client;
 mod error;
 mod reply;
-mod router;
-mod server;
+pub mod router;
+pub mod server;
 
 pub use client::{Answer, Client, FieldClient};
 pub use error::ApiError;
