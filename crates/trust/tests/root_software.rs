@@ -178,7 +178,8 @@ fn a_measurement_changes_the_quote() {
     let extended = Digest(sha256(&[&[0; 32], &[1; 32]]));
     let expected = tpm::pcr_digest(&[Digest([0; 32]), extended, Digest([0; 32])]);
     let (quote, request) = (&attested.quote, &challenge.request);
-    tpm::attest::verify_quote(quote, &key, &request.qualifying[3], &request.pcr_selection, Some(&expected)).unwrap();
+    tpm::attest::verify_quote(quote, &key, &request.qualifying[3], &request.pcr_selection, Some(&expected))
+        .unwrap();
 }
 
 #[test]

@@ -16,17 +16,19 @@ use alloc::{boxed::Box, vec::Vec};
 
 use gridseal_crypto::{
     AgreementKey, Key, Rng, Signer, SigningKey,
-    role::{DeviceRootSecret, SoftwareRootKey},
+    role::{AuthValue, DeviceRootSecret, SoftwareRootKey},
     tpm::{SecretLabel, SessionNonces, TpmSessionKey, open_credential, open_duplicate, recover_secret},
 };
 use gridseal_types::{Digest, EkName, N16, service::keys::TpmSession};
 
 use super::{
-    Assurance, AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, RootError, RootReply,
-    RootRequest,
+    Assurance, AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, RootError,
+    RootReply, RootRequest,
 };
 use crate::enrol::secrets::owner_secret;
-use crate::tpm::{self, ATTESTATION_TEMPLATE, ENDORSEMENT_TEMPLATE, PCR_COUNT, STORAGE_TEMPLATE, TLS_TEMPLATE};
+use crate::tpm::{
+    self, ATTESTATION_TEMPLATE, ENDORSEMENT_TEMPLATE, PCR_COUNT, STORAGE_TEMPLATE, TLS_TEMPLATE,
+};
 
 use saved::NonVolatile;
 
@@ -134,6 +136,24 @@ impl SoftwareRoot {
         self.volatile.sessions.len()
     }
 
+    /// Of owner and lockout authorisation: `None` when it is not set, else whether it is the given one. A TPM tells
+    /// nobody; a simulation must know whether the owner could still get in.
+    #[must_use]
+    pub fn authorisations_match(&self, known: [Option<&Key<AuthValue, 32>>; 2]) -> [Option<bool>; 2] {
+        let Some(kept) = &self.kept else { return [None; 2] };
+        let [owner, lockout] = known;
+        let is_same = |set: &Option<Key<AuthValue, 32>>, known: Option<&Key<AuthValue, 32>>| {
+            set.as_ref().map(|set| known.is_some_and(|known| set.ct_eq(known).into()))
+        };
+        [is_same(&kept.owner_auth, owner), is_same(&kept.lockout_auth, lockout)]
+    }
+
+    /// Whether a wrong lockout authorisation has disabled the lockout hierarchy.
+    #[must_use]
+    pub fn is_locked_out(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.is_locked_out)
+    }
+
     fn kept(&self) -> Result<&NonVolatile, RootError> {
         self.kept.as_ref().ok_or(RootError::Unsuitable)
     }
@@ -197,8 +217,10 @@ impl SoftwareRoot {
             context.certify(tls, &kept.two_names(&request.keys.tls.public))?,
             context.certify(iak, &statement::endorsement_child(&request.keys.iak_public))?,
         ];
-        let values: Vec<Digest> =
-            selection.indices().filter_map(|index| self.volatile.pcrs.get(usize::from(index)).copied()).collect();
+        let values: Vec<Digest> = selection
+            .indices()
+            .filter_map(|index| self.volatile.pcrs.get(usize::from(index)).copied())
+            .collect();
         let quote = context.quote(quote, &selection, &tpm::pcr_digest(&values))?;
         let sessions = self.start_sessions(request)?;
         Ok(RootReply::Attested(Box::new(Attested { activation, sessions, certify, quote })))

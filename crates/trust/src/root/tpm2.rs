@@ -23,8 +23,8 @@ use gridseal_crypto::{
 use gridseal_types::{N16, service::keys::TpmSession};
 
 use super::{
-    Assurance, AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, RootError, RootReply,
-    RootRequest, TpmTransport,
+    Assurance, AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, RootError,
+    RootReply, RootRequest, TpmTransport,
 };
 use crate::tpm::{self, ATTESTATION_TEMPLATE, RH_PLATFORM, STORAGE_TEMPLATE, TLS_TEMPLATE};
 

@@ -12,8 +12,8 @@ use gridseal_crypto::{
 };
 use gridseal_trust::{
     root::{
-        AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, OwnerPin, RootError,
-        RootReply, RootRequest,
+        AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, OwnerPin,
+        RootError, RootReply, RootRequest,
     },
     tpm::{self, PcrSelection, attest},
 };
@@ -118,8 +118,7 @@ impl<'r> Owner<'r> {
         is_set: bool,
     ) -> (Vec<u8>, [u8; 16]) {
         let nonce_caller = random(self.rng).unwrap();
-        let in_force =
-            if is_set { AuthInForce::Value(&self.in_force[which]) } else { AuthInForce::Empty };
+        let in_force = if is_set { AuthInForce::Value(&self.in_force[which]) } else { AuthInForce::Empty };
         let command = change_auth_command(&ChangeAuth {
             hierarchy: HIERARCHIES[which],
             session_handle: attested.sessions[which].handle,
@@ -229,8 +228,7 @@ fn deliver(bench: &mut dyn Bench, owner: &mut Owner<'_>, keys: &OwnerKeys) -> [K
     let guek: Key<Guek, 16> = Key::generate(owner.rng).unwrap();
     let gak: Key<Gak, 16> = Key::generate(owner.rng).unwrap();
     let (seed, in_sym_seed) = share_secret(SecretLabel::Duplicate, &storage, owner.rng).unwrap();
-    let made =
-        [duplicate(&seed, &guek, owner.rng).unwrap(), duplicate(&seed, &gak, owner.rng).unwrap()];
+    let made = [duplicate(&seed, &guek, owner.rng).unwrap(), duplicate(&seed, &gak, owner.rng).unwrap()];
     let objects: Vec<ImportObject> = made
         .into_iter()
         .map(|made| ImportObject {
@@ -247,13 +245,18 @@ fn deliver(bench: &mut dyn Bench, owner: &mut Owner<'_>, keys: &OwnerKeys) -> [K
     for ((blob, name), object) in imported.iter().zip(&objects) {
         assert_eq!((&blob.public, *name), (&object.public, tpm::name(&object.public)));
     }
-    let blobs: [KeyBlob; 2] = imported.into_iter().map(|(blob, _)| blob).collect::<Vec<_>>().try_into().unwrap();
+    let blobs: [KeyBlob; 2] =
+        imported.into_iter().map(|(blob, _)| blob).collect::<Vec<_>>().try_into().unwrap();
     assert!(bool::from(unseal::<Guek>(bench, keys, &blobs[0]).ct_eq(&guek)));
     assert!(bool::from(unseal::<Gak>(bench, keys, &blobs[1]).ct_eq(&gak)));
     blobs
 }
 
-fn unseal<R: gridseal_crypto::role::Role>(bench: &mut dyn Bench, keys: &OwnerKeys, blob: &KeyBlob) -> Key<R, 16> {
+fn unseal<R: gridseal_crypto::role::Role>(
+    bench: &mut dyn Bench,
+    keys: &OwnerKeys,
+    blob: &KeyBlob,
+) -> Key<R, 16> {
     let request = RootRequest::Unseal { storage: keys.storage.clone(), object: blob.clone() };
     reply!(bench, request, RootReply::Unsealed(secret) => secret).into_key().unwrap()
 }
@@ -316,7 +319,11 @@ fn lockout_code(bench: &mut dyn Bench, owner: &mut Owner<'_>, keys: &OwnerKeys, 
 }
 
 /// Two exchanges without an end: the second closes what the first opened; Flush closes the rest.
-pub(crate) fn abandoned_exchanges_leave_no_sessions(bench: &mut dyn Bench, owner: &mut Owner<'_>, keys: &OwnerKeys) {
+pub(crate) fn abandoned_exchanges_leave_no_sessions(
+    bench: &mut dyn Bench,
+    owner: &mut Owner<'_>,
+    keys: &OwnerKeys,
+) {
     for _ in 0..4 {
         let challenge = owner.challenge(&describe(bench), keys);
         attest_with(bench, &challenge);

@@ -3,8 +3,9 @@
 use alloc::vec::Vec;
 
 use gridseal_crypto::{
-    Key, Signature, random, sha256,
+    Key, Signature, random,
     role::{ActivationSecret, DeviceRootSecret, OwnerSecret},
+    sha256,
     tpm::{SealedSecret, encrypted_device_root},
 };
 use gridseal_types::{Digest, EkName, Epoch};
@@ -17,8 +18,8 @@ use crate::{
     enrol::secrets::owner_secret_input,
     root::{Attest, ImportObject, KeyBlob, RootError, TpmTransport},
     tpm::{
-        self, ALG_NULL, ALG_SHA256, DEVICE_ROOT_TEMPLATE, ENDORSEMENT_TEMPLATE, RH_ENDORSEMENT, RH_NULL, RH_OWNER,
-        RH_PLATFORM, Reader, STORAGE_TEMPLATE, parse_signature, tpm2b,
+        self, ALG_NULL, ALG_SHA256, DEVICE_ROOT_TEMPLATE, ENDORSEMENT_TEMPLATE, RH_ENDORSEMENT, RH_NULL,
+        RH_OWNER, RH_PLATFORM, Reader, STORAGE_TEMPLATE, parse_signature, tpm2b,
     },
 };
 
@@ -127,12 +128,16 @@ impl<T: TpmTransport> Tpm2Root<T> {
 
     /// Makes and keeps the storage root key when it is missing.
     pub(super) fn ensure_storage_root(&mut self) -> Result<(), RootError> {
-        let public = self.persistent_primary(RH_OWNER, &without_point(&STORAGE_TEMPLATE), STORAGE_ROOT_HANDLE)?;
+        let public =
+            self.persistent_primary(RH_OWNER, &without_point(&STORAGE_TEMPLATE), STORAGE_ROOT_HANDLE)?;
         tpm::storage_key(&public).map(|_| ()).map_err(|_| RootError::Unsuitable)
     }
 
     /// Gives N_root to the TPM, encrypted to a session, as a persistent HMAC key of the platform hierarchy.
-    pub(super) fn keep_device_root(&mut self, device_root: &Key<DeviceRootSecret, 32>) -> Result<(), RootError> {
+    pub(super) fn keep_device_root(
+        &mut self,
+        device_root: &Key<DeviceRootSecret, 32>,
+    ) -> Result<(), RootError> {
         let session = self.own_session()?;
         let caller = random::<16>(&mut *self.rng).map_err(|_| RootError::Rng)?;
         let sensitive = encrypted_device_root(&session.key, &caller, &session.nonce_tpm, device_root);
@@ -151,8 +156,7 @@ impl<T: TpmTransport> Tpm2Root<T> {
         let mut parameters = Vec::with_capacity(22);
         tpm2b(&mut parameters, &owner_secret_input(epoch));
         parameters.extend_from_slice(&ALG_SHA256.to_be_bytes());
-        let call =
-            Call { cc: cc::HMAC, handles: &[DEVICE_ROOT_HANDLE], auths: &[], parameters: &parameters };
+        let call = Call { cc: cc::HMAC, handles: &[DEVICE_ROOT_HANDLE], auths: &[], parameters: &parameters };
         let secret = self.run_encrypted(call, [Auth::Empty].into(), &[tpm::name(&public).as_bytes()])?;
         secret.into_key().ok_or(RootError::Malformed)
     }
@@ -183,7 +187,8 @@ impl<T: TpmTransport> Tpm2Root<T> {
         &mut self,
         work: impl FnOnce(&mut Self, u32, &[u8]) -> Result<R, RootError>,
     ) -> Result<R, RootError> {
-        let (handle, public) = self.create_primary(RH_ENDORSEMENT, &without_point(&tpm::ATTESTATION_TEMPLATE))?;
+        let (handle, public) =
+            self.create_primary(RH_ENDORSEMENT, &without_point(&tpm::ATTESTATION_TEMPLATE))?;
         self.with_object(handle, |root, object| work(root, object, &public))
     }
 
@@ -196,8 +201,7 @@ impl<T: TpmTransport> Tpm2Root<T> {
     ) -> Result<R, RootError> {
         let mut parameters = blob.private.clone();
         tpm2b(&mut parameters, &blob.public);
-        let call =
-            Call { cc: cc::LOAD, handles: &[parent], auths: &[Auth::Empty], parameters: &parameters };
+        let call = Call { cc: cc::LOAD, handles: &[parent], auths: &[Auth::Empty], parameters: &parameters };
         let handle = self.run(&call)?.handle;
         self.with_object(handle, work)
     }
@@ -232,7 +236,12 @@ impl<T: TpmTransport> Tpm2Root<T> {
     }
 
     /// Certify with the key's own scheme.
-    pub(super) fn certify(&mut self, object: u32, signer: u32, qualifying: &Digest) -> Result<Attest, RootError> {
+    pub(super) fn certify(
+        &mut self,
+        object: u32,
+        signer: u32,
+        qualifying: &Digest,
+    ) -> Result<Attest, RootError> {
         let mut parameters = Vec::with_capacity(36);
         tpm2b(&mut parameters, qualifying.as_bytes());
         parameters.extend_from_slice(&ALG_NULL.to_be_bytes());
@@ -256,13 +265,16 @@ impl<T: TpmTransport> Tpm2Root<T> {
         tpm2b(&mut parameters, qualifying.as_bytes());
         parameters.extend_from_slice(&ALG_NULL.to_be_bytes());
         parameters.extend_from_slice(pcr_selection);
-        let call =
-            Call { cc: cc::QUOTE, handles: &[signer], auths: &[Auth::Empty], parameters: &parameters };
+        let call = Call { cc: cc::QUOTE, handles: &[signer], auths: &[Auth::Empty], parameters: &parameters };
         Self::attest_of(&self.run(&call)?)
     }
 
     /// Import of one object under a loaded storage key.
-    pub(super) fn import(&mut self, storage: u32, object: &ImportObject) -> Result<(KeyBlob, EkName), RootError> {
+    pub(super) fn import(
+        &mut self,
+        storage: u32,
+        object: &ImportObject,
+    ) -> Result<(KeyBlob, EkName), RootError> {
         let mut parameters = Vec::with_capacity(256);
         tpm2b(&mut parameters, &[]);
         tpm2b(&mut parameters, &object.public);

@@ -32,6 +32,15 @@ const CAP_TPM_PROPERTIES: u32 = 6;
 /// Handles asked for at once; a TPM has at most 3 loaded sessions and a few more objects.
 const HANDLES_MAX: u32 = 32;
 
+/// How a session takes part in one command.
+struct Part<'a> {
+    session: &'a Salted,
+    nonce_caller: &'a [u8; 16],
+    attributes: u8,
+    /// Names of the command's handles, in order.
+    names: &'a [&'a [u8]],
+}
+
 /// A session salted to the endorsement key.
 pub(super) struct Salted {
     pub(super) handle: u32,
@@ -68,8 +77,12 @@ impl<T: TpmTransport> Tpm2Root<T> {
             parameters.extend_from_slice(&ALG_NULL.to_be_bytes());
         }
         parameters.extend_from_slice(&ALG_SHA256.to_be_bytes());
-        let call =
-            Call { cc: cc::START_AUTH_SESSION, handles: &[key, RH_NULL], auths: &[], parameters: &parameters };
+        let call = Call {
+            cc: cc::START_AUTH_SESSION,
+            handles: &[key, RH_NULL],
+            auths: &[],
+            parameters: &parameters,
+        };
         let answer = self.run(&call)?;
         let mut reader = Reader::new(&answer.parameters);
         let nonce_tpm = N16::from_slice(reader.tpm2b(16, "nonceTPM")?);
@@ -127,7 +140,8 @@ impl<T: TpmTransport> Tpm2Root<T> {
     ) -> Result<SealedSecret, RootError> {
         let session = self.own_session()?;
         let caller = random::<16>(&mut *self.rng).map_err(|_| RootError::Rng)?;
-        let (answer, nonce_tpm) = self.run_in_session(&session, &caller, ENCRYPT, call, auths, names)?;
+        let part = Part { session: &session, nonce_caller: &caller, attributes: ENCRYPT, names };
+        let (answer, nonce_tpm) = self.run_in_session(&part, call, auths)?;
         let mut reader = Reader::new(&answer.parameters);
         let encrypted = reader.tpm2b(PARAMETER_SIZE_MAX, "encrypted parameter")?;
         reader.finish("parameters")?;
@@ -142,19 +156,18 @@ impl<T: TpmTransport> Tpm2Root<T> {
         call: Call<'_>,
         names: &[&[u8]],
     ) -> Result<Answer, RootError> {
-        let auths = [Auth::Empty].into();
-        self.run_in_session(session, nonce_caller, DECRYPT, call, auths, names).map(|(answer, _)| answer)
+        let part = Part { session, nonce_caller, attributes: DECRYPT, names };
+        self.run_in_session(&part, call, [Auth::Empty].into()).map(|(answer, _)| answer)
     }
 
+    /// Adds the session to the authorisations, runs the command, and checks the session's HMAC over the response.
     fn run_in_session(
         &mut self,
-        session: &Salted,
-        nonce_caller: &[u8; 16],
-        attributes: u8,
+        part: &Part<'_>,
         call: Call<'_>,
         mut auths: Vec<Auth>,
-        names: &[&[u8]],
     ) -> Result<(Answer, [u8; 16]), RootError> {
+        let Part { session, nonce_caller, attributes, names } = *part;
         let command_code = call.cc.to_be_bytes();
         let mut parts: Vec<&[u8]> = Vec::with_capacity(names.len() + 2);
         parts.push(&command_code);
@@ -182,12 +195,17 @@ impl<T: TpmTransport> Tpm2Root<T> {
         let hmac = reader.tpm2b(32, "hmac")?.try_into().map_err(|_| RootError::Malformed)?;
         reader.finish("authorizationArea")?;
         let parts: [&[u8]; 4] = [&response_hash, &nonce_tpm.0, nonce_caller, &[returned]];
-        if session.key.mac_verifies(&parts, hmac) { Ok((answer, nonce_tpm.0)) } else { Err(RootError::Malformed) }
+        if session.key.mac_verifies(&parts, hmac) {
+            Ok((answer, nonce_tpm.0))
+        } else {
+            Err(RootError::Malformed)
+        }
     }
 
     pub(super) fn flush_context(&mut self, handle: u32) -> Result<(), RootError> {
         let parameters = handle.to_be_bytes();
-        self.run(&Call { cc: cc::FLUSH_CONTEXT, handles: &[], auths: &[], parameters: &parameters }).map(|_| ())
+        self.run(&Call { cc: cc::FLUSH_CONTEXT, handles: &[], auths: &[], parameters: &parameters })
+            .map(|_| ())
     }
 
     /// Closes all loaded sessions and transient objects, those of an earlier process included.
