@@ -1,5 +1,6 @@
 //! Tests of the storage adapters, in one program.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 #![forbid(unsafe_code)]
 
 #[path = "store/certificates.rs"]
