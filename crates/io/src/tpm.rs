@@ -1,7 +1,7 @@
 //! Ways to a TPM: the kernel's device file, the sockets of an emulator, and an emulator started here.
 //!
-//! Each is a [`TpmTransport`]: whole command out, whole response in. All calls block the caller; on a meter that is fine,
-//! on a server's thread pool it is not.
+//! Each is a [`TpmTransport`](gridseal_trust::root::TpmTransport): whole command out, whole response in. All calls block
+//! the caller; on a meter that is fine, on a server's thread pool it is not.
 
 mod device_file;
 mod socket;
