@@ -173,8 +173,11 @@ impl InitRedirect {
     /// Decodes a message and checks the signature of one of the init keys and the nonce.
     ///
     /// # Errors
-    /// [`Code::Format`], [`Code::RedirectSig`], [`Code::Nonce`].
+    /// [`Code::Size`], [`Code::Format`], [`Code::RedirectSig`], [`Code::Nonce`].
     pub fn open(bytes: &[u8], init_keys: &[PublicKey], m: &Nonce) -> Result<Self, Code> {
+        if bytes.len() > INIT_SIZE_MAX {
+            return Err(Code::Size);
+        }
         let (outer_m, sign1) = Reader::whole(bytes, |r| {
             r.array(4..=4, |r, _| {
                 r.constant(1)?;

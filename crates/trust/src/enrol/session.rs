@@ -50,6 +50,16 @@ impl Step {
         self.0
     }
 
+    /// Largest whole message of this number in bytes.
+    #[must_use]
+    pub const fn size_max(self) -> usize {
+        match self.0 {
+            1 => HELLO_SIZE_MAX,
+            3 => EVIDENCE_SIZE_MAX,
+            _ => MESSAGE_SIZE_MAX,
+        }
+    }
+
     const fn transcript_label(self) -> &'static [u8] {
         match self.0 {
             1 => b"gso1-c1",

@@ -60,7 +60,7 @@ impl Device {
 
     /// C2: both signature and grant; nothing it carries reaches the TPM before.
     pub(super) fn check_challenge(&self, session: &Session, wire: &[u8]) -> Result<Challenge, Code> {
-        let envelope = Envelope::decode(wire)?;
+        let envelope = decoded(wire)?;
         let Envelope::Challenge { sid, m_em, .. } = envelope else { return Err(Code::Format) };
         if sid != session.sid {
             return Err(Code::Nonce);
@@ -105,7 +105,7 @@ impl Device {
 
     /// Opens C4, C6 or C8 and checks K_config's signature; returns the payload.
     fn open_signed(session: &Session, wire: &[u8], step: Step, kind: SignedType) -> Result<Vec<u8>, Code> {
-        let envelope = Envelope::decode(wire)?;
+        let envelope = decoded(wire)?;
         match envelope {
             Envelope::Message { step: found, sid, .. } if found == step && sid == session.sid => {}
             Envelope::Message { .. } => return Err(Code::Nonce),
@@ -170,8 +170,11 @@ impl Device {
         if own_key.is_none() || leaf != own_key {
             return Err(Code::Csr);
         }
-        if config.objects.iter().any(|object| !object.public.starts_with(&SEALED_PUBLIC_HEAD)) {
-            return Err(Code::Object);
+        for (at, object) in config.objects.iter().enumerate() {
+            let is_repeated = config.objects.iter().take(at).any(|earlier| earlier.id == object.id);
+            if is_repeated || !object.public.starts_with(&SEALED_PUBLIC_HEAD) {
+                return Err(Code::Object);
+            }
         }
         let installed = Installed {
             ldevid_chain: config.ldevid_chain.into_iter().map(Bytes).collect(),
@@ -217,6 +220,11 @@ impl Device {
         let finished = FinishedPayload::decode(&payload)?;
         if finished.th7 == session.transcript.value() { Ok(finished) } else { Err(Code::Transcript) }
     }
+}
+
+/// Envelope of a message to the device, none of which is larger than the common limit.
+fn decoded(wire: &[u8]) -> Result<Envelope<'_>, Code> {
+    if wire.len() > MESSAGE_SIZE_MAX { Err(Code::Size) } else { Ok(Envelope::decode(wire)?) }
 }
 
 /// An object before its import: public area only.
