@@ -177,16 +177,23 @@ enum State {
     Idle,
     SealingChallenge,
     OpeningEvidence { wire: Vec<u8> },
-    SealingCommands { wire: Vec<u8> },
+    SealingCommands { wire: Vec<u8>, proven: Proven },
     OpeningResponses { wire: Vec<u8> },
     Confirming { wire: Vec<u8> },
     Certifying { wire: Vec<u8> },
     SealingProvision { wire: Vec<u8> },
     OpeningInstalled { wire: Vec<u8> },
-    SealingDone { wire: Vec<u8> },
+    SealingDone { wire: Vec<u8>, th7: Digest },
     Storing,
     /// Refused for good: the device was quarantined.
     StoringQuarantine(Code),
+}
+
+/// What an accepted C3 changes in the record, once C4 is there.
+struct Proven {
+    th3: Digest,
+    attested: UtcTime,
+    csr: Vec<u8>,
 }
 
 /// One session.
@@ -279,10 +286,18 @@ impl Registrar {
             (State::OpeningEvidence { wire }, Input::Keys(KeyReply::Opened { body })) => {
                 self.evidence(now, wire, &body)
             }
-            (State::SealingCommands { wire }, Input::Keys(KeyReply::Sealed { wire: reply })) => {
+            (State::SealingCommands { wire, proven }, Input::Keys(KeyReply::Sealed { wire: reply })) => {
                 self.record.answered = Digest(sha256(&[&wire]));
                 self.record.phase = Phase::Owning;
+                self.record.transcript = proven.th3;
+                self.record.attested = proven.attested;
+                self.record.csr = proven.csr;
                 self.answer(Step::COMMANDS, reply, Some(DeviceChange::Installing));
+                Ok(())
+            }
+            (State::SealingCommands { .. }, Input::Keys(KeyReply::Refused { code: Code::Owned })) => {
+                // Somebody else owns this TPM: a person has to find out who.
+                self.quarantine(Code::Owned);
                 Ok(())
             }
             (State::OpeningResponses { wire }, Input::Keys(KeyReply::Opened { body })) => self.responses(wire, &body),
@@ -297,10 +312,11 @@ impl Registrar {
             (State::OpeningInstalled { wire }, Input::Keys(KeyReply::Opened { body })) => {
                 self.installed(now, wire, &body)
             }
-            (State::SealingDone { wire }, Input::Keys(KeyReply::Sealed { wire: reply })) => {
+            (State::SealingDone { wire, th7 }, Input::Keys(KeyReply::Sealed { wire: reply })) => {
+                let change = self.operating()?;
                 self.record.answered = Digest(sha256(&[&wire]));
                 self.record.phase = Phase::Done;
-                let change = self.operating()?;
+                self.record.transcript = th7;
                 self.answer(Step::DONE, reply, Some(change));
                 Ok(())
             }
@@ -330,6 +346,10 @@ impl Registrar {
             self.outputs.push_back(Output::Reply(self.record.reply.clone()));
             return Ok(());
         }
+        if !self.facts.state.may_onboard() {
+            // Held back meanwhile, or owned through another session: what it says now lifts nothing.
+            return Err(Code::State);
+        }
         let wire = wire.to_vec();
         let open = KeyRequest::OpenMessage { sid: self.record.sid, wire: wire.clone() };
         let step = super::session::Envelope::decode(&wire)?.step();
@@ -350,7 +370,7 @@ impl Registrar {
         self.state = State::Storing;
     }
 
-    fn take_in(&mut self, step: Step, wire: &[u8]) -> Digest {
+    fn take_in(&self, step: Step, wire: &[u8]) -> Digest {
         Transcript::resume(self.record.transcript).after(step, wire).value()
     }
 
@@ -358,15 +378,12 @@ impl Registrar {
         let body = EvidenceBody::decode(body)?;
         if let Err(code) = evidence::check_evidence(&self.record, &self.rules, &body) {
             // The seal proved that this came from the registered TPM: what fails now is the device itself.
-            self.outputs.push_back(Output::Persist(Some(DeviceChange::Quarantined(code))));
-            self.state = State::StoringQuarantine(code);
+            self.quarantine(code);
             return Ok(());
         }
         self.outputs.push_back(Output::Accepted(Step::EVIDENCE));
         let th3 = self.take_in(Step::EVIDENCE, &wire);
-        self.record.transcript = th3;
-        self.record.attested = now;
-        self.record.csr.clone_from(&body.csr);
+        let proven = Proven { th3, attested: now, csr: body.csr };
         let own = KeyRequest::Own {
             sid: self.record.sid,
             act: body.act,
@@ -374,7 +391,12 @@ impl Registrar {
             sessions: body.sessions,
             permanent: body.permanent,
         };
-        self.ask(Output::Keys(own), State::SealingCommands { wire })
+        self.ask(Output::Keys(own), State::SealingCommands { wire, proven })
+    }
+
+    fn quarantine(&mut self, code: Code) {
+        self.outputs.push_back(Output::Persist(Some(DeviceChange::Quarantined(code))));
+        self.state = State::StoringQuarantine(code);
     }
 
     fn responses(&mut self, wire: Vec<u8>, body: &[u8]) -> Result<(), Code> {
@@ -442,7 +464,6 @@ impl Registrar {
         }
         self.outputs.push_back(Output::Accepted(Step::INSTALLED));
         let th7 = self.take_in(Step::INSTALLED, &wire);
-        self.record.transcript = th7;
         let finish = KeyRequest::Finish {
             sid: self.record.sid,
             receipt: body.receipt,
@@ -451,7 +472,7 @@ impl Registrar {
             now,
             attested_at: self.record.attested,
         };
-        self.ask(Output::Keys(finish), State::SealingDone { wire })
+        self.ask(Output::Keys(finish), State::SealingDone { wire, th7 })
     }
 
     fn operating(&self) -> Result<DeviceChange, Code> {
