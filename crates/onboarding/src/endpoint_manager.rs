@@ -17,7 +17,7 @@ use gridseal_trust::{
     enrol::{
         registrar::{self, DeviceChange, Phase, Registrar, Rules, SessionRecord},
         relay::RelayItem,
-        session::{Envelope, Step, sid_of},
+        session::{EVIDENCE_SIZE_MAX, Envelope, Step, sid_of},
     },
 };
 use gridseal_types::{
@@ -34,8 +34,12 @@ use register::{DEVICES, RegisterEntry};
 
 /// Sessions by their identifier.
 const SESSIONS: Table = "em_sessions";
-/// Most sessions that are kept per device; the oldest is dropped.
+/// Proven sessions that were replaced, by device: their C1 opens nothing again.
+const REPLACED: Table = "em_replaced";
+/// Most unproven sessions that are kept per device; the oldest is dropped. A proven one is only replaced by a proven one.
 pub const SESSIONS_PER_DEVICE_MAX: usize = 4;
+/// Most replaced sessions that are remembered per device.
+const REPLACED_COUNT_MAX: usize = 64;
 
 /// Names one message under way: the work id of the config server.
 pub type Task = u64;
@@ -117,6 +121,16 @@ struct Pending {
     change: Option<DeviceChange>,
 }
 
+/// What follows a commit.
+enum Outcome {
+    /// The registrar goes on; the head-end is told before the reply leaves.
+    Stored(Option<Admission>),
+    /// The device was quarantined.
+    Quarantined(EkName, Code),
+    /// Overtaken by another session of the device: nothing was stored.
+    Overtaken(Code),
+}
+
 /// The endpoint manager. One mutation, then drain [`EndpointManager::poll`].
 pub struct EndpointManager {
     rules: Arc<Rules>,
@@ -124,7 +138,7 @@ pub struct EndpointManager {
     /// Sessions with a message under way: a second one waits for its device to repeat it.
     busy: BTreeMap<Sid, Task>,
     pending: Vec<Pending>,
-    committing: Vec<(Task, Option<Admission>, Option<(EkName, Code)>)>,
+    committing: Vec<(Task, Outcome)>,
     outputs: VecDeque<Output>,
 }
 
@@ -196,7 +210,13 @@ impl EndpointManager {
 
     fn message<R: Records>(&mut self, records: &R, now: UtcTime, item: RelayItem) -> Result<(), RecordsError> {
         let (task, wire) = (item.id, item.message);
-        let sid = match Envelope::decode(&wire) {
+        let envelope = Envelope::decode(&wire);
+        let size_max = envelope.as_ref().ok().and_then(Envelope::step).map_or(EVIDENCE_SIZE_MAX, Step::size_max);
+        if wire.len() > size_max {
+            self.refuse(task, "", Code::Size);
+            return Ok(());
+        }
+        let sid = match envelope {
             Ok(Envelope::Hello { .. }) => sid_of(&wire),
             Ok(Envelope::Message { sid, .. }) => sid,
             _ => {
@@ -286,6 +306,10 @@ impl EndpointManager {
             self.refuse(task, "", Code::Unknown);
             return Ok(());
         };
+        if replaced(&Overlay::new(records), &device)?.contains(&sid_of(wire)) {
+            self.refuse(task, &entry.serial, Code::Nonce);
+            return Ok(());
+        }
         match Registrar::begin(entry.facts(), Arc::clone(&self.rules), wire, &body, now) {
             Ok(registrar) => {
                 self.run(task, registrar, entry.serial);
@@ -342,27 +366,37 @@ impl EndpointManager {
             let Some(mut entry) = overlay.load::<RegisterEntry>(DEVICES, record.device.as_bytes())? else {
                 return Err(RecordsError);
             };
-            if record.phase == Phase::Challenged && !entry.sessions.contains(&record.sid) {
-                entry.sessions.push(record.sid);
-                if entry.sessions.len() > SESSIONS_PER_DEVICE_MAX {
-                    let oldest = entry.sessions.remove(0);
-                    overlay.delete(SESSIONS, oldest.as_bytes());
-                }
+            let advances = !matches!(change, Some(DeviceChange::Quarantined(_)));
+            if advances && !entry.state.may_onboard() {
+                self.committing.push((task, Outcome::Overtaken(Code::State)));
+                continue;
             }
-            let (admission, quarantine) = apply(&mut overlay, now, &mut entry, change.as_ref())?;
+            if !keep(&mut overlay, &mut entry, &record)? {
+                self.committing.push((task, Outcome::Overtaken(Code::Nonce)));
+                continue;
+            }
+            let outcome = apply(&mut overlay, now, &mut entry, change.as_ref())?;
             overlay.save(SESSIONS, record.sid.as_bytes(), &record);
             overlay.save(DEVICES, entry.device.as_bytes(), &entry);
-            self.committing.push((task, admission, quarantine));
+            self.committing.push((task, outcome));
         }
         Ok(overlay.into_writes())
     }
 
     fn committed(&mut self, now: UtcTime) {
-        for (task, admission, quarantine) in core::mem::take(&mut self.committing) {
-            if let Some((device, code)) = quarantine {
-                self.quarantined(task, device, code);
-                continue;
-            }
+        for (task, outcome) in core::mem::take(&mut self.committing) {
+            let admission = match outcome {
+                Outcome::Stored(admission) => admission,
+                Outcome::Quarantined(device, code) => {
+                    self.quarantined(task, device, code);
+                    continue;
+                }
+                Outcome::Overtaken(code) => {
+                    let serial = self.serial(task);
+                    self.refuse(task, &serial, code);
+                    continue;
+                }
+            };
             self.step(task, now, registrar::Input::Persisted);
             let Some(admission) = admission else { continue };
             // The reply is held back until the head-end knows the meter, or cannot be told now.
@@ -374,11 +408,15 @@ impl EndpointManager {
         }
     }
 
-    fn quarantined(&mut self, task: Task, device: EkName, code: Code) {
-        let serial = match self.running.remove(&task) {
-            Some(Running::Session { serial, .. }) => serial,
+    fn serial(&self, task: Task) -> String {
+        match self.running.get(&task) {
+            Some(Running::Session { serial, .. }) => serial.clone(),
             _ => String::new(),
-        };
+        }
+    }
+
+    fn quarantined(&mut self, task: Task, device: EkName, code: Code) {
+        let serial = self.serial(task);
         self.event(&serial, EventKind::Quarantined(code));
         let request = KeyRequest::SetState { device, state: DeviceState::Quarantined, attested_at: UtcTime(0) };
         self.outputs.push_back(Output::Keys(task, request));
@@ -386,7 +424,49 @@ impl EndpointManager {
     }
 }
 
-type Applied = (Option<Admission>, Option<(EkName, Code)>);
+fn replaced<R: Records>(overlay: &Overlay<'_, R>, device: &EkName) -> Result<Vec<Sid>, RecordsError> {
+    Ok(overlay.load(REPLACED, device.as_bytes())?.unwrap_or_default())
+}
+
+/// Puts a session on its device's list, or finds that it was dropped meanwhile. Unproven sessions push only one another
+/// out; a session that becomes proven replaces the proven one before it.
+fn keep<R: Records>(
+    overlay: &mut Overlay<'_, R>,
+    entry: &mut RegisterEntry,
+    record: &SessionRecord,
+) -> Result<bool, RecordsError> {
+    let is_new = !entry.sessions.contains(&record.sid);
+    if is_new && record.phase != Phase::Challenged {
+        return Ok(false);
+    }
+    let (mut unproven, mut proven) = (Vec::new(), Vec::new());
+    for sid in entry.sessions.iter().filter(|sid| **sid != record.sid) {
+        match overlay.load::<SessionRecord>(SESSIONS, sid.as_bytes())?.map(|other| other.phase) {
+            Some(Phase::Challenged) => unproven.push(*sid),
+            Some(_) => proven.push(*sid),
+            None => {}
+        }
+    }
+    let mut dropped = Vec::new();
+    if is_new {
+        entry.sessions.push(record.sid);
+        let surplus = unproven.len().saturating_add(1).saturating_sub(SESSIONS_PER_DEVICE_MAX);
+        dropped.extend(unproven.into_iter().take(surplus));
+    }
+    if record.phase == Phase::Owning && !proven.is_empty() {
+        let mut before = replaced(overlay, &record.device)?;
+        before.extend(&proven);
+        let surplus = before.len().saturating_sub(REPLACED_COUNT_MAX);
+        before.drain(..surplus);
+        overlay.save(REPLACED, record.device.as_bytes(), &before);
+        dropped.extend(proven);
+    }
+    for sid in dropped {
+        entry.sessions.retain(|kept| *kept != sid);
+        overlay.delete(SESSIONS, sid.as_bytes());
+    }
+    Ok(true)
+}
 
 /// Applies a change to a device's entry, with its audit record.
 fn apply<R: Records>(
@@ -394,9 +474,9 @@ fn apply<R: Records>(
     now: UtcTime,
     entry: &mut RegisterEntry,
     change: Option<&DeviceChange>,
-) -> Result<Applied, RecordsError> {
+) -> Result<Outcome, RecordsError> {
     let (state, detail): (DeviceState, &'static str) = match change {
-        None => return Ok((None, None)),
+        None => return Ok(Outcome::Stored(None)),
         Some(DeviceChange::Installing) => (DeviceState::Installing, ""),
         Some(DeviceChange::Operating { tls_key, policy_version, configuration, attested_at }) => {
             entry.tls_key = Some(*tls_key);
@@ -407,6 +487,8 @@ fn apply<R: Records>(
         }
         Some(DeviceChange::Quarantined(code)) => {
             entry.quarantine = Some(*code);
+            // A head-end that serves the device has to stop.
+            entry.admission_pending = entry.tls_key.is_some();
             (DeviceState::Quarantined, code.name())
         }
     };
@@ -421,9 +503,9 @@ fn apply<R: Records>(
     match change {
         Some(DeviceChange::Operating { .. }) => {
             entry.admission_pending = true;
-            Ok((entry.admission(), None))
+            Ok(Outcome::Stored(entry.admission()))
         }
-        Some(DeviceChange::Quarantined(code)) => Ok((None, Some((entry.device, *code)))),
-        _ => Ok((None, None)),
+        Some(DeviceChange::Quarantined(code)) => Ok(Outcome::Quarantined(entry.device, *code)),
+        _ => Ok(Outcome::Stored(None)),
     }
 }
