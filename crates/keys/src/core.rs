@@ -1,6 +1,6 @@
 //! `keys-core`: what a batch of requests changes, and what each is answered.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::vec::Vec;
 
 use gridseal_crypto::{EnvelopeError, Key, KeyError, Rng, RngError, role::OwnerSecret};
 use gridseal_trust::audit::{self, Act};
@@ -211,17 +211,7 @@ impl<R: Records> Work<'_, R> {
         }
         Ok(KeyReply::Done)
     }
-
-    /// Every key that the records hold, by role and hex: for a demo's search of other processes' memory and files.
-    #[cfg(feature = "danger-inventory")]
-    pub(crate) fn danger_device_keys(&self, entry: &DeviceEntry, out: &mut Inventory) -> Result<(), KeysError> {
-        out.entry("OwnerSecret").or_default().push(self.owner_secret(entry)?.danger_reveal_hex());
-        Ok(())
-    }
 }
-
-/// Keys by role, in hex.
-pub type Inventory = BTreeMap<&'static str, Vec<alloc::string::String>>;
 
 const fn name_of(request: &KeyRequest) -> &'static str {
     match request {

@@ -94,7 +94,7 @@ pub struct Keystore {
     /// Manufacturers' keys, against which delivery records are checked.
     pub(crate) voucher_keys: Vec<PublicKey>,
     #[cfg(feature = "danger-inventory")]
-    inventory: Vec<(alloc::string::String, alloc::string::String)>,
+    inventory: Vec<(&'static str, alloc::string::String)>,
 }
 
 impl Keystore {
@@ -121,9 +121,9 @@ impl Keystore {
             tenant: file.tenant,
             #[cfg(feature = "danger-inventory")]
             inventory: alloc::vec![
-                ("ConfigSigning".into(), config_scalar.danger_reveal_hex()),
-                ("OwnerEncryption".into(), encryption_scalar.danger_reveal_hex()),
-                ("Dek".into(), dek.danger_reveal_hex()),
+                ("ConfigSigning", config_scalar.danger_reveal_hex()),
+                ("OwnerEncryption", encryption_scalar.danger_reveal_hex()),
+                ("Dek", dek.danger_reveal_hex()),
             ],
             dek,
             config,
@@ -141,8 +141,7 @@ impl Keystore {
 
     /// The service's own keys, role and hex, for a demo's search of other processes.
     #[cfg(feature = "danger-inventory")]
-    #[must_use]
-    pub fn danger_inventory(&self) -> &[(alloc::string::String, alloc::string::String)] {
+    pub(crate) fn danger_inventory(&self) -> &[(&'static str, alloc::string::String)] {
         &self.inventory
     }
 }

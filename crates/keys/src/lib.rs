@@ -21,11 +21,16 @@ extern crate alloc;
 
 mod apdu;
 mod core;
+#[cfg(feature = "danger-inventory")]
+mod danger_inventory;
 pub mod front;
 mod keystore;
 mod onboard;
 pub mod record;
 mod window;
+
+#[cfg(feature = "danger-inventory")]
+pub use danger_inventory::Inventory;
 
 pub use crate::{
     core::{Core, Decision, KeysError},

@@ -249,6 +249,9 @@ impl<R: Records> Work<'_, R> {
             return Ok(before);
         }
         let Secrets { mut entry, activation, root } = self.secrets(&session)?;
+        if !entry.state.may_onboard() {
+            return Err(Code::State.into());
+        }
         if !activation.act_verifies(&session.th2, act) {
             return Err(Code::Act.into());
         }
@@ -434,6 +437,10 @@ impl<R: Records> Work<'_, R> {
             return Err(Code::State.into());
         }
         let Secrets { mut entry, activation, root } = self.secrets(&session)?;
+        if !entry.state.may_onboard() {
+            // Held back meanwhile: a receipt does not lift that.
+            return Err(Code::State.into());
+        }
         if !activation.receipt_verifies(th6, receipt) {
             return Err(Code::Act.into());
         }

@@ -194,6 +194,12 @@ impl Shipped {
         &self.manifest.serial
     }
 
+    /// Encoded voucher.
+    #[must_use]
+    pub fn voucher(&self) -> &[u8] {
+        &self.voucher_bytes
+    }
+
     /// The request that gives the delivery record to the key service.
     #[must_use]
     pub fn deliver(&self, record: Vec<u8>) -> KeyRequest {

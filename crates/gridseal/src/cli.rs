@@ -1,0 +1,138 @@
+//! The command line: noun, then verb.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    demo,
+    process::{self, config_server, endpoint_manager, headend, init_server, keys, keys_core, meter, pki},
+    setup::factory::Anchor,
+    tools,
+};
+
+/// The open security back-end for smart metering.
+#[derive(Debug, Parser)]
+#[command(name = "gridseal", version, about, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or input.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Daemon {
+    /// Configuration file (TOML); paths in it are relative to it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Stop when standard input ends: for a parent that started this process.
+    #[arg(long, hide = true)]
+    with_parent: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show everything: meters find their owner, prove themselves and deliver readings, in real processes.
+    Demo(demo::Arguments),
+    /// Manufacturer: make devices and their papers.
+    #[command(subcommand)]
+    Factory(Factory),
+    /// Owner, offline: make keys, delegations and certificates.
+    #[command(subcommand)]
+    Ceremony(Ceremony),
+    /// Run the manufacturer's init server.
+    InitServer(Daemon),
+    /// Run the owner's config server (DMZ).
+    ConfigServer(Daemon),
+    /// Run the owner's endpoint manager (inner zone).
+    EndpointManager(Daemon),
+    /// Run the key service (inner zone); it starts `keys-core` as its child.
+    Keys(Daemon),
+    /// The part of the key service that opens keys; started by `keys`.
+    #[command(hide = true)]
+    KeysCore(Daemon),
+    /// Run the certificate authority (inner zone).
+    Pki(Daemon),
+    /// Run the head-end (terminus).
+    Headend(Daemon),
+    /// A meter.
+    #[command(subcommand)]
+    Meter(Meter),
+    /// The device register.
+    #[command(subcommand)]
+    Device(Device),
+    /// List stored readings.
+    Readings(tools::readings::Arguments),
+    /// Read a process's audit log and check its chain.
+    Audit(tools::audit::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Factory {
+    /// Make devices with a root of trust, labels and a shipment file.
+    #[command(after_help = "Example:\n  gridseal factory make --vendor ACME --model GS-1 --count 3 --anchor tpm \
+        --owner owner.toml --init-listen 192.0.2.1:8443 --out devices")]
+    Make(tools::factory::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Ceremony {
+    /// Make or use the owner key, certify the key service and the inner services.
+    #[command(after_help = "Example:\n  gridseal ceremony owner --out owner --config-listen 192.0.2.2:8443")]
+    Owner(tools::ceremony::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Meter {
+    /// Run a meter out of its directory.
+    Run {
+        /// Directory that `factory make` has made.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Stop when standard input ends.
+        #[arg(long, hide = true)]
+        with_parent: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Device {
+    /// Take a shipment into the register: papers are checked, owner secrets go to the key service.
+    #[command(after_help = "Example:\n  gridseal device register --config endpoint-manager/config.toml shipment.cbor")]
+    Register(tools::device::Register),
+    /// Show registered devices.
+    Show(tools::device::Show),
+}
+
+/// Runs the command line.
+pub fn run() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Demo(arguments) => return demo::run(&arguments),
+        Command::Factory(Factory::Make(arguments)) => tools::factory::run(&arguments)?,
+        Command::Ceremony(Ceremony::Owner(arguments)) => tools::ceremony::run(&arguments)?,
+        Command::InitServer(d) => process::run(d.with_parent, || async move { init_server::run(&d.config).await })?,
+        Command::ConfigServer(d) => {
+            process::run(d.with_parent, || async move { config_server::run(&d.config).await })?;
+        }
+        Command::EndpointManager(d) => {
+            process::run(d.with_parent, || async move { endpoint_manager::run(&d.config).await })?;
+        }
+        Command::Keys(d) => process::run(d.with_parent, || async move { keys::run(&d.config).await })?,
+        Command::KeysCore(d) => keys_core::run(&d.config)?,
+        Command::Pki(d) => process::run(d.with_parent, || async move { pki::run(&d.config).await })?,
+        Command::Headend(d) => process::run(d.with_parent, || async move { headend::run(&d.config).await })?,
+        Command::Meter(Meter::Run { dir, with_parent }) => {
+            process::run(with_parent, || async move { meter::run(&dir).await })?;
+        }
+        Command::Device(Device::Register(arguments)) => tools::device::register(&arguments)?,
+        Command::Device(Device::Show(arguments)) => tools::device::show(&arguments)?,
+        Command::Readings(arguments) => tools::readings::run(&arguments)?,
+        Command::Audit(arguments) => return tools::audit::run(&arguments),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a TPM emulator can be started here.
+pub fn anchor_available(anchor: Anchor) -> bool {
+    anchor == Anchor::Software || gridseal_io::tpm::swtpm_available()
+}

@@ -1,0 +1,209 @@
+//! Configuration files: one TOML file per process, unknown fields rejected, paths relative to the file.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Reads a configuration file and the directory that its paths are relative to.
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, PathBuf)> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config = toml::from_str(&text).with_context(|| format!("{} is not as it must be", path.display()))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+    Ok((config, dir))
+}
+
+/// Writes a configuration file.
+pub fn save<T: Serialize>(path: &Path, config: &T) -> Result<()> {
+    crate::files::write_atomic(path, toml::to_string(config)?.as_bytes())
+}
+
+/// Where another inner service is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// `host:port`.
+    pub address: String,
+}
+
+/// Init server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitServer {
+    /// Address for devices and owners.
+    pub listen: SocketAddr,
+    /// Manufacturers' voucher keys, x || y in hex.
+    pub voucher_keys: Vec<String>,
+}
+
+/// Config server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigServer {
+    /// Address for devices.
+    pub listen: SocketAddr,
+    /// Address for the endpoint manager, in the DMZ's inner network.
+    pub listen_inner: SocketAddr,
+    /// How long a device's call is held before it is told to come back, seconds.
+    #[serde(default = "default_hold_s")]
+    pub hold_s: u64,
+}
+
+const fn default_hold_s() -> u64 {
+    20
+}
+
+/// Endpoint manager.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointManager {
+    /// Config server, inner side.
+    pub config_server: Service,
+    /// Key service.
+    pub keys: Service,
+    /// Certificate authority.
+    pub pki: Service,
+    /// Head-end, inner side.
+    pub headend: Service,
+    /// Init server: `https://host:port`.
+    pub init_server: String,
+    /// CA of the init server's certificate, PEM.
+    pub init_server_ca: PathBuf,
+    /// Manufacturers' voucher keys.
+    pub voucher_keys: Vec<String>,
+    /// Our owner key.
+    pub owner_key: String,
+    /// Config server addresses for devices.
+    pub config_urls: Vec<String>,
+    /// SHA-256 of the config servers' SubjectPublicKeyInfo, hex.
+    pub config_pins: Vec<String>,
+    /// Terminus addresses for devices: `host:port`.
+    pub terminus: Vec<String>,
+    /// Signed attestation policy (COSE_Sign1).
+    pub policy: PathBuf,
+    /// Key that signs policies.
+    pub policy_key: String,
+    /// Accept devices whose root is software. Test mode.
+    #[serde(default)]
+    pub danger_accept_software_roots: bool,
+    /// Accept devices whose platform hierarchy is open. Test mode.
+    #[serde(default)]
+    pub danger_accept_open_platform: bool,
+    /// How long a redirect is good for, days.
+    #[serde(default = "default_redirect_days")]
+    pub redirect_days: u32,
+}
+
+const fn default_redirect_days() -> u32 {
+    3_650
+}
+
+/// Key service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// Address for endpoint manager and head-end.
+    pub listen: SocketAddr,
+    /// Manufacturers' voucher keys, against which delivery records are checked.
+    pub voucher_keys: Vec<String>,
+    /// Longest age of an attestation, seconds (rule S13).
+    #[serde(default = "default_attestation_age")]
+    pub attestation_age_max_s: u64,
+    /// Write every key this service makes into a file, in hex. For a demo's search of other processes only.
+    #[serde(default)]
+    pub danger_inventory: Option<PathBuf>,
+}
+
+const fn default_attestation_age() -> u64 {
+    gridseal_keys::Core::ATTESTATION_AGE_DEFAULT_S
+}
+
+/// Certificate authority.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pki {
+    /// Address for endpoint manager and head-end.
+    pub listen: SocketAddr,
+    /// Names under which the head-end's field side is reached.
+    pub headend_names: Vec<String>,
+}
+
+/// Head-end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Headend {
+    /// Address for meters.
+    pub listen: SocketAddr,
+    /// Address for the endpoint manager.
+    pub listen_inner: SocketAddr,
+    /// Key service.
+    pub keys: Service,
+    /// Certificate authority.
+    pub pki: Service,
+    /// Length of a load-profile interval of the meters' model, seconds.
+    #[serde(default = "default_interval_s")]
+    pub interval_s: u32,
+    /// Plant keys of this file into memory and files, to prove that a search finds them. Tests only.
+    #[serde(default)]
+    pub danger_plant: Option<PathBuf>,
+}
+
+/// A meter's firmware: the same for all devices of a model, but for the names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Firmware {
+    /// Serial number.
+    pub serial: String,
+    /// Model.
+    pub model: String,
+    /// DLMS system title, hex.
+    pub system_title: String,
+    /// Init servers, `https://host:port`.
+    pub init_servers: Vec<String>,
+    /// Keys of the init servers (K_init).
+    pub init_keys: Vec<String>,
+    /// CA of the init servers' certificates, PEM.
+    pub init_server_ca: String,
+    /// Manufacturer's voucher keys.
+    pub voucher_keys: Vec<String>,
+    /// Root of trust.
+    pub root: Root,
+    /// Length of a load-profile interval, seconds.
+    #[serde(default = "default_interval_s")]
+    pub interval_s: u32,
+    /// First ceiling of the back-off, milliseconds.
+    #[serde(default = "default_backoff_ms")]
+    pub backoff_ms: u64,
+}
+
+const fn default_interval_s() -> u32 {
+    900
+}
+
+const fn default_backoff_ms() -> u64 {
+    30_000
+}
+
+/// Where a device's root of trust is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "kind", rename_all = "kebab-case")]
+pub enum Root {
+    /// A TPM device file, such as `/dev/tpmrm0`.
+    Device {
+        /// Path.
+        path: PathBuf,
+    },
+    /// A TPM emulator that somebody else runs.
+    Emulator {
+        /// Directory with its socket.
+        dir: PathBuf,
+    },
+    /// A software stand-in: never with an owner's real meters.
+    Software {
+        /// File that holds its state.
+        state: PathBuf,
+    },
+}

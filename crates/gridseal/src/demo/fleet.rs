@@ -1,0 +1,415 @@
+//! All processes of a demo: set up, started in order, looked at, stopped.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use gridseal_crypto::Signer;
+use gridseal_headend::ReadingFilter;
+use gridseal_store::{Access, SqliteReadings, SqliteRecords};
+use gridseal_trust::audit::verify_chain;
+use gridseal_types::{Digest, Reading, ReadingKey, SystemTitle};
+
+use super::{
+    Outcome, evidence,
+    process::{Line, Process},
+    view::View,
+};
+use crate::{
+    config,
+    files::format_public_key,
+    setup::{
+        factory::{self, Anchor, Made, Order, Vendor},
+        owner::{self, OwnerKeys},
+    },
+    tools,
+};
+
+/// Who looks at readings here, and why.
+const ACCESS: Access<'_> = Access { at: None, who: "demo", purpose: "show" };
+/// How long a server may take to listen.
+const START_WAIT: Duration = Duration::from_secs(20);
+/// Model of the demo's meters.
+const MODEL: &str = "GS-1";
+/// PCRs that the demo's policy covers: all zero on an emulator without measured boot.
+const PCRS: [u8; 3] = [0, 7, 11];
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many meters.
+    pub meters: u32,
+    /// Their root of trust.
+    pub anchor: Anchor,
+    /// Length of a load-profile interval, seconds.
+    pub interval_s: u32,
+    /// Have the key service write an inventory of its keys.
+    pub with_inventory: bool,
+}
+
+/// Every process of a run.
+pub struct Fleet {
+    pub(super) dir: PathBuf,
+    pub(super) options: Options,
+    lines: Receiver<Line>,
+    sender: Sender<Line>,
+    pub(super) log: Vec<Line>,
+    processes: Vec<Process>,
+    meters: Vec<Made>,
+    readings: Option<SqliteReadings>,
+    last_shown: Option<ReadingKey>,
+    frames: HashMap<SystemTitle, String>,
+    /// Sealed frame and reading, as shown.
+    pub(super) pairs: Vec<(String, Reading)>,
+    stopping: bool,
+}
+
+/// What was found at the end.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// Readings in the store.
+    pub readings: usize,
+    /// Readings by meter.
+    pub readings_by_meter: BTreeMap<SystemTitle, usize>,
+    /// Entries of all audit logs.
+    pub audit_entries: usize,
+    /// Result of the search for keys in the head-end, when asked for.
+    pub key_search: Option<serde_json::Value>,
+    /// What is not as it must be.
+    pub problems: Vec<String>,
+}
+
+/// `127.0.0.1` with a port that the system chooses.
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+impl Fleet {
+    /// Sets everything up and starts it.
+    pub fn start(dir: &Path, options: &Options, view: &mut View) -> Result<Self> {
+        let (sender, lines) = channel();
+        let mut fleet = Self {
+            dir: dir.to_path_buf(),
+            options: options.clone(),
+            lines,
+            sender,
+            log: Vec::new(),
+            processes: Vec::new(),
+            meters: Vec::new(),
+            readings: None,
+            last_shown: None,
+            frames: HashMap::new(),
+            pairs: Vec::new(),
+            stopping: false,
+        };
+        fleet.set_up(view)?;
+        Ok(fleet)
+    }
+
+    /// The meters.
+    pub fn meters(&self) -> &[Made] {
+        &self.meters
+    }
+
+    fn set_up(&mut self, view: &mut View) -> Result<()> {
+        let (owner_dir, factory_dir) = (self.dir.join("owner"), self.dir.join("factory"));
+        let ceremony = owner_dir.join("ceremony");
+        let keys = owner::keystore(&owner_dir.join("keys"))?;
+        let owner_key = owner::owner_key(&ceremony)?;
+        owner::delegate(&owner_key, &keys, &owner_dir.join("keys"), 1)?;
+        owner::issuing_authority(&ceremony, &owner_dir.join("pki"))?;
+        owner::service_identities(&ceremony, &owner_dir)?;
+        let pin = owner::config_server_certificate(&owner_dir.join("config-server"), &ANY_PORT)?;
+        view.step("owner: keys made where they stay; the offline owner key delegated to the key service");
+
+        let init_dir = factory_dir.join("init-server");
+        let vendor = Vendor::open_or_found(&factory_dir.join("vendor"), &init_dir, "ACME", &ANY_PORT)?;
+        tools::factory::write_init_config(&init_dir, &vendor, ANY_PORT)?;
+        self.write_inner_configs(&owner_dir, &vendor)?;
+        for (name, config) in [("init-server", &init_dir), ("pki", &owner_dir.join("pki"))] {
+            self.daemon(name, config)?;
+        }
+        self.daemon("keys", &owner_dir.join("keys"))?;
+        self.daemon("config-server", &owner_dir.join("config-server"))?;
+        let init = self.listening("init-server", "field", view)?;
+        let addresses = Addresses {
+            init,
+            pki: self.listening("pki", "inner", view)?,
+            keys: self.listening("keys", "inner", view)?,
+            config: self.listening("config-server", "field", view)?,
+            config_inner: self.listening("config-server", "inner", view)?,
+        };
+        let headend = config::Headend {
+            listen: ANY_PORT,
+            listen_inner: ANY_PORT,
+            keys: config::Service { address: addresses.keys.to_string() },
+            pki: config::Service { address: addresses.pki.to_string() },
+            interval_s: self.options.interval_s,
+            danger_plant: evidence::plant(self, &owner_dir.join("headend"))?,
+        };
+        config::save(&owner_dir.join("headend/config.toml"), &headend)?;
+        self.daemon("headend", &owner_dir.join("headend"))?;
+
+        let buyer = OwnerKeys { owner: owner_key.public(), encryption: keys.encryption };
+        self.make_meters(&vendor, buyer, addresses.init, &factory_dir, view)?;
+        owner::sign_policy(
+            &owner_key,
+            &owner_dir.join("endpoint-manager/policy.cose"),
+            MODEL,
+            PCRS.map(|pcr| (pcr, vec![Digest([0; 32])])).into(),
+        )?;
+        factory::write_init_ca(&vendor, &owner_dir.join("endpoint-manager/init-ca.pem"))?;
+        self.start_owner(&owner_dir, &vendor, &addresses, pin, &format_public_key(&owner_key.public()), view)?;
+        for made in self.meters.clone() {
+            let dir = made.dir.to_string_lossy().into_owned();
+            self.start_process(&format!("meter {}", made.serial), &["meter", "run", "--dir", &dir])?;
+        }
+        Ok(())
+    }
+
+    fn write_inner_configs(&self, owner: &Path, vendor: &Vendor) -> Result<()> {
+        let keys = config::Keys {
+            listen: ANY_PORT,
+            voucher_keys: vec![vendor.voucher_key()],
+            attestation_age_max_s: gridseal_keys::Core::ATTESTATION_AGE_DEFAULT_S,
+            danger_inventory: self.options.with_inventory.then(|| "inventory.json".into()),
+        };
+        config::save(&owner.join("keys/config.toml"), &keys)?;
+        let pki = config::Pki { listen: ANY_PORT, headend_names: vec![ANY_PORT.ip().to_string()] };
+        config::save(&owner.join("pki/config.toml"), &pki)?;
+        let relay = config::ConfigServer { listen: ANY_PORT, listen_inner: ANY_PORT, hold_s: 20 };
+        config::save(&owner.join("config-server/config.toml"), &relay)
+    }
+
+    fn make_meters(
+        &mut self,
+        vendor: &Vendor,
+        buyer: OwnerKeys,
+        init: SocketAddr,
+        dir: &Path,
+        view: &mut View,
+    ) -> Result<()> {
+        let order = Order {
+            model: MODEL.into(),
+            count: self.options.meters,
+            anchor: self.options.anchor,
+            init_servers: vec![format!("https://{init}")],
+            buyer,
+            interval_s: self.options.interval_s,
+            backoff_ms: 200,
+        };
+        let mut first = true;
+        self.meters = factory::make(vendor, &order, dir, |made| {
+            view.step(&format!("factory: made {} with a {} root of trust", made.serial, order.anchor.name()));
+            if std::mem::take(&mut first) {
+                view.label(&made.label);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn start_owner(
+        &mut self,
+        owner: &Path,
+        vendor: &Vendor,
+        addresses: &Addresses,
+        pin: Digest,
+        owner_key: &str,
+        view: &mut View,
+    ) -> Result<()> {
+        let field = self.listening("headend", "field", view)?;
+        let inner = self.listening("headend", "inner", view)?;
+        let service = |address: SocketAddr| config::Service { address: address.to_string() };
+        let manager = config::EndpointManager {
+            config_server: service(addresses.config_inner),
+            keys: service(addresses.keys),
+            pki: service(addresses.pki),
+            headend: service(inner),
+            init_server: format!("https://{}", addresses.init),
+            init_server_ca: "init-ca.pem".into(),
+            voucher_keys: vec![vendor.voucher_key()],
+            owner_key: owner_key.into(),
+            config_urls: vec![format!("https://{}", addresses.config)],
+            config_pins: vec![pin.to_string()],
+            terminus: vec![format!("tls://{field}")],
+            policy: "policy.cose".into(),
+            policy_key: owner_key.into(),
+            danger_accept_software_roots: self.options.anchor == Anchor::Software,
+            danger_accept_open_platform: false,
+            redirect_days: 30,
+        };
+        let path = owner.join("endpoint-manager/config.toml");
+        config::save(&path, &manager)?;
+        self.register(&path)?;
+        view.step("owner: shipment registered; owner secrets went encrypted to the key service");
+        self.daemon("endpoint-manager", &owner.join("endpoint-manager"))
+    }
+
+    fn register(&self, config: &Path) -> Result<()> {
+        let output = std::process::Command::new(std::env::current_exe()?)
+            .args(["device", "register", "--config"])
+            .arg(config)
+            .arg(self.dir.join("factory/shipment.cbor"))
+            .output()?;
+        if !output.status.success() {
+            bail!("registration failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    fn daemon(&mut self, name: &str, dir: &Path) -> Result<()> {
+        let config = dir.join("config.toml").to_string_lossy().into_owned();
+        self.start_process(name, &[name, "--config", &config])
+    }
+
+    fn start_process(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
+        let errors = self.dir.join(format!("{}.err", name.replace(' ', "-")));
+        self.processes.push(Process::start(name, arguments, &errors, self.sender.clone())?);
+        Ok(())
+    }
+
+    /// The address on which a process listens; waits for it.
+    fn listening(&mut self, process: &str, side: &str, view: &mut View) -> Result<SocketAddr> {
+        let until = Instant::now() + START_WAIT;
+        let is_it = |line: &Line| line.process == process && line.event == "listening" && line.field("side") == side;
+        loop {
+            if let Some(line) = self.log.iter().find(|line| is_it(line)) {
+                return line.field("address").parse().context("address");
+            }
+            if Instant::now() > until {
+                bail!("{process} does not listen: {}", self.errors_of(process));
+            }
+            if let Some(line) = self.next_line(Duration::from_millis(50))? {
+                if line.event == "ended" {
+                    bail!("{process} ended: {}", self.errors_of(&line.process));
+                }
+                view.line(&line);
+            }
+        }
+    }
+
+    fn errors_of(&self, process: &str) -> String {
+        let path = self.dir.join(format!("{}.err", process.replace(' ', "-")));
+        std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    }
+
+    /// The next event of any process, within a time.
+    pub fn next_line(&mut self, wait: Duration) -> Result<Option<Line>> {
+        match self.lines.recv_timeout(wait) {
+            Ok(mut line) => {
+                if line.event == "ended" && !self.stopping {
+                    let errors = self.errors_of(&line.process);
+                    line.json = serde_json::json!({ "status": errors });
+                }
+                self.log.push(line.clone());
+                Ok(Some(line))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => bail!("all processes are gone"),
+        }
+    }
+
+    /// A sealed APDU has arrived at the head-end.
+    pub fn sealed(&mut self, apdu: &str) {
+        // DB, length 08, system title.
+        let title = hex::decode(apdu.get(4..20).unwrap_or_default()).ok();
+        if let Some(title) = title.and_then(|title| SystemTitle::from_slice(&title)) {
+            self.frames.insert(title, apdu.to_owned());
+        }
+    }
+
+    /// Readings that were not shown yet, each with the last frame of its meter.
+    pub fn new_readings(&mut self) -> Result<Vec<(Reading, Option<String>)>> {
+        if self.readings.is_none() {
+            self.readings = Some(tools::readings::open(&self.dir.join("owner/headend"))?);
+        }
+        let Some(store) = &self.readings else { return Ok(Vec::new()) };
+        let filter = ReadingFilter { after: self.last_shown, ..ReadingFilter::default() };
+        let mut shown = Vec::new();
+        for reading in store.list_for(ACCESS, &filter)? {
+            self.last_shown = Some(reading.key);
+            let frame = self.frames.get(&reading.key.meter).cloned();
+            self.pairs.extend(frame.clone().map(|frame| (frame, reading)));
+            shown.push((reading, frame));
+        }
+        Ok(shown)
+    }
+
+    /// Process id of a running process.
+    pub(super) fn process_id(&self, name: &str) -> Option<u32> {
+        self.processes.iter().find(|process| process.name() == name).map(Process::id)
+    }
+
+    /// Looks at everything, leaves evidence when asked to, and stops all processes.
+    pub fn finish(&mut self, to: Option<&Path>, outcome: &Outcome, view: &mut View) -> Result<Checks> {
+        self.stopping = true;
+        let mut checks = Checks::default();
+        if to.is_some() {
+            view.step("searching memory and files of the head-end for every key of this run");
+            evidence::search_headend(self, &mut checks)?;
+        }
+        self.stop();
+        self.count_readings(&mut checks)?;
+        self.check_audit(&mut checks)?;
+        if let Some(to) = to {
+            evidence::leave(self, to, &checks, outcome)?;
+            view.step(&format!("evidence is in {}", to.display()));
+        }
+        Ok(checks)
+    }
+
+    fn stop(&mut self) {
+        // Meters first, so that no link breaks under them.
+        self.processes.iter_mut().rev().for_each(Process::ask_to_stop);
+        self.processes.iter_mut().rev().for_each(Process::wait);
+        while let Ok(line) = self.lines.try_recv() {
+            self.log.push(line);
+        }
+    }
+
+    fn count_readings(&mut self, checks: &mut Checks) -> Result<()> {
+        self.readings = None;
+        let store = tools::readings::open(&self.dir.join("owner/headend"))?;
+        let mut filter = ReadingFilter::default();
+        loop {
+            let page = store.list_for(ACCESS, &filter)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            filter.after = Some(last.key);
+            checks.readings += page.len();
+            for reading in &page {
+                *checks.readings_by_meter.entry(reading.key.meter).or_default() += 1;
+            }
+        }
+    }
+
+    fn check_audit(&self, checks: &mut Checks) -> Result<()> {
+        for (name, path) in audit_logs(&self.dir) {
+            let entries = tools::audit::entries(&SqliteRecords::open(&path)?)?;
+            match verify_chain(entries.iter().map(Vec::as_slice)) {
+                Ok(chain) => checks.audit_entries += chain.len(),
+                Err(broken) => checks.problems.push(format!("{name}: {broken}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Databases with an audit log.
+pub(super) fn audit_logs(dir: &Path) -> [(&'static str, PathBuf); 3] {
+    [
+        ("keys", dir.join("owner/keys/keys.db")),
+        ("endpoint-manager", dir.join("owner/endpoint-manager/register.db")),
+        ("init-server", dir.join("factory/init-server/init.db")),
+    ]
+}
+
+struct Addresses {
+    init: SocketAddr,
+    pki: SocketAddr,
+    keys: SocketAddr,
+    config: SocketAddr,
+    config_inner: SocketAddr,
+}

@@ -1,0 +1,104 @@
+//! A process that the demo has started: its lines, and its end.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::Sender,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+/// One event that a process told.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Who.
+    pub process: String,
+    /// What.
+    pub event: String,
+    /// The whole line.
+    pub json: serde_json::Value,
+}
+
+impl Line {
+    /// A field of it, empty when absent.
+    pub fn field(&self, name: &str) -> &str {
+        self.json.get(name).and_then(serde_json::Value::as_str).unwrap_or_default()
+    }
+}
+
+/// A running process. Closing its standard input makes it stop.
+pub struct Process {
+    name: String,
+    child: Child,
+}
+
+/// How long a process may take to stop.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+impl Process {
+    /// Starts `gridseal` with these arguments; its events go to `lines`.
+    pub fn start(name: &str, arguments: &[&str], errors: &Path, lines: Sender<Line>) -> Result<Self> {
+        let program = std::env::current_exe().context("own program not found")?;
+        let errors = std::fs::File::create(errors)?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .arg("--with-parent")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let output = child.stdout.take().context("no output")?;
+        let process = name.to_owned();
+        std::thread::spawn(move || {
+            for text in BufReader::new(output).lines().map_while(Result::ok) {
+                let Ok(json) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
+                let field = |name: &str| json.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+                let (process, event) = (field("process"), field("event"));
+                if lines.send(Line { process, event, json }).is_err() {
+                    return;
+                }
+            }
+            let json = serde_json::json!({"status": "output closed"});
+            let _ = lines.send(Line { process, event: "ended".into(), json });
+        });
+        Ok(Self { name: name.to_owned(), child })
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks the process to stop.
+    pub fn ask_to_stop(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Waits for the end, and ends it if it does not stop by itself.
+    pub fn wait(&mut self) {
+        let until = Instant::now() + STOP_WAIT;
+        while Instant::now() < until {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+        self.wait();
+    }
+}

@@ -1,0 +1,159 @@
+//! Files of a process: written whole or not at all, readable by their owner alone, keys only as envelopes.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use gridseal_crypto::{
+    EnvelopeContext, Key, PublicKey, WrappedKey, sha256,
+    role::{Dek, Role},
+};
+use gridseal_io::rng::OsRng;
+
+/// Replaces a file by one atomic rename; durable when this returns.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = path.parent().context("path has no directory")?;
+    let temporary = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads a file, naming it in the error.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads a file that may be absent.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// A directory whose private keys are wrapped under one key file: a software keystore, to be replaced by an HSM.
+#[derive(Debug)]
+pub struct Zone {
+    dir: PathBuf,
+    dek: Key<Dek, 32>,
+}
+
+const ZONE_KEY: &str = "zone.kek";
+
+impl Zone {
+    /// Opens a zone.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let mut bytes = read(&dir.join(ZONE_KEY))?;
+        let Some(dek) = Key::take_slice(&mut bytes) else {
+            bail!("{} is not a key file of 32 bytes", dir.join(ZONE_KEY).display());
+        };
+        Ok(Self { dir: dir.to_path_buf(), dek })
+    }
+
+    /// Opens a zone, or makes one with a fresh key.
+    pub fn open_or_create(dir: &Path) -> Result<Self> {
+        if !dir.join(ZONE_KEY).exists() {
+            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            let mut bytes = gridseal_crypto::random::<32>(&mut OsRng)?;
+            write_atomic(&dir.join(ZONE_KEY), &bytes)?;
+            bytes.fill(0);
+        }
+        Self::open(dir)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The key that wraps the others.
+    pub const fn dek(&self) -> &Key<Dek, 32> {
+        &self.dek
+    }
+
+    /// Gives the wrapping key away, to the keystore that works with it.
+    pub fn into_dek(self) -> Key<Dek, 32> {
+        self.dek
+    }
+
+    fn context(name: &str) -> EnvelopeContext {
+        let hash = sha256(&[name.as_bytes()]);
+        let mut object = [0; 16];
+        object.copy_from_slice(&hash[..16]);
+        EnvelopeContext { tenant: [0; 16], object, version: 1 }
+    }
+
+    /// Loads a private key.
+    pub fn load<R: Role>(&self, name: &str) -> Result<Key<R, 32>> {
+        let path = self.dir.join(format!("{name}.key"));
+        let wrapped = WrappedKey(read(&path)?);
+        Key::unwrap_key(&self.dek, &Self::context(name), &wrapped)
+            .with_context(|| format!("{} does not open under {ZONE_KEY}", path.display()))
+    }
+
+    /// Loads a private key, or draws and stores a new P-256 one.
+    pub fn load_or_generate<R: Role>(&self, name: &str) -> Result<Key<R, 32>> {
+        if self.dir.join(format!("{name}.key")).exists() {
+            return self.load(name);
+        }
+        let key = Key::<R, 32>::generate_scalar(&mut OsRng)?;
+        self.store(name, &key)?;
+        Ok(key)
+    }
+
+    /// Stores a private key, wrapped.
+    pub fn store<R: Role>(&self, name: &str, key: &Key<R, 32>) -> Result<()> {
+        let wrapped = key.wrap(&self.dek, &Self::context(name), &mut OsRng)?;
+        write_atomic(&self.dir.join(format!("{name}.key")), &wrapped.0)
+    }
+}
+
+/// Writes certificates as PEM.
+pub fn write_certificates(path: &Path, chain: &[Vec<u8>]) -> Result<()> {
+    let mut text = String::new();
+    for der in chain {
+        text += &der::pem::encode_string("CERTIFICATE", der::pem::LineEnding::LF, der)
+            .map_err(|error| anyhow::anyhow!("certificate does not encode: {error}"))?;
+    }
+    write_atomic(path, text.as_bytes())
+}
+
+/// Reads certificates from PEM.
+pub fn read_certificates(path: &Path) -> Result<Vec<Vec<u8>>> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let text = String::from_utf8(read(path)?).with_context(|| format!("{} is not text", path.display()))?;
+    let mut chain = Vec::new();
+    for block in text.split_inclusive(END).filter(|block| block.contains(END)) {
+        let (_, der) = der::pem::decode_vec(block.trim().as_bytes())
+            .map_err(|error| anyhow::anyhow!("{} is not PEM: {error}", path.display()))?;
+        chain.push(der);
+    }
+    if chain.is_empty() {
+        bail!("{} holds no certificate", path.display());
+    }
+    Ok(chain)
+}
+
+/// Parses a public key: x || y in hex, 128 digits.
+pub fn parse_public_key(text: &str) -> Result<PublicKey> {
+    let bytes = hex::decode(text).context("public key is not hex")?;
+    let point: [u8; 64] = bytes.as_slice().try_into().context("public key is not 64 bytes")?;
+    PublicKey::from_point(&point).context("public key is not on P-256")
+}
+
+/// Prints a public key as [`parse_public_key`] reads it.
+pub fn format_public_key(key: &PublicKey) -> String {
+    hex::encode(key.point())
+}

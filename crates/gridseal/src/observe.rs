@@ -1,0 +1,34 @@
+//! Events of a process: one JSON object per line on standard output. The demo shows them, an operator's collector reads
+//! them. Never a key, never a value of a reading.
+
+use std::io::Write;
+
+use serde_json::{Map, Value};
+
+/// Where a process tells what happens.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    process: String,
+}
+
+impl Observer {
+    /// An observer of one process.
+    pub fn new(process: impl Into<String>) -> Self {
+        Self { process: process.into() }
+    }
+
+    /// Tells an event with its fields.
+    pub fn event(&self, event: &str, fields: &[(&str, &dyn std::fmt::Display)]) {
+        let mut line = Map::new();
+        line.insert("at".into(), gridseal_io::clock::utc_now().0.into());
+        line.insert("process".into(), self.process.clone().into());
+        line.insert("event".into(), event.into());
+        for (name, value) in fields {
+            line.insert((*name).into(), Value::String(value.to_string()));
+        }
+        let mut out = std::io::stdout().lock();
+        // A reader that is gone is no reason to stop serving.
+        let _ = writeln!(out, "{}", Value::Object(line));
+        let _ = out.flush();
+    }
+}

@@ -1,0 +1,104 @@
+//! The processes: each a subcommand with a configuration of its own, around a machine that decides.
+
+pub mod config_server;
+pub mod endpoint_manager;
+pub mod headend;
+pub mod init_server;
+pub mod keys;
+pub mod keys_core;
+pub mod meter;
+pub mod pki;
+
+use std::{future::Future, path::Path};
+
+use anyhow::{Context, Result};
+use gridseal_api::{ServerEvent, server::Server};
+use gridseal_crypto::SigningKey;
+use gridseal_io::tls::{Alpn, ClientTls, Identity, TlsKey, mutual};
+
+use crate::{
+    files::{Zone, read_certificates},
+    observe::Observer,
+};
+
+/// Runs a process until it ends by itself, is asked to stop, or, when started so, its parent is gone.
+pub fn run<F>(with_parent: bool, process: impl FnOnce() -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = process() => result,
+            () = stopped(with_parent) => Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    result
+}
+
+/// Ready when the process should stop: Ctrl-C, SIGTERM, or the end of standard input when that is the parent's pipe.
+async fn stopped(with_parent: bool) {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let orphaned = async {
+        if !with_parent {
+            return std::future::pending().await;
+        }
+        let (send, gone) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = send.send(());
+        });
+        let _ = gone.await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+        () = orphaned => {}
+    }
+}
+
+/// Name of the file with the inner services' root certificate in each service's directory.
+pub const INNER_ROOT: &str = "inner-root.pem";
+
+/// The identity of an inner service: key and certificate in its directory.
+pub fn service_identity(zone: &Zone) -> Result<Identity> {
+    let key = TlsKey::software(SigningKey::new(&zone.load("identity")?)?);
+    Ok(Identity::new(read_certificates(&zone.dir().join("identity.pem"))?, key)?)
+}
+
+/// Roots of the inner services.
+pub fn inner_roots(dir: &Path) -> Result<Vec<Vec<u8>>> {
+    read_certificates(&dir.join(INNER_ROOT))
+}
+
+/// Settings for calling inner services.
+pub fn inner_client(zone: &Zone) -> Result<ClientTls> {
+    Ok(mutual(&inner_roots(zone.dir())?, &service_identity(zone)?, Alpn::Http2)?)
+}
+
+/// Tells where a server listens, then serves until the process stops.
+pub async fn serve(observer: &Observer, name: &str, server: Server) -> Result<()> {
+    let address = server.address().context("server has no address")?;
+    observer.event("listening", &[("side", &name), ("address", &address)]);
+    let events = observer.clone();
+    server
+        .on_event(move |event| match event {
+            ServerEvent::Handshake { error, .. } => events.event("handshake-failed", &[("error", &error)]),
+            ServerEvent::Refused { refusal, .. } => {
+                events.event("request-refused", &[("refusal", &format!("{refusal:?}"))]);
+            }
+            ServerEvent::Full { .. } => events.event("connections-full", &[]),
+            _ => {}
+        })
+        .run(std::future::pending())
+        .await;
+    Ok(())
+}

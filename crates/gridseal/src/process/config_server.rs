@@ -1,0 +1,164 @@
+//! `gridseal config-server`.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Result;
+use gridseal_api::{
+    Refusal, Reply,
+    router::{Access, Peer, Router},
+    server::{Limits, Server},
+};
+use gridseal_io::{
+    clock::tick_now,
+    rng::OsRng,
+    tls::{Alpn, server, server_for_clients},
+};
+use gridseal_onboarding::config_server::{Answer, ConfigServer, Connection};
+use gridseal_trust::enrol::{
+    relay::{RELAY_SIZE_MAX, RelayPull},
+    session::EVIDENCE_SIZE_MAX,
+};
+use gridseal_types::N16;
+use tokio::sync::{Notify, oneshot};
+
+use crate::{
+    config,
+    files::Zone,
+    observe::Observer,
+    process::{inner_roots, serve, service_identity},
+};
+
+/// How long the endpoint manager's call is held when there is no work.
+const PULL_HOLD: Duration = Duration::from_secs(20);
+/// When a device is told to repeat a message that is not answered yet.
+const NOT_YET: Duration = Duration::from_secs(1);
+
+struct Relay {
+    machine: ConfigServer,
+    waiting: HashMap<Connection, oneshot::Sender<Answer>>,
+    next_connection: Connection,
+}
+
+struct Shared {
+    relay: Mutex<Relay>,
+    work: Notify,
+    /// Key of the hash that stands for a peer's address towards the endpoint manager.
+    address_key: [u8; 32],
+    hold: Duration,
+    observer: Observer,
+}
+
+impl Shared {
+    fn relay(&self) -> MutexGuard<'_, Relay> {
+        self.relay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Relay {
+    fn deliver(&mut self) {
+        while let Some(output) = self.machine.poll() {
+            if let Some(waiting) = self.waiting.remove(&output.connection) {
+                let _ = waiting.send(output.answer);
+            }
+        }
+    }
+}
+
+/// Runs the config server.
+pub async fn run(path: &Path) -> Result<()> {
+    let (config, dir): (config::ConfigServer, _) = config::load(path)?;
+    let observer = Observer::new("config-server");
+    let zone = Zone::open(&dir)?;
+    let first_id = u64::from_be_bytes(gridseal_crypto::random(&mut OsRng)?);
+    let shared = Arc::new(Shared {
+        relay: Mutex::new(Relay {
+            machine: ConfigServer::new(first_id),
+            waiting: HashMap::new(),
+            next_connection: 0,
+        }),
+        work: Notify::new(),
+        address_key: gridseal_crypto::random(&mut OsRng)?,
+        hold: Duration::from_secs(config.hold_s),
+        observer: observer.clone(),
+    });
+
+    // Devices see a certificate of its own, pinned by their redirect; inner services one of the inner network.
+    let field_key = gridseal_io::tls::TlsKey::software(gridseal_crypto::SigningKey::new(&zone.load("field")?)?);
+    let chain = crate::files::read_certificates(&dir.join("field.pem"))?;
+    let field_tls = server(&gridseal_io::tls::Identity::new(chain, field_key)?, Alpn::Http)?;
+    let inner_tls = server_for_clients(&service_identity(&zone)?, &inner_roots(&dir)?, Alpn::Http2)?;
+
+    let state = Arc::clone(&shared);
+    let field = Router::new().route("/gso/v1/config", Access::Anyone, EVIDENCE_SIZE_MAX, move |peer, body| {
+        message(Arc::clone(&state), peer, body.to_vec())
+    });
+    let inner = Router::new().route(
+        "/gso/v1/relay",
+        Access::Services(&["endpoint-manager"]),
+        RELAY_SIZE_MAX,
+        move |_, body| pull(Arc::clone(&shared), body.to_vec()),
+    );
+    let field = Server::bind(config.listen, field_tls, field, Limits::FIELD).await?;
+    let inner = Server::bind(config.listen_inner, inner_tls, inner, Limits::INNER).await?;
+    tokio::try_join!(serve(&observer, "field", field), serve(&observer, "inner", inner))?;
+    Ok(())
+}
+
+async fn message(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
+    let (sender, mut receiver) = oneshot::channel();
+    let address = peer.address.ip().to_string();
+    let hash = gridseal_crypto::sha256(&[&shared.address_key, address.as_bytes()]);
+    let mut source = N16([0; 16]);
+    source.0.copy_from_slice(&hash[..16]);
+    shared.observer.event("relayed", &[("bytes", &body.len())]);
+    let (connection, has_work) = {
+        let mut relay = shared.relay();
+        let connection = relay.next_connection;
+        relay.next_connection = connection.wrapping_add(1);
+        relay.waiting.insert(connection, sender);
+        relay.machine.message(tick_now(), connection, source, body);
+        relay.deliver();
+        (connection, relay.machine.has_work())
+    };
+    if has_work {
+        shared.work.notify_one();
+    }
+    let answer = match tokio::time::timeout(shared.hold, &mut receiver).await {
+        Ok(answer) => answer.ok(),
+        Err(_) => {
+            let mut relay = shared.relay();
+            relay.machine.give_up(connection);
+            relay.deliver();
+            relay.waiting.remove(&connection);
+            receiver.try_recv().ok()
+        }
+    };
+    match answer {
+        Some(Answer::Message(bytes)) => Reply::Body(bytes),
+        Some(Answer::NotYet) | None => Reply::Later(NOT_YET),
+        Some(Answer::Busy) => Reply::Refused(Refusal::Busy(Duration::from_secs(10))),
+        Some(Answer::TooLarge) => Reply::Refused(Refusal::TooLarge),
+    }
+}
+
+async fn pull(shared: Arc<Shared>, body: Vec<u8>) -> Reply {
+    let Ok(pull) = RelayPull::decode(&body) else { return Reply::Refused(Refusal::Malformed) };
+    let most = pull.most;
+    let take = |pull: RelayPull| {
+        let mut relay = shared.relay();
+        let work = relay.machine.pull(tick_now(), pull);
+        relay.deliver();
+        work
+    };
+    let mut work = take(pull);
+    if work.0.is_empty() {
+        let _ = tokio::time::timeout(PULL_HOLD, shared.work.notified()).await;
+        work = take(RelayPull { replies: Vec::new(), most });
+    }
+    Reply::Body(work.encode())
+}

@@ -1,0 +1,292 @@
+//! `gridseal endpoint-manager`: dials out to everybody and listens to nobody.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use gridseal_api::client::{Client, FieldClient};
+use gridseal_io::{
+    clock::utc_now,
+    tls::{Alpn, ClientTls, dateless},
+};
+use gridseal_onboarding::endpoint_manager::{
+    EndpointManager, Event, EventKind, Input, Output, Task,
+    register::{self, RegistrationRules, Told},
+};
+use gridseal_store::SqliteRecords;
+use gridseal_trust::enrol::{
+    cose::{Sign1, SignedType},
+    document::Policy,
+    init::decode_registered,
+    registrar::Rules,
+    relay::{RELAY_BATCH_MAX, RelayPull, RelayWork},
+};
+use gridseal_types::{
+    Digest, UtcTime,
+    service::{
+        Batch,
+        admission::{Admission, AdmissionReply},
+        certificates::{CertificateReply, CertificateRequest},
+        keys::{KeyReply, KeyRequest},
+    },
+};
+
+use crate::{
+    config,
+    files::{Zone, parse_public_key, read, read_certificates},
+    observe::Observer,
+    process::{headend, inner_client, keys, pki},
+};
+
+/// Pause after the config server could not be reached.
+const PULL_PAUSE: Duration = Duration::from_millis(500);
+/// How often the outbox is looked through.
+const OUTBOX_PAUSE: Duration = Duration::from_millis(500);
+/// How long the reply of a finished session waits for the head-end.
+const ADMIT_WAIT: Duration = Duration::from_secs(2);
+/// Devices looked at in one step of the outbox.
+const OUTBOX_STEP: usize = 256;
+
+/// Everything the endpoint manager calls.
+pub struct Peers {
+    config_server: Client,
+    pub(crate) keys: Client,
+    pki: Client,
+    headend: Client,
+    init_tls: ClientTls,
+    init_server: String,
+}
+
+/// What the configuration comes to.
+pub struct Setup {
+    /// For the sessions.
+    pub rules: Rules,
+    /// For the register.
+    pub registration: RegistrationRules,
+    /// Others.
+    pub peers: Peers,
+}
+
+/// Reads configuration and keys.
+pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
+    let (config, dir): (config::EndpointManager, _) = config::load(path)?;
+    let zone = Zone::open(&dir)?;
+    let tls = inner_client(&zone)?;
+    let voucher_keys = config.voucher_keys.iter().map(|key| parse_public_key(key)).collect::<Result<_>>()?;
+    let pins = config.config_pins.iter().map(|pin| parse_digest(pin)).collect::<Result<_>>()?;
+    let policy = load_policy(&dir.join(&config.policy), &config.policy_key)?;
+    let ca = read_certificates(&dir.join(&config.init_server_ca))?;
+    let setup = Setup {
+        rules: Rules {
+            policy,
+            danger_accept_open_platform: config.danger_accept_open_platform,
+            terminus: config.terminus.clone(),
+        },
+        registration: RegistrationRules {
+            voucher_keys,
+            owner: parse_public_key(&config.owner_key)?,
+            danger_accept_software_roots: config.danger_accept_software_roots,
+            config_urls: config.config_urls.clone(),
+            config_pins: pins,
+            redirect_lifetime_s: u64::from(config.redirect_days) * 86_400,
+        },
+        peers: Peers {
+            config_server: Client::new(&config.config_server.address, tls.clone(), "config-server"),
+            keys: Client::new(&config.keys.address, tls.clone(), "keys"),
+            pki: Client::new(&config.pki.address, tls.clone(), "pki"),
+            headend: Client::new(&config.headend.address, tls, "headend").with_timeout(ADMIT_WAIT),
+            init_tls: dateless(&ca, UtcTime(0), None, Alpn::Http1)?,
+            init_server: config.init_server,
+        },
+    };
+    Ok((setup, dir))
+}
+
+fn parse_digest(text: &str) -> Result<Digest> {
+    Digest::from_slice(&hex::decode(text)?).context("digest is not 32 bytes of hex")
+}
+
+fn load_policy(path: &Path, key: &str) -> Result<Policy> {
+    let bytes = read(path)?;
+    let signed = Sign1::decode(&bytes).with_context(|| format!("{} is not signed", path.display()))?;
+    if !signed.verify(SignedType::Policy, &parse_public_key(key)?) {
+        bail!("{} is not signed by the policy key", path.display());
+    }
+    Ok(Policy::decode(signed.payload)?)
+}
+
+/// Runs the endpoint manager.
+pub async fn run(path: &Path) -> Result<()> {
+    let (setup, dir) = set_up(path)?;
+    let observer = Observer::new("endpoint-manager");
+    let records = SqliteRecords::open(&dir.join("register.db")).context("cannot open the register")?;
+    let outbox_records = SqliteRecords::open(&dir.join("register.db")).context("cannot open the register")?;
+    let peers = Arc::new(setup.peers);
+    observer.event("started", &[]);
+    let mut manager =
+        Manager { machine: EndpointManager::new(setup.rules), records, peers: Arc::clone(&peers), observer };
+    let observer = manager.observer.clone();
+    tokio::try_join!(manager.run(), run_outbox(outbox_records, peers, observer))?;
+    Ok(())
+}
+
+struct Manager {
+    machine: EndpointManager,
+    records: SqliteRecords,
+    peers: Arc<Peers>,
+    observer: Observer,
+}
+
+/// What one round of the machine asks for.
+#[derive(Default)]
+struct Round {
+    keys: Vec<(Task, KeyRequest)>,
+    certificates: Vec<(Task, CertificateRequest)>,
+    admissions: Vec<(Task, Admission)>,
+    commit: bool,
+}
+
+impl Manager {
+    /// Pulls work, answers it, pulls again.
+    async fn run(&mut self) -> Result<()> {
+        let mut replies = Vec::new();
+        loop {
+            let pull = RelayPull { replies: replies.clone(), most: u32::try_from(RELAY_BATCH_MAX)? };
+            let answer = self.peers.config_server.post("/gso/v1/relay", pull.encode()).await;
+            let work = answer.ok().filter(|answer| answer.status == 200).and_then(|a| RelayWork::decode(&a.body).ok());
+            let Some(RelayWork(items)) = work else {
+                self.observer.event("config-server-unreachable", &[]);
+                tokio::time::sleep(PULL_PAUSE).await;
+                continue;
+            };
+            self.machine.handle(&self.records, utc_now(), Input::Work(items))?;
+            replies = self.work_off().await?;
+        }
+    }
+
+    /// Drives the machine until it asks for nothing more; returns the replies for the config server.
+    async fn work_off(&mut self) -> Result<Vec<(u64, Option<Vec<u8>>)>> {
+        let mut replies = Vec::new();
+        loop {
+            let round = self.drain(&mut replies);
+            let idle = round.keys.is_empty() && round.certificates.is_empty() && round.admissions.is_empty();
+            if idle && !round.commit {
+                return Ok(replies);
+            }
+            if round.commit {
+                let machine = &mut self.machine;
+                self.records.transact(|view| {
+                    Ok::<_, gridseal_types::records::RecordsError>((machine.writes(view, utc_now())?, ()))
+                })?;
+                self.machine.handle(&self.records, utc_now(), Input::Committed)?;
+            }
+            let peers = Arc::clone(&self.peers);
+            let (keys, certificates, admissions) = tokio::join!(
+                ask::<KeyRequest, KeyReply>(&peers.keys, keys::PATH, round.keys),
+                ask::<CertificateRequest, CertificateReply>(&peers.pki, pki::PATH, round.certificates),
+                ask::<Admission, AdmissionReply>(&peers.headend, headend::PATH, round.admissions),
+            );
+            for (task, reply) in keys {
+                let input = reply.map_or(Input::Unavailable(task), |reply| Input::Keys(task, reply));
+                self.machine.handle(&self.records, utc_now(), input)?;
+            }
+            for (task, reply) in certificates {
+                let input = reply.map_or(Input::Unavailable(task), |reply| Input::Certificate(task, reply));
+                self.machine.handle(&self.records, utc_now(), input)?;
+            }
+            for (task, reply) in admissions {
+                self.machine.handle(&self.records, utc_now(), Input::Admitted(task, reply.is_some()))?;
+            }
+        }
+    }
+
+    fn drain(&mut self, replies: &mut Vec<(u64, Option<Vec<u8>>)>) -> Round {
+        let mut round = Round::default();
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::Keys(task, request) => round.keys.push((task, request)),
+                Output::Certificate(task, request) => round.certificates.push((task, request)),
+                Output::Admit(task, admission) => round.admissions.push((task, admission)),
+                Output::Commit => round.commit = true,
+                Output::Reply(task, reply) => replies.push((task, reply)),
+                Output::Event(event) => tell(&self.observer, &event),
+                _ => {}
+            }
+        }
+        round
+    }
+}
+
+fn tell(observer: &Observer, event: &Event) {
+    let serial = &event.serial;
+    match event.kind {
+        EventKind::Accepted(step) => {
+            observer.event("accepted", &[("serial", serial), ("message", &format!("C{}", step.number()))]);
+        }
+        EventKind::Refused(code) => observer.event("refused", &[("serial", serial), ("code", &code.name())]),
+        EventKind::Quarantined(code) => {
+            observer.event("quarantined", &[("serial", serial), ("code", &code.name())]);
+        }
+        _ => observer.event("operating", &[("serial", serial)]),
+    }
+}
+
+/// Asks a service for a batch; each task gets its reply, or none when the service could not be asked.
+async fn ask<Request, Reply>(client: &Client, path: &str, asked: Vec<(Task, Request)>) -> Vec<(Task, Option<Reply>)>
+where
+    Request: minicbor::Encode<()>,
+    Reply: for<'b> minicbor::Decode<'b, ()>,
+{
+    if asked.is_empty() {
+        return Vec::new();
+    }
+    let (tasks, requests): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+    match client.call::<Request, Reply>(path, &Batch(requests)).await {
+        Ok(Batch(replies)) => tasks.into_iter().zip(replies.into_iter().map(Some)).collect(),
+        Err(_) => tasks.into_iter().map(|task| (task, None)).collect(),
+    }
+}
+
+/// Tells init server and head-end what they do not know yet, again and again until they do.
+async fn run_outbox(mut records: SqliteRecords, peers: Arc<Peers>, observer: Observer) -> Result<()> {
+    let address = peers.init_server.trim_start_matches("https://").to_owned();
+    let name = host_of(&address).to_owned();
+    let mut init = FieldClient::new(address, peers.init_tls.clone(), name);
+    let mut after: Vec<u8> = Vec::new();
+    loop {
+        let (outbox, next) = register::outbox(&records, &after, OUTBOX_STEP)?;
+        let mut told = Vec::new();
+        for (device, registration) in outbox.registrations {
+            let answer = init.post("/gso/v1/init", registration).await;
+            match answer.ok().filter(|answer| answer.status == 200).map(|a| decode_registered(&a.body)) {
+                Some(Ok(seq)) => {
+                    observer.event("redirect-registered", &[("device", &device), ("seq", &seq)]);
+                    told.push((device, Told::Registration));
+                }
+                Some(Err(_)) => observer.event("redirect-refused", &[("device", &device)]),
+                None => break,
+            }
+        }
+        if !outbox.admissions.is_empty() {
+            let (devices, admissions): (Vec<_>, Vec<_>) = outbox.admissions.into_iter().unzip();
+            let batch = Batch(admissions.clone());
+            if peers.headend.call::<Admission, AdmissionReply>(headend::PATH, &batch).await.is_ok() {
+                let revisions = admissions.iter().map(|admission| Told::Admission(admission.revision));
+                told.extend(devices.into_iter().zip(revisions));
+            }
+        }
+        if !told.is_empty() {
+            records.transact(|view| {
+                Ok::<_, gridseal_types::records::RecordsError>((register::told(view, &told)?, ()))
+            })?;
+        }
+        if next.is_none() {
+            tokio::time::sleep(OUTBOX_PAUSE).await;
+        }
+        after = next.unwrap_or_default();
+    }
+}
+
+/// Host of `host:port`, without brackets.
+pub fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
+}

@@ -1,0 +1,378 @@
+//! `gridseal headend`: the terminus. It holds no meter key: it asks the key service to open what meters send.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use gridseal_api::{
+    Refusal,
+    client::Client,
+    router::{Access, Router},
+    server::{Limits, Server},
+};
+use gridseal_crypto::{Key, Signer, SigningKey, role::ServiceTls};
+use gridseal_headend::{
+    BatchId, ConnectionId, Event, Ingest, Input, Output, PushModel, ReadingStore,
+    admission::{self, Standing},
+};
+use gridseal_io::{
+    clock::{tick_now, utc_now},
+    rng::OsRng,
+    tls::{Alpn, Identity, ServerTls, TlsKey, accept, server_for_clients},
+};
+use gridseal_store::SqliteReadings;
+use gridseal_trust::csr::{assemble_csr, csr_to_be_signed};
+use gridseal_types::service::{
+    Batch,
+    admission::{Admission, AdmissionReply},
+    certificates::{CertificateReply, CertificateRequest},
+    keys::{KeyReply, KeyRequest, OpenVerdict},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    config,
+    files::Zone,
+    observe::Observer,
+    process::{inner_client, inner_roots, keys, pki, serve, service_identity},
+};
+
+/// Path of the admissions.
+pub const PATH: &str = "/headend/v1/admissions";
+/// Connections of meters at a time.
+const CONNECTIONS_MAX: usize = 65_536;
+/// Events that may wait for the ingest machine.
+const QUEUE: usize = 4_096;
+/// Frames that may wait for one slow link.
+const LINK_QUEUE: usize = 64;
+
+enum Wire {
+    Connected(ConnectionId, admission::Served, mpsc::Sender<Vec<u8>>),
+    Received(ConnectionId, Vec<u8>),
+    Disconnected(ConnectionId),
+    Opened(BatchId, Option<Vec<OpenVerdict>>),
+    Admitted(Admission),
+}
+
+type Store = Arc<Mutex<SqliteReadings>>;
+
+/// Runs the head-end.
+pub async fn run(path: &Path) -> Result<()> {
+    let (config, dir): (config::Headend, _) = config::load(path)?;
+    let observer = Observer::new("headend");
+    let zone = Zone::open(&dir)?;
+    let planted = config.danger_plant.as_ref().map(|file| danger_plant(&dir, &dir.join(file))).transpose()?;
+    let store = SqliteReadings::open(dir.join("readings.db"), zone.load_or_generate("readings")?, OsRng)
+        .context("cannot open the reading store")?;
+    let store: Store = Arc::new(Mutex::new(store));
+    let client = inner_client(&zone)?;
+    let keys = Arc::new(Client::new(&config.keys.address, client.clone(), "keys"));
+    let pki = Client::new(&config.pki.address, client, "pki");
+    let inner_tls = server_for_clients(&service_identity(&zone)?, &inner_roots(&dir)?, Alpn::Http2)?;
+    drop(zone);
+
+    let (wire, events) = mpsc::channel(QUEUE);
+    let (field_tls, renew_at) = certificate(&pki).await?;
+    let (tls_sender, tls) = watch::channel(field_tls);
+    let admissions = admissions(Arc::clone(&store), wire.clone(), observer.clone());
+    let inner = Server::bind(config.listen_inner, inner_tls, admissions, Limits::INNER).await?;
+    let listener = TcpListener::bind(config.listen).await?;
+    observer.event("listening", &[("side", &"field"), ("address", &listener.local_addr()?)]);
+    let shell = Shell {
+        machine: Ingest::new(PushModel::load_profile(config.interval_s)),
+        store: Arc::clone(&store),
+        keys,
+        wire: wire.clone(),
+        links: HashMap::new(),
+        observer: observer.clone(),
+    };
+    tokio::try_join!(
+        serve(&observer, "inner", inner),
+        accept_meters(listener, tls, store, wire, observer.clone()),
+        shell.run(events),
+        renew(pki, renew_at, tls_sender, observer.clone()),
+    )?;
+    drop(planted);
+    Ok(())
+}
+
+/// A TLS certificate for the field side, for a key that lives in this process only and at most 24 hours (rule S4).
+/// Returns the settings and when to renew them.
+async fn certificate(pki: &Client) -> Result<(ServerTls, u64)> {
+    let key = SigningKey::new(&Key::<ServiceTls, 32>::generate_scalar(&mut OsRng)?)?;
+    let to_be_signed = csr_to_be_signed("headend", &key.public());
+    let csr = assemble_csr(&to_be_signed, &key.sign(&to_be_signed)?);
+    let request = Batch(vec![CertificateRequest::Server { csr }]);
+    let mut waited = Duration::ZERO;
+    let reply = loop {
+        match pki.call::<_, CertificateReply>(pki::PATH, &request).await {
+            Ok(Batch(mut replies)) => break replies.pop().context("empty answer")?,
+            Err(error) if waited > Duration::from_secs(30) => return Err(error).context("no certificate authority"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+        waited += Duration::from_millis(200);
+    };
+    let CertificateReply::Issued { chain, root, not_after } = reply else {
+        bail!("the certificate authority issues no certificate for the head-end");
+    };
+    let now = utc_now().0;
+    let identity = Identity::new(chain.into_iter().map(|der| der.0).collect(), TlsKey::software(key))?;
+    Ok((server_for_clients(&identity, &[root], Alpn::Raw)?, now + (not_after.0.saturating_sub(now)) * 2 / 3))
+}
+
+async fn renew(pki: Client, mut at: u64, tls: watch::Sender<ServerTls>, observer: Observer) -> Result<()> {
+    loop {
+        let wait = at.saturating_sub(utc_now().0).max(1);
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        match certificate(&pki).await {
+            Ok((settings, next)) => {
+                tls.send_replace(settings);
+                at = next;
+                observer.event("certificate-renewed", &[]);
+            }
+            Err(_) => at = utc_now().0 + 60,
+        }
+    }
+}
+
+/// The endpoint manager tells which meters are admitted.
+fn admissions(store: Store, wire: mpsc::Sender<Wire>, observer: Observer) -> Router {
+    Router::new().serve_batch(
+        PATH,
+        Access::Services(&["endpoint-manager"]),
+        move |_, batch: Vec<Admission>| {
+            let (store, wire, observer) = (Arc::clone(&store), wire.clone(), observer.clone());
+            async move {
+                let recorded = batch.clone();
+                let work = move || {
+                    let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+                    recorded.iter().try_for_each(|one| admission::record(&mut *store, one).map(drop)).is_ok()
+                };
+                if !tokio::task::spawn_blocking(work).await.unwrap_or(false) {
+                    return Err(Refusal::Busy(Duration::from_secs(1)));
+                }
+                for admission in &batch {
+                    let (meter, state) = (admission.meter, admission.state.name());
+                    observer.event("admission", &[("meter", &meter), ("state", &state)]);
+                    let _ = wire.send(Wire::Admitted(admission.clone())).await;
+                }
+                Ok(batch.iter().map(|_| AdmissionReply::Recorded).collect())
+            }
+        },
+    )
+}
+
+async fn accept_meters(
+    listener: TcpListener,
+    tls: watch::Receiver<ServerTls>,
+    store: Store,
+    wire: mpsc::Sender<Wire>,
+    observer: Observer,
+) -> Result<()> {
+    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let mut next = 0;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let (settings, store, wire) = (tls.borrow().clone(), Arc::clone(&store), wire.clone());
+        let (observer, connection) = (observer.clone(), ConnectionId(next));
+        next += 1;
+        tokio::spawn(async move {
+            if let Err(refused) = meter(connection, stream, &settings, store, wire, &observer).await {
+                observer.event("link-refused", &[("reason", &refused)]);
+            }
+            drop(slot);
+        });
+    }
+}
+
+/// One link of a meter: handshake, admission, then bytes both ways.
+async fn meter(
+    connection: ConnectionId,
+    stream: TcpStream,
+    tls: &ServerTls,
+    store: Store,
+    wire: mpsc::Sender<Wire>,
+    observer: &Observer,
+) -> Result<(), &'static str> {
+    stream.set_nodelay(true).map_err(|_| "socket")?;
+    let (mut stream, certificate) = accept(tls, stream).await.map_err(|_| "handshake")?;
+    let key = certificate.ok_or("no certificate")?.spki;
+    let lookup = move || {
+        let store = store.lock().unwrap_or_else(PoisonError::into_inner);
+        admission::lookup(&*store, &key).ok()
+    };
+    let served = match tokio::task::spawn_blocking(lookup).await.ok().flatten() {
+        Some(Standing::Served(served)) => served,
+        Some(Standing::Held { .. }) => return Err("state"),
+        _ => return Err("not admitted"),
+    };
+    observer.event("meter-connected", &[("meter", &served.meter())]);
+    let (to_meter, mut frames) = mpsc::channel::<Vec<u8>>(LINK_QUEUE);
+    wire.send(Wire::Connected(connection, served, to_meter)).await.map_err(|_| "stopping")?;
+    // The first word is ours: the meter learns that it is admitted (an empty wrapper heartbeat is not needed).
+    let mut buffer = vec![0; 4_096];
+    let result = loop {
+        tokio::select! {
+            read = stream.read(&mut buffer) => match read {
+                Ok(0) | Err(_) => break Ok(()),
+                Ok(count) => {
+                    let Some(bytes) = buffer.get(..count) else { break Err("read") };
+                    if wire.send(Wire::Received(connection, bytes.to_vec())).await.is_err() {
+                        break Err("stopping");
+                    }
+                }
+            },
+            frame = frames.recv() => match frame {
+                // The machine closes a link by dropping its sender.
+                None => break Ok(()),
+                Some(frame) => if stream.write_all(&frame).await.is_err() || stream.flush().await.is_err() {
+                    break Ok(());
+                },
+            },
+        }
+    };
+    let _ = stream.shutdown().await;
+    let _ = wire.send(Wire::Disconnected(connection)).await;
+    result
+}
+
+struct Shell {
+    machine: Ingest,
+    store: Store,
+    keys: Arc<Client>,
+    wire: mpsc::Sender<Wire>,
+    links: HashMap<ConnectionId, mpsc::Sender<Vec<u8>>>,
+    observer: Observer,
+}
+
+impl Shell {
+    async fn run(mut self, mut events: mpsc::Receiver<Wire>) -> Result<()> {
+        loop {
+            let wait = self.machine.deadline().map(|at| at.since(tick_now()));
+            let event = match wait {
+                None => events.recv().await,
+                Some(wait) => match tokio::time::timeout(wait, events.recv()).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        self.machine.handle(tick_now(), Input::Timeout)?;
+                        self.drain().await?;
+                        continue;
+                    }
+                },
+            };
+            let Some(event) = event else { return Ok(()) };
+            self.take(event)?;
+            // What has arrived meanwhile goes into the same round: one batch, one commit.
+            while let Ok(event) = events.try_recv() {
+                self.take(event)?;
+            }
+            self.drain().await?;
+        }
+    }
+
+    fn take(&mut self, event: Wire) -> Result<()> {
+        let now = tick_now();
+        match event {
+            Wire::Connected(connection, served, sender) => {
+                self.links.insert(connection, sender);
+                self.machine.handle(now, Input::Connected { connection, served })?;
+            }
+            Wire::Received(connection, bytes) => {
+                self.machine.handle(now, Input::Received { connection, bytes: &bytes })?;
+            }
+            Wire::Disconnected(connection) => {
+                self.links.remove(&connection);
+                self.machine.handle(now, Input::Disconnected { connection })?;
+            }
+            Wire::Opened(batch, Some(verdicts)) => {
+                if self.machine.handle(now, Input::Opened { batch, verdicts, at: utc_now() }).is_err() {
+                    self.machine.handle(now, Input::OpenFailed { batch })?;
+                }
+            }
+            Wire::Opened(batch, None) => self.machine.handle(now, Input::OpenFailed { batch })?,
+            Wire::Admitted(admission) => self.machine.handle(now, Input::Admitted(&admission))?,
+        }
+        Ok(())
+    }
+
+    async fn drain(&mut self) -> Result<()> {
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::Open { batch, apdus } => self.open(batch, apdus),
+                Output::Store { batch, readings } => {
+                    let store = Arc::clone(&self.store);
+                    let work = move || {
+                        let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+                        ReadingStore::store(&mut *store, &readings).ok()
+                    };
+                    let input = match tokio::task::spawn_blocking(work).await.ok().flatten() {
+                        Some(outcomes) => Input::Stored { batch, outcomes },
+                        None => Input::StoreFailed { batch },
+                    };
+                    self.machine.handle(tick_now(), input)?;
+                }
+                Output::Acknowledge { connection, frame } => {
+                    if let Some(link) = self.links.get(&connection) {
+                        // A link that does not take its acknowledgements loses them; the meter repeats.
+                        let _ = link.try_send(frame);
+                    }
+                }
+                Output::Close { connection, .. } => {
+                    self.links.remove(&connection);
+                }
+                Output::Event(event) => self.tell(&event),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, batch: BatchId, apdus: Vec<Vec<u8>>) {
+        let (keys, wire) = (Arc::clone(&self.keys), self.wire.clone());
+        for apdu in &apdus {
+            self.observer.event("frame", &[("apdu", &hex::encode(apdu))]);
+        }
+        tokio::spawn(async move {
+            let requests = apdus.into_iter().map(|apdu| KeyRequest::OpenApdu { apdu }).collect();
+            let answer = keys.call::<KeyRequest, KeyReply>(keys::PATH, &Batch(requests)).await;
+            let verdicts = answer.ok().map(|Batch(replies)| {
+                let verdict = |reply| if let KeyReply::Apdu(verdict) = reply { verdict } else { OpenVerdict::Rejected };
+                replies.into_iter().map(verdict).collect()
+            });
+            let _ = wire.send(Wire::Opened(batch, verdicts)).await;
+        });
+    }
+
+    fn tell(&self, event: &Event) {
+        match event {
+            Event::Refused { meter, reason } => {
+                self.observer.event("frame-refused", &[("meter", meter), ("reason", reason)]);
+            }
+            Event::Stored { stored, duplicates } => {
+                self.observer.event("stored", &[("readings", stored), ("duplicates", duplicates)]);
+            }
+            other => self.observer.event("ingest", &[("what", &format!("{other:?}"))]),
+        }
+    }
+}
+
+/// Keeps given keys in memory and in a file, in three spellings, so that a search proves that it can find them.
+struct Planted {
+    _raw: Vec<Vec<u8>>,
+}
+
+fn danger_plant(dir: &Path, file: &Path) -> Result<Planted> {
+    let keys: std::collections::BTreeMap<String, String> = serde_json::from_slice(&crate::files::read(file)?)?;
+    let raw = keys.values().map(hex::decode).collect::<Result<Vec<_>, _>>()?;
+    crate::files::write_atomic(&dir.join("planted.bin"), &raw.concat())?;
+    Ok(Planted { _raw: raw })
+}

@@ -1,0 +1,174 @@
+//! `gridseal keys`: the front of the key service. It authenticates, checks who may ask for what, and forwards to
+//! `keys-core`, which runs as its child and alone opens keys.
+
+use std::{
+    io::{BufReader, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use gridseal_api::{
+    Refusal,
+    router::{Access, Router},
+    server::{Limits, Server},
+};
+use gridseal_io::tls::{Alpn, server_for_clients};
+use gridseal_keys::front::{self, ENDPOINT_MANAGER, HEADEND};
+use gridseal_types::{
+    Code,
+    service::{
+        BATCH_MAX, Batch,
+        keys::{KeyReply, KeyRequest},
+    },
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    config,
+    files::Zone,
+    observe::Observer,
+    process::{inner_roots, serve, service_identity},
+};
+
+/// Path of the service.
+pub const PATH: &str = "/keys/v1";
+/// Batches that may wait for the core.
+const QUEUE: usize = 256;
+
+struct Job {
+    requests: Vec<KeyRequest>,
+    answer: oneshot::Sender<Vec<KeyReply>>,
+}
+
+/// Runs the key service.
+pub async fn run(path: &Path) -> Result<()> {
+    let (config, dir): (config::Keys, _) = config::load(path)?;
+    let observer = Observer::new("keys");
+    let zone = Zone::open(&dir)?;
+    let tls = server_for_clients(&service_identity(&zone)?, &inner_roots(&dir)?, Alpn::Http2)?;
+    drop(zone);
+    let (queue, jobs) = mpsc::sync_channel::<Job>(QUEUE);
+    let (ended, core_ended) = oneshot::channel();
+    let core_config = path.to_path_buf();
+    std::thread::spawn(move || {
+        let _ = ended.send(drive_core(&core_config, &jobs));
+    });
+    let queue = Arc::new(queue);
+    let events = observer.clone();
+    let router = Router::new().serve_batch(
+        PATH,
+        Access::Services(&[ENDPOINT_MANAGER, HEADEND]),
+        move |peer, requests: Vec<KeyRequest>| {
+            let (queue, observer) = (Arc::clone(&queue), events.clone());
+            async move {
+                let caller = peer.service().unwrap_or_default().to_owned();
+                answer(&queue, &observer, &caller, requests).await
+            }
+        },
+    );
+    let server = Server::bind(config.listen, tls, router, Limits::INNER).await?;
+    tokio::select! {
+        result = serve(&observer, "inner", server) => result,
+        result = core_ended => match result {
+            Ok(Err(error)) => Err(error.context("keys-core ended")),
+            _ => bail!("keys-core ended"),
+        },
+    }
+}
+
+/// Passes what the caller may ask on to the core; the rest is refused here, without it.
+async fn answer(
+    queue: &mpsc::SyncSender<Job>,
+    observer: &Observer,
+    caller: &str,
+    requests: Vec<KeyRequest>,
+) -> Result<Vec<KeyReply>, Refusal> {
+    let allowed: Vec<bool> = requests.iter().map(|request| front::allows(caller, request)).collect();
+    let count = allowed.iter().filter(|allowed| !**allowed).count();
+    if count > 0 {
+        observer.event("forbidden", &[("caller", &caller), ("requests", &count)]);
+    }
+    let passed = requests.into_iter().zip(&allowed).filter(|(_, allowed)| **allowed).map(|(r, _)| r).collect();
+    let (answer, answered) = oneshot::channel();
+    let busy = Refusal::Busy(Duration::from_secs(1));
+    queue.try_send(Job { requests: passed, answer }).map_err(|_| busy)?;
+    let mut replies = answered.await.map_err(|_| busy)?.into_iter();
+    let refused = || KeyReply::Refused { code: Code::Refused };
+    allowed.iter().map(|allowed| if *allowed { replies.next().ok_or(busy) } else { Ok(refused()) }).collect()
+}
+
+struct CoreProcess(Child);
+
+impl Drop for CoreProcess {
+    fn drop(&mut self) {
+        // The core ends when its standard input closes; a core that hangs is ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the core and gives it one frame after the other. Jobs that wait while it works go into the next frame
+/// together, so that one commit serves them all.
+fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>) -> Result<()> {
+    let program = std::env::current_exe().context("own program not found")?;
+    let mut child = Command::new(program)
+        .arg("keys-core")
+        .arg("--config")
+        .arg(config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start keys-core")?;
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let _core = CoreProcess(child);
+    let mut to_core = BufWriter::new(stdin.context("keys-core has no input")?);
+    let mut from_core = BufReader::new(stdout.context("keys-core has no output")?);
+    let mut held: Option<Job> = None;
+    while let Some(first) = held.take().or_else(|| jobs.recv().ok()) {
+        let mut requests = first.requests;
+        let mut waiting = vec![(requests.len(), first.answer)];
+        while let Ok(job) = jobs.try_recv() {
+            if requests.len() + job.requests.len() > BATCH_MAX {
+                held = Some(job);
+                break;
+            }
+            waiting.push((job.requests.len(), job.answer));
+            requests.extend(job.requests);
+        }
+        write_frame(&mut to_core, &minicbor::to_vec(Batch(requests))?)?;
+        let reply = read_frame(&mut from_core)?.context("keys-core closed its output")?;
+        let Batch(replies): Batch<KeyReply> = minicbor::decode(&reply)?;
+        let mut replies = replies.into_iter();
+        for (count, answer) in waiting {
+            let _ = answer.send(replies.by_ref().take(count).collect());
+        }
+    }
+    Ok(())
+}
+
+/// Writes a frame: length u32 big-endian, bytes.
+pub fn write_frame(out: &mut impl Write, bytes: &[u8]) -> Result<()> {
+    out.write_all(&u32::try_from(bytes.len())?.to_be_bytes())?;
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
+}
+
+/// Reads a frame; `None` at the end of the stream.
+pub fn read_frame(input: &mut impl Read) -> Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    match input.read_exact(&mut length) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let length = usize::try_from(u32::from_be_bytes(length))?;
+    if length > gridseal_types::service::BODY_SIZE_MAX {
+        bail!("frame of {length} bytes is too large");
+    }
+    let mut bytes = vec![0; length];
+    input.read_exact(&mut bytes)?;
+    Ok(Some(bytes))
+}

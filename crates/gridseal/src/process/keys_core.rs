@@ -1,0 +1,55 @@
+//! `gridseal keys-core`: started by `gridseal keys`, speaks over its standard input and output, has no network.
+
+use std::{
+    io::{BufReader, BufWriter},
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+use gridseal_io::{clock::utc_now, rng::OsRng};
+use gridseal_keys::{Core, Keystore, KeystoreFile};
+use gridseal_store::SqliteRecords;
+use gridseal_types::service::{Batch, keys::KeyRequest};
+
+use crate::{
+    config,
+    files::{Zone, parse_public_key, read},
+    process::keys::{read_frame, write_frame},
+};
+
+/// Runs the core until its input ends.
+pub fn run(path: &Path) -> Result<()> {
+    let (config, dir): (config::Keys, _) = config::load(path)?;
+    let file: KeystoreFile =
+        minicbor::decode(&read(&dir.join("keystore.cbor"))?).context("keystore.cbor is no keystore")?;
+    let delegation = read(&dir.join("delegation.cbor"))?;
+    let voucher_keys = config.voucher_keys.iter().map(|key| parse_public_key(key)).collect::<Result<_>>()?;
+    let keystore = Keystore::open(&file, Zone::open(&dir)?.into_dek(), delegation, voucher_keys)?;
+    let core = Core::new(keystore, config.attestation_age_max_s);
+    let mut records = SqliteRecords::open(&dir.join("keys.db")).context("cannot open the key store")?;
+    let mut input = BufReader::new(std::io::stdin().lock());
+    let mut output = BufWriter::new(std::io::stdout().lock());
+    while let Some(frame) = read_frame(&mut input)? {
+        let Batch(requests): Batch<KeyRequest> = minicbor::decode(&frame)?;
+        let replies = records.transact(|view| {
+            let decision = core.decide(view, utc_now(), &mut OsRng, requests)?;
+            Ok::<_, gridseal_keys::KeysError>((decision.writes, decision.replies))
+        })?;
+        if let Some(inventory) = &config.danger_inventory {
+            danger_write_inventory(&core, &records, &dir.join(inventory))?;
+        }
+        write_frame(&mut output, &minicbor::to_vec(Batch(replies))?)?;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "danger-inventory")]
+fn danger_write_inventory(core: &Core, records: &SqliteRecords, path: &Path) -> Result<()> {
+    let inventory = core.danger_inventory(records)?;
+    crate::files::write_atomic(path, &serde_json::to_vec_pretty(&inventory)?)
+}
+
+#[cfg(not(feature = "danger-inventory"))]
+fn danger_write_inventory(_: &Core, _: &SqliteRecords, _: &Path) -> Result<()> {
+    anyhow::bail!("this build cannot write an inventory of its keys")
+}

@@ -1,0 +1,141 @@
+//! The meter's way to its owner: the shell around the device machine.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use gridseal_api::client::FieldClient;
+use gridseal_io::{
+    clock::tick_now,
+    rng::OsRng,
+    tls::{Alpn, dateless, pinned},
+};
+use gridseal_trust::enrol::device::{self, Device, DeviceRecord, Event, Input, Output, Pace, Peer};
+use gridseal_types::{Tick, UtcTime};
+
+use super::Meter;
+use crate::{files::parse_public_key, observe::Observer, process::endpoint_manager::host_of};
+
+/// Longest wait for one answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer, bytes.
+const ANSWER_SIZE_MAX: usize = 64 * 1024;
+
+/// Runs the device machine until the meter may go to its terminus.
+pub async fn run(meter: &Meter, record: DeviceRecord) -> Result<DeviceRecord> {
+    let mut shell = Shell::new(meter, record)?;
+    shell.machine.handle(tick_now(), Input::Start)?;
+    loop {
+        if let Some(record) = shell.drain().await? {
+            return Ok(record);
+        }
+        let Some(deadline) = shell.machine.deadline() else { bail!("the device machine waits for nothing") };
+        tokio::time::sleep(deadline.since(tick_now()).max(Duration::from_millis(1))).await;
+        shell.machine.handle(tick_now().max(Tick(deadline.0)), Input::Timeout)?;
+    }
+}
+
+/// The machine's firmware as the file has it.
+pub fn firmware(meter: &Meter) -> Result<device::Firmware> {
+    let keys = |list: &[String]| list.iter().map(|key| parse_public_key(key)).collect::<Result<Vec<_>>>();
+    let first = Duration::from_millis(meter.firmware.backoff_ms);
+    Ok(device::Firmware {
+        init_keys: keys(&meter.firmware.init_keys)?,
+        voucher_keys: keys(&meter.firmware.voucher_keys)?,
+        subject: meter.firmware.serial.clone(),
+        pace: Pace { first, ..Pace::FIELD },
+    })
+}
+
+struct Shell<'m> {
+    meter: &'m Meter,
+    machine: Device,
+    init: Vec<FieldClient>,
+    config: Vec<FieldClient>,
+    turn: usize,
+}
+
+impl<'m> Shell<'m> {
+    fn new(meter: &'m Meter, record: DeviceRecord) -> Result<Self> {
+        let machine = Device::new(firmware(meter)?, record);
+        let (_, ca) = der::pem::decode_vec(meter.firmware.init_server_ca.trim().as_bytes())
+            .map_err(|error| anyhow::anyhow!("init_server_ca is not PEM: {error}"))?;
+        // A meter without a clock cannot use dates; K_init and this CA serve the oldest firmware in any warehouse.
+        let tls = dateless(&[ca], UtcTime(0), None, Alpn::Http1)?;
+        let init = meter.firmware.init_servers.iter().map(|url| {
+            let address = url.trim_start_matches("https://");
+            FieldClient::new(address, tls.clone(), host_of(address)).with_limits(CALL_TIMEOUT, ANSWER_SIZE_MAX)
+        });
+        Ok(Self { meter, init: init.collect(), machine, config: Vec::new(), turn: 0 })
+    }
+
+    /// Does what the machine asks until it waits; gives the record when the meter may go to its terminus.
+    async fn drain(&mut self) -> Result<Option<DeviceRecord>> {
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::Root(request) => {
+                    let reply = self.meter.root.perform(request);
+                    self.machine.handle(tick_now(), Input::Root(reply))?;
+                }
+                Output::Random(length) => {
+                    let mut bytes = vec![0; length];
+                    gridseal_crypto::Rng::fill(&mut OsRng, &mut bytes)?;
+                    self.machine.handle(tick_now(), Input::Random(&bytes))?;
+                }
+                Output::Persist => {
+                    self.meter.store_record(self.machine.record())?;
+                    self.machine.handle(tick_now(), Input::Persisted)?;
+                }
+                Output::Transmit(peer, wire) => self.exchange(peer, wire).await?,
+                Output::Event(Event::Operating { confirmed }) => {
+                    self.meter.observer.event("operating", &[("confirmed", &confirmed)]);
+                    return Ok(Some(self.machine.record().clone()));
+                }
+                Output::Event(event) => tell(&self.meter.observer, event),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    async fn exchange(&mut self, peer: Peer, wire: Vec<u8>) -> Result<()> {
+        if peer == Peer::ConfigServer && self.config.is_empty() {
+            let (urls, pins) = self.machine.config_servers().context("no redirect")?;
+            let tls = pinned(pins, Alpn::Http1)?;
+            let client = |url: &String| {
+                let address = url.trim_start_matches("https://");
+                FieldClient::new(address, tls.clone(), host_of(address)).with_limits(CALL_TIMEOUT, ANSWER_SIZE_MAX)
+            };
+            self.config = urls.iter().map(client).collect();
+        }
+        let (clients, path) = match peer {
+            Peer::InitServer => (&mut self.init, "/gso/v1/init"),
+            Peer::ConfigServer => (&mut self.config, "/gso/v1/config"),
+        };
+        let count = clients.len().max(1);
+        let Some(client) = clients.get_mut(self.turn % count) else { bail!("no server is configured") };
+        let answer = client.post(path, wire).await;
+        let answer = answer.ok().filter(|answer| answer.status == 200);
+        match answer {
+            Some(answer) => self.machine.handle(tick_now(), Input::Received(&answer.body))?,
+            None => {
+                // The next try goes to the next address.
+                self.turn = self.turn.wrapping_add(1);
+                self.machine.handle(tick_now(), Input::NoReply)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tell(observer: &Observer, event: Event) {
+    match event {
+        Event::OwnerFound => observer.event("owner-found", &[]),
+        Event::KeysMade => observer.event("keys-made", &[]),
+        Event::Sent(step) => observer.event("sent", &[("message", &format!("C{}", step.number()))]),
+        Event::Accepted(step) => observer.event("accepted", &[("message", &format!("C{}", step.number()))]),
+        Event::Refused(code) => observer.event("refused", &[("code", &code.name())]),
+        Event::Unanswered => observer.event("unanswered", &[]),
+        Event::RootFailed(error) => observer.event("root-failed", &[("error", &error)]),
+        _ => {}
+    }
+}

@@ -1,0 +1,256 @@
+//! The meter's secure channel to its terminus: TLS with the LDevID key in the root, and the pushes in it.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use gridseal_io::{
+    clock::{tick_now, utc_now},
+    rng::OsRng,
+    tls::{Alpn, Identity, SignError, TlsKey, connect, dateless},
+};
+use gridseal_meter::{
+    Consumption, Event, Input, LoadProfile, Output, Push, PushConfig, PushKeys,
+};
+use gridseal_trust::{
+    enrol::{
+        device::{DeviceRecord, Installed},
+        session::DeliveredObject,
+    },
+    root::{OwnerKeys, RootReply, RootRequest},
+    tpm,
+};
+use gridseal_types::{SystemTitle, Tick};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::Meter;
+use crate::{
+    files::{read_if_there, write_atomic},
+    process::endpoint_manager::host_of,
+};
+
+/// Longest wait for a TCP connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A link that lives this long was not refused: a terminus that does not admit a meter closes it at once.
+const LINK_STANDS_AFTER: Duration = Duration::from_millis(250);
+/// Links that a terminus must refuse before an unconfirmed configuration is given up.
+const REFUSALS_MAX: u32 = 10;
+/// Average consumption of a simulated household, watts.
+const AVERAGE_W: u32 = 420;
+
+/// Why the pushes ended.
+pub enum Ended {
+    /// The terminus refuses a configuration that was never confirmed: what is left to begin again with.
+    Refused(DeviceRecord),
+}
+
+/// Pushes until the terminus refuses for good.
+pub async fn run(meter: &Meter, mut record: DeviceRecord) -> Result<Ended> {
+    let installed = record.installed.clone().context("nothing is installed")?;
+    let keys = record.keys.clone().context("no keys were made")?;
+    let mut pushing = Pushing::resume(meter, &installed, &keys)?;
+    let mut refusals = 0;
+    loop {
+        match dial(meter, &installed, &keys, &record).await {
+            Ok(link) => {
+                let was_admitted = pushing.over(link, &mut record).await?;
+                refusals = if was_admitted { 0 } else { refusals + 1 };
+            }
+            Err(error) => meter.observer.event("terminus-unreachable", &[("error", &format!("{error:#}"))]),
+        }
+        let confirmed = record.installed.as_ref().is_some_and(|installed| installed.confirmed);
+        if refusals >= REFUSALS_MAX && !confirmed {
+            record.installed = None;
+            meter.store_record(&record)?;
+            return Ok(Ended::Refused(record));
+        }
+        pushing.pause(refusals).await?;
+    }
+}
+
+/// Connects to the terminus: chain to the CA bundle, no calendar but the floor clock, our key in the root.
+async fn dial(
+    meter: &Meter,
+    installed: &Installed,
+    keys: &OwnerKeys,
+    record: &DeviceRecord,
+) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
+    let root = meter.root.clone();
+    let tls_blob = keys.tls.clone();
+    let public = tpm::tls_key(&keys.tls.public).map_err(|code| anyhow::anyhow!("TLS key: {code}"))?;
+    let sign = Arc::new(move |message: &[u8]| {
+        match root.perform(RootRequest::Sign { tls: tls_blob.clone(), message: message.to_vec() }) {
+            Ok(RootReply::Signature(signature)) => Ok(signature),
+            _ => Err(SignError),
+        }
+    });
+    let chain = installed.ldevid_chain.iter().map(|der| der.0.clone()).collect();
+    let identity = Identity::new(chain, TlsKey::external(public, sign))?;
+    let roots: Vec<Vec<u8>> = installed.ca_bundle.iter().map(|der| der.0.clone()).collect();
+    let tls = dateless(&roots, record.floor, Some(&identity), Alpn::Raw)?;
+    let url = installed.terminus_urls.first().context("no terminus")?;
+    let address = url.trim_start_matches("tls://");
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+    stream.set_nodelay(true)?;
+    Ok(connect(&tls, host_of(address), stream).await?)
+}
+
+struct Pushing<'m> {
+    meter: &'m Meter,
+    machine: Push,
+    profile: LoadProfile,
+}
+
+impl<'m> Pushing<'m> {
+    fn resume(meter: &'m Meter, installed: &Installed, keys: &OwnerKeys) -> Result<Self> {
+        let title = hex::decode(&meter.firmware.system_title)?;
+        let system_title = SystemTitle::from_slice(&title).context("system title is not 8 bytes")?;
+        let unseal = |id: u8| -> Result<gridseal_crypto::tpm::SealedSecret> {
+            let object = installed.key(id).context("a channel key was not delivered")?.clone();
+            match meter.root.perform(RootRequest::Unseal { storage: keys.storage.clone(), object })? {
+                RootReply::Unsealed(secret) => Ok(secret),
+                _ => bail!("the root did not unseal"),
+            }
+        };
+        let push_keys = PushKeys {
+            guek: unseal(DeliveredObject::GUEK)?.into_key().context("GUEK has a wrong length")?,
+            gak: unseal(DeliveredObject::GAK)?.into_key().context("GAK has a wrong length")?,
+        };
+        let generation = u32::from_be_bytes(*installed.digest.0.first_chunk().context("digest")?);
+        let config = PushConfig { system_title, key_generation: generation };
+        let machine = match read_if_there(&meter.dir.join("push.cbor"))? {
+            None => Push::begin(config, push_keys),
+            Some(bytes) => Push::resume(config, push_keys, &bytes).context("push.cbor is no push record")?,
+        };
+        let seed = u64::from_be_bytes(system_title.0);
+        let profile = LoadProfile::resume(
+            meter.firmware.interval_s,
+            Consumption::new(seed, AVERAGE_W),
+            machine.last_row(),
+        );
+        Ok(Self { meter, machine, profile })
+    }
+
+    /// Pushes over one link until it breaks. Returns whether the link stood, that is, was not refused at once.
+    async fn over<L: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        mut link: L,
+        record: &mut DeviceRecord,
+    ) -> Result<bool> {
+        self.machine.handle(tick_now(), Input::Connected)?;
+        let began = tick_now();
+        let mut has_heard = false;
+        let mut buffer = vec![0; 4_096];
+        loop {
+            if !self.drain(Some(&mut link)).await? {
+                break;
+            }
+            let wait = self.next_wait();
+            tokio::select! {
+                read = link.read(&mut buffer) => match read {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => {
+                        if !has_heard {
+                            has_heard = true;
+                            self.admitted(record)?;
+                        }
+                        let bytes = buffer.get(..count).unwrap_or_default();
+                        self.machine.handle(tick_now(), Input::Received(bytes))?;
+                    }
+                },
+                () = tokio::time::sleep(wait) => {}
+            }
+            self.tick()?;
+        }
+        self.machine.handle(tick_now(), Input::Disconnected)?;
+        self.drain::<L>(None).await?;
+        Ok(has_heard || tick_now().since(began) >= LINK_STANDS_AFTER)
+    }
+
+    /// The terminus, authenticated by the CA bundle, has answered: as good as the owner's last word.
+    fn admitted(&self, record: &mut DeviceRecord) -> Result<()> {
+        self.meter.observer.event("terminus-reached", &[]);
+        match &mut record.installed {
+            Some(installed) if !installed.confirmed => {
+                installed.confirmed = true;
+                self.meter.store_record(record)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn next_wait(&self) -> Duration {
+        let now = utc_now();
+        let capture = self.profile.next_capture_at(now).0.saturating_sub(now.0);
+        // Second resolution: look a little more often than the interval ends.
+        let capture = Duration::from_millis(capture.saturating_mul(1_000).clamp(50, 500));
+        let timer = self.machine.deadline().map_or(capture, |at| at.since(tick_now()));
+        capture.min(timer).max(Duration::from_millis(1))
+    }
+
+    /// Captures what is due and gives the machine its deadline.
+    fn tick(&mut self) -> Result<()> {
+        if let Some(row) = self.profile.capture(utc_now()) {
+            self.machine.handle(tick_now(), Input::Captured(row))?;
+        }
+        let due = self.machine.deadline().filter(|at| *at <= tick_now());
+        if due.is_some() {
+            self.machine.handle(tick_now(), Input::Timeout)?;
+        }
+        Ok(())
+    }
+
+    /// Does what the machine asks. `false` when the link is to be closed.
+    async fn drain<L: AsyncWrite + Unpin>(&mut self, mut link: Option<&mut L>) -> Result<bool> {
+        let mut alive = true;
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::Persist { id, record } => {
+                    write_atomic(&self.meter.dir.join("push.cbor"), &record)?;
+                    self.machine.handle(tick_now(), Input::Persisted(id))?;
+                }
+                Output::Transmit(frame) => {
+                    if let Some(link) = link.as_deref_mut() {
+                        self.meter.observer.event("pushed", &[("frame", &hex::encode(&frame))]);
+                        alive &= link.write_all(&frame).await.is_ok() && link.flush().await.is_ok();
+                    }
+                }
+                Output::Random => {
+                    self.machine.handle(tick_now(), Input::Random(gridseal_crypto::random(&mut OsRng)?))?;
+                }
+                Output::Event(Event::Confirmed { start }) => {
+                    self.meter.observer.event("confirmed", &[("start", &start)]);
+                }
+                Output::Event(event @ Event::LinkRefused(_)) => {
+                    self.meter.observer.event("push", &[("what", &format!("{event:?}"))]);
+                    alive = false;
+                }
+                Output::Event(Event::Sealed { .. }) => {}
+                Output::Event(event) => self.meter.observer.event("push", &[("what", &format!("{event:?}"))]),
+                _ => {}
+            }
+        }
+        Ok(alive)
+    }
+
+    /// Waits before the next try to reach the terminus; the profile goes on meanwhile.
+    async fn pause(&mut self, refusals: u32) -> Result<()> {
+        let ceiling = Duration::from_millis(self.meter.firmware.backoff_ms)
+            .saturating_mul(1 << refusals.min(10))
+            .min(Duration::from_secs(600));
+        let drawn = u64::from_be_bytes(gridseal_crypto::random(&mut OsRng)?);
+        let ceiling_ms = u64::try_from(ceiling.as_millis())?.max(1);
+        let until = tick_now() + Duration::from_millis(drawn % ceiling_ms + 1);
+        while tick_now() < until {
+            let left = Tick(until.0).since(tick_now());
+            tokio::time::sleep(left.min(Duration::from_millis(500))).await;
+            if let Some(row) = self.profile.capture(utc_now()) {
+                self.machine.handle(tick_now(), Input::Captured(row))?;
+                self.drain::<TcpStream>(None).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! The meter's root of trust: a TPM device, an emulated TPM, or the software stand-in.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use anyhow::{Context, Result, anyhow};
+use gridseal_io::{
+    rng::OsRng,
+    tpm::{DeviceFile, Swtpm},
+};
+use gridseal_trust::root::{
+    Assurance, DeviceRoot, RootError, RootReply, RootRequest, software::SoftwareRoot, tpm2::Tpm2Root,
+};
+
+use crate::{
+    config::Root,
+    files::{Zone, read_if_there, write_atomic},
+};
+
+/// Whichever root the device has.
+enum AnyRoot {
+    Device(Tpm2Root<DeviceFile>),
+    Emulator(Tpm2Root<Swtpm>),
+    Software { root: SoftwareRoot, zone: Zone, state: PathBuf },
+}
+
+impl DeviceRoot for AnyRoot {
+    fn assurance(&self) -> Assurance {
+        match self {
+            Self::Device(root) => root.assurance(),
+            Self::Emulator(root) => root.assurance(),
+            Self::Software { root, .. } => root.assurance(),
+        }
+    }
+
+    fn perform(&mut self, request: RootRequest) -> Result<RootReply, RootError> {
+        match self {
+            Self::Device(root) => root.perform(request),
+            Self::Emulator(root) => root.perform(request),
+            Self::Software { root, zone, state } => {
+                let changes = changes_state(&request);
+                let reply = root.perform(request)?;
+                if changes {
+                    save(root, zone, state).map_err(|_| RootError::Transport)?;
+                }
+                Ok(reply)
+            }
+        }
+    }
+}
+
+/// Whether an operation changes what a TPM would keep in its non-volatile memory.
+const fn changes_state(request: &RootRequest) -> bool {
+    matches!(
+        request,
+        RootRequest::Manufacture(_)
+            | RootRequest::Describe
+            | RootRequest::WritePin(_)
+            | RootRequest::RaiseEpoch
+            | RootRequest::Execute(_)
+    )
+}
+
+fn save(root: &mut SoftwareRoot, zone: &Zone, state: &Path) -> Result<()> {
+    let bytes = root.save(zone.dek()).map_err(|error| anyhow!("software root: {error}"))?;
+    write_atomic(state, &bytes)
+}
+
+/// A root that the TLS stack, the onboarding and the push share.
+#[derive(Clone)]
+pub struct SharedRoot(Arc<Mutex<AnyRoot>>);
+
+/// Somebody holds the root.
+pub struct Held<'r>(MutexGuard<'r, AnyRoot>);
+
+impl DeviceRoot for Held<'_> {
+    fn assurance(&self) -> Assurance {
+        self.0.assurance()
+    }
+
+    fn perform(&mut self, request: RootRequest) -> Result<RootReply, RootError> {
+        self.0.perform(request)
+    }
+}
+
+impl SharedRoot {
+    /// Gives power to the root and does what firmware does before the application starts.
+    pub fn power_on(config: &Root, dir: &Path) -> Result<Self> {
+        let root = match config {
+            Root::Device { path } => {
+                let mut root = Tpm2Root::new(DeviceFile::open(path)?, Box::new(OsRng));
+                root.boot().context("the TPM does not start")?;
+                AnyRoot::Device(root)
+            }
+            Root::Emulator { dir: state } => {
+                let swtpm = Swtpm::start(&dir.join(state)).context("cannot start the TPM emulator")?;
+                let mut root = Tpm2Root::new(swtpm, Box::new(OsRng));
+                root.boot().context("the TPM emulator does not start")?;
+                AnyRoot::Emulator(root)
+            }
+            Root::Software { state } => {
+                let (zone, state) = (Zone::open_or_create(dir)?, dir.join(state));
+                let root = match read_if_there(&state)? {
+                    None => SoftwareRoot::new(Box::new(OsRng)),
+                    Some(bytes) => SoftwareRoot::restore(Box::new(OsRng), zone.dek(), &bytes)
+                        .map_err(|error| anyhow!("software root: {error}"))?,
+                };
+                AnyRoot::Software { root, zone, state }
+            }
+        };
+        Ok(Self(Arc::new(Mutex::new(root))))
+    }
+
+    /// The root for one or several operations.
+    pub fn lock(&self) -> Result<Held<'_>> {
+        Ok(Held(self.0.lock().map_err(|_| anyhow!("an operation of the root has failed before"))?))
+    }
+
+    /// Does one operation.
+    pub fn perform(&self, request: RootRequest) -> Result<RootReply, RootError> {
+        self.0.lock().map_err(|_| RootError::Transport)?.perform(request)
+    }
+}

@@ -1,0 +1,4 @@
+//! What happens once, before anything runs: keys are made where they stay, certificates and delegations signed.
+
+pub mod factory;
+pub mod owner;

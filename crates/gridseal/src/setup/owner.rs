@@ -1,0 +1,152 @@
+//! The owner's side: key service, certificate authorities, identities of the inner services, owner key and delegation.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use gridseal_crypto::{
+    Key, PublicKey, Signer, SigningKey,
+    role::{CaSigning, OwnerSigning, ServiceTls},
+};
+use gridseal_io::{clock::utc_now, rng::OsRng, tls::spki_hash};
+use gridseal_keys::{KeystoreFile, PublicKeys};
+use gridseal_pki::{
+    Certificate, Issuer, SubjectName, Validity,
+    profile::{issuing, pinned, root, service},
+    self_signed,
+};
+use gridseal_trust::enrol::{
+    cose::{SignedType, key_id, sign},
+    document::{Delegation, Policy},
+};
+use gridseal_types::{Digest, UtcTime};
+
+use crate::{
+    files::{Zone, read_if_there, write_atomic, write_certificates},
+    process::INNER_ROOT,
+};
+
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// Inner services that have an identity of their own.
+pub const SERVICES: [&str; 5] = ["endpoint-manager", "keys", "pki", "headend", "config-server"];
+
+fn validity(lifetime: Duration) -> Validity {
+    Validity::starting(UtcTime(utc_now().0.saturating_sub(300)), lifetime)
+}
+
+/// Makes the key service's own keys, unless they are there, and returns their public halves.
+pub fn keystore(dir: &Path) -> Result<PublicKeys> {
+    let zone = Zone::open_or_create(dir)?;
+    let path = dir.join("keystore.cbor");
+    let file = match read_if_there(&path)? {
+        Some(bytes) => minicbor::decode(&bytes).context("keystore.cbor is no keystore")?,
+        None => {
+            let file = KeystoreFile::create(zone.dek(), gridseal_crypto::random(&mut OsRng)?, &mut OsRng)?;
+            write_atomic(&path, &minicbor::to_vec(&file)?)?;
+            file
+        }
+    };
+    Ok(file.public_keys(zone.dek())?)
+}
+
+/// The offline owner key: made on first use, stays in the ceremony's directory.
+pub fn owner_key(ceremony: &Path) -> Result<SigningKey<OwnerSigning>> {
+    let zone = Zone::open_or_create(ceremony)?;
+    Ok(SigningKey::new(&zone.load_or_generate::<OwnerSigning>("owner")?)?)
+}
+
+/// The owner key delegates to the key service's K_config, for both uses.
+pub fn delegate(owner: &SigningKey<OwnerSigning>, keys: &PublicKeys, keys_dir: &Path, generation: u32) -> Result<()> {
+    let now = utc_now();
+    let delegation = Delegation {
+        owner_key: key_id(&owner.public()),
+        uses: 3,
+        key: keys.config,
+        generation,
+        not_before: now,
+        not_after: UtcTime(now.0 + YEAR.as_secs() * 3),
+    };
+    let signed = sign(owner, SignedType::Delegation, &delegation.encode())?;
+    write_atomic(&keys_dir.join("delegation.cbor"), &signed)
+}
+
+/// Signs an attestation policy. In this version the owner key signs policies too.
+pub fn sign_policy(owner: &SigningKey<OwnerSigning>, path: &Path, model: &str, pcrs: Vec<(u8, Vec<Digest>)>) -> Result<()> {
+    let policy = Policy {
+        model: model.into(),
+        release: "1".into(),
+        pcrs,
+        version: 1,
+        logs_may_be_empty: true,
+        issued: utc_now(),
+    };
+    write_atomic(path, &sign(owner, SignedType::Policy, &policy.encode())?)
+}
+
+/// An offline root: made on first use.
+fn offline_root(ceremony: &Path, name: &str) -> Result<Issuer<SigningKey<CaSigning>>> {
+    let zone = Zone::open_or_create(ceremony)?;
+    let key: SigningKey<CaSigning> = SigningKey::new(&zone.load_or_generate::<CaSigning>(name)?)?;
+    let path = ceremony.join(format!("{name}.der"));
+    let certificate = match read_if_there(&path)? {
+        Some(der) => Certificate::parse(&der).with_context(|| format!("{} is no certificate", path.display()))?,
+        None => {
+            let draft = root(&format!("Gridseal {name}"), &key.public(), validity(YEAR * 20))?;
+            let certificate = self_signed(draft, &key, &mut OsRng)?;
+            write_atomic(&path, certificate.der())?;
+            certificate
+        }
+    };
+    Ok(Issuer::new(key, certificate)?)
+}
+
+/// The certificate authority's issuing key, in its own directory, certified by the operational root.
+pub fn issuing_authority(ceremony: &Path, pki: &Path) -> Result<()> {
+    let root = offline_root(ceremony, "operational-root")?;
+    let zone = Zone::open_or_create(pki)?;
+    let key: SigningKey<CaSigning> = SigningKey::new(&zone.load_or_generate::<CaSigning>("issuing")?)?;
+    let draft = issuing("Gridseal issuing 1", &key.public(), validity(YEAR * 10))?;
+    let certificate = root.issue(draft, &mut OsRng)?;
+    let chain = [certificate.der().to_vec(), root.certificate().der().to_vec()];
+    write_certificates(&pki.join("issuing.pem"), &chain)
+}
+
+/// Identities of the inner services, each with its key in its own directory.
+pub fn service_identities(ceremony: &Path, owner: &Path) -> Result<()> {
+    let root = offline_root(ceremony, "inner-root")?;
+    for name in SERVICES {
+        let dir = owner.join(name);
+        let zone = Zone::open_or_create(&dir)?;
+        let key: SigningKey<ServiceTls> = SigningKey::new(&zone.load_or_generate::<ServiceTls>("identity")?)?;
+        let certificate = root.issue(service(name, &key.public(), validity(YEAR))?, &mut OsRng)?;
+        write_certificates(&dir.join("identity.pem"), &[certificate.der().to_vec()])?;
+        write_certificates(&dir.join(INNER_ROOT), &[root.certificate().der().to_vec()])?;
+    }
+    Ok(())
+}
+
+/// The config server's certificate towards devices: self-signed, pinned by redirects. Returns the pin.
+pub fn config_server_certificate(dir: &Path, host: &SocketAddr) -> Result<Digest> {
+    let zone = Zone::open_or_create(dir)?;
+    let key: Key<ServiceTls, 32> = zone.load_or_generate("field")?;
+    let key: SigningKey<ServiceTls> = SigningKey::new(&key)?;
+    let certificate = pinned_certificate("config-server", &key, host)?;
+    write_certificates(&dir.join("field.pem"), &[certificate.clone()])?;
+    Ok(spki_hash(&certificate)?)
+}
+
+/// A self-signed TLS server certificate for an address.
+pub fn pinned_certificate(name: &str, key: &SigningKey<ServiceTls>, host: &SocketAddr) -> Result<Vec<u8>> {
+    let names = [SubjectName::Ip(host.ip())];
+    let draft = pinned(name, &names, &key.public(), validity(YEAR * 19))?;
+    Ok(self_signed(draft, key, &mut OsRng)?.der().to_vec())
+}
+
+/// What a manufacturer needs to know of an owner.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnerKeys {
+    /// Owner key.
+    pub owner: PublicKey,
+    /// Owner's encryption key.
+    pub encryption: PublicKey,
+}

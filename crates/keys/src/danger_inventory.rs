@@ -1,0 +1,112 @@
+//! Every key this service knows, in hex: so that a demo or a test can search other processes' memory, files and packets
+//! for its own throw-away keys. Built only with the feature `danger-inventory`.
+
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
+
+use gridseal_crypto::{
+    Key,
+    role::{ActivationSecret, AuthValue, Gak, Guek, Kek, TpmSeed, TpmSession},
+};
+use gridseal_trust::enrol::secrets::{OwnerSecretExt, SessionSecretExt};
+use gridseal_types::{
+    EkName,
+    records::{Records, RecordsError, Table},
+    service::keys::Bytes,
+};
+
+use crate::{
+    Core, KeysError,
+    record::{CHANNELS, ChannelEntry, DEVICES, DeviceEntry, SESSIONS, SessionEntry, context, opened},
+};
+
+/// Keys by role, in hex.
+pub type Inventory = BTreeMap<&'static str, Vec<String>>;
+
+/// Rows read at a time.
+const STEP: usize = 256;
+
+fn rows<T: for<'b> minicbor::Decode<'b, ()>>(
+    records: &impl Records,
+    table: Table,
+) -> Result<Vec<(Vec<u8>, T)>, RecordsError> {
+    let mut all = Vec::new();
+    let mut after: Vec<u8> = Vec::new();
+    loop {
+        let step = records.range(table, &after, STEP)?;
+        let Some((last, _)) = step.last() else { return Ok(all) };
+        after.clone_from(last);
+        for (key, value) in step {
+            all.push((key, minicbor::decode(&value).map_err(|_| RecordsError)?));
+        }
+    }
+}
+
+impl Core {
+    /// Every key of this service's own, of its devices and of their sessions.
+    ///
+    /// # Errors
+    /// [`KeysError`] when a record cannot be read or opened.
+    pub fn danger_inventory(&self, records: &impl Records) -> Result<Inventory, KeysError> {
+        let mut inventory = Inventory::new();
+        for (role, key) in self.keystore.danger_inventory() {
+            inventory.entry(role).or_default().push(key.clone());
+        }
+        let dek = &self.keystore.dek;
+        let tenant = &self.keystore.tenant;
+        let mut epochs: BTreeMap<EkName, DeviceEntry> = BTreeMap::new();
+        for (_, entry) in rows::<DeviceEntry>(records, DEVICES)? {
+            let context = context(tenant, &entry.device, entry.epoch);
+            let secret: Key<gridseal_crypto::role::OwnerSecret, 32> = opened(dek, &context, &entry.secret)?;
+            inventory.entry("OwnerSecret").or_default().push(secret.danger_reveal_hex());
+            for auth in entry.auth.iter().flatten() {
+                let auth: Key<AuthValue, 32> = opened(dek, &context, auth)?;
+                inventory.entry("AuthValue").or_default().push(auth.danger_reveal_hex());
+            }
+            epochs.insert(entry.device, entry);
+        }
+        for (key, channel) in rows::<ChannelEntry>(records, CHANNELS)? {
+            let (name, version) = key.split_at_checked(EkName::SIZE).ok_or(RecordsError)?;
+            let device = EkName::from_slice(name).ok_or(RecordsError)?;
+            let version = u32::from_be_bytes(version.try_into().map_err(|_| RecordsError)?);
+            let context = context(tenant, &device, version);
+            let guek: Key<Guek, 16> = opened(dek, &context, &channel.guek)?;
+            let gak: Key<Gak, 16> = opened(dek, &context, &channel.gak)?;
+            let kek: Key<Kek, 16> = opened(dek, &context, &channel.kek)?;
+            inventory.entry("Guek").or_default().push(guek.danger_reveal_hex());
+            inventory.entry("Gak").or_default().push(gak.danger_reveal_hex());
+            inventory.entry("Kek").or_default().push(kek.danger_reveal_hex());
+        }
+        for (_, session) in rows::<SessionEntry>(records, SESSIONS)? {
+            self.danger_session(&epochs, &session, &mut inventory)?;
+        }
+        Ok(inventory)
+    }
+
+    fn danger_session(
+        &self,
+        devices: &BTreeMap<EkName, DeviceEntry>,
+        session: &SessionEntry,
+        inventory: &mut Inventory,
+    ) -> Result<(), KeysError> {
+        let entry = devices.get(&session.device).ok_or(RecordsError)?;
+        let dek = &self.keystore.dek;
+        let context = context(&self.keystore.tenant, &session.device, entry.epoch);
+        let activation: Key<ActivationSecret, 32> = opened(dek, &context, &session.activation)?;
+        let secret: Key<gridseal_crypto::role::OwnerSecret, 32> = opened(dek, &context, &entry.secret)?;
+        let root = secret.session(&session.th2, &activation);
+        inventory.entry("ActivationSecret").or_default().push(activation.danger_reveal_hex());
+        inventory.entry("SessionSecret").or_default().push(root.danger_reveal_hex());
+        let seals = [root.device_to_owner(), root.owner_to_device()];
+        inventory.entry("Seal").or_default().extend(seals.iter().map(Key::danger_reveal_hex));
+        for salt in &session.salts {
+            let salt: Key<TpmSeed, 32> = opened(dek, &context, salt)?;
+            inventory.entry("TpmSeed").or_default().push(salt.danger_reveal_hex());
+        }
+        let tunnels = session.commands.iter().flatten();
+        for Bytes(wrapped) in tunnels.map(|tunnel| tunnel.session_key.clone()) {
+            let key: Key<TpmSession, 32> = opened(dek, &context, &Bytes(wrapped))?;
+            inventory.entry("TpmSession").or_default().push(key.danger_reveal_hex());
+        }
+        Ok(())
+    }
+}
