@@ -1,6 +1,12 @@
 //! A whole onboarding between all its machines, and every way in which it must not go on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
+#[path = "onboarding/device.rs"]
+mod device;
+#[path = "onboarding/registrar.rs"]
+mod registrar;
+#[path = "onboarding/sessions.rs"]
+mod sessions;
 mod support;
 
 use gridseal_trust::enrol::{device::Event, session::Step};

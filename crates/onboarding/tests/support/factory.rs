@@ -180,13 +180,17 @@ impl Owner {
 
     /// A delegation of the owner key.
     pub fn delegation(&self, key: PublicKey, uses: u8, generation: u32) -> Vec<u8> {
+        self.delegation_until(key, uses, generation, UtcTime(START.0 + 400 * 86_400))
+    }
+
+    pub fn delegation_until(&self, key: PublicKey, uses: u8, generation: u32, not_after: UtcTime) -> Vec<u8> {
         let delegation = Delegation {
             owner_key: key_id(&self.signing.public()),
             uses,
             key,
             generation,
             not_before: START,
-            not_after: UtcTime(START.0 + 400 * 86_400),
+            not_after,
         };
         sign(&self.signing, SignedType::Delegation, &delegation.encode()).unwrap()
     }

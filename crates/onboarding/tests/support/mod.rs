@@ -35,14 +35,14 @@ use gridseal_trust::{
     enrol::{
         device::{Device, DeviceRecord, Event, Input, Output, Peer},
         init::{SignedRedirect, decode_registered},
-        relay::RelayPull,
+        relay::{RelayItem, RelayPull},
         session::{Envelope, Step},
     },
     root::{Description, DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
 };
 use gridseal_types::{
     Code, Digest, EkName, N16, Tick, UtcTime,
-    records::{Commit, MemoryRecords, Records},
+    records::{Commit, MemoryRecords, Records, Write},
     service::{
         admission::Admission,
         certificates::{CertificateReply, CertificateRequest},
@@ -98,6 +98,18 @@ pub enum Touched {
     Lost,
 }
 
+/// What a side has on record: rows of the owner's tables.
+pub type OwnerState = Vec<(Vec<u8>, Vec<u8>)>;
+/// What a side has on record: flash, root, number of open TPM sessions.
+pub type MeterState = (Vec<u8>, Description, usize);
+
+/// A snapshot of both sides.
+pub struct Before {
+    pub meter: MeterState,
+    pub owner: OwnerState,
+}
+
+type Meanwhile = Box<dyn FnOnce(&mut RegisterEntry)>;
 type Touch = Box<dyn FnOnce(&Spy, &[u8]) -> Touched>;
 
 /// The meter's side: machine, root, flash.
@@ -156,7 +168,11 @@ pub struct World {
     pub sent: Vec<(Leg, Vec<u8>)>,
     /// How often the key service was asked for each kind of request.
     pub key_requests: Vec<&'static str>,
+    /// What both sides had on record when the device sent its last message.
+    pub before: Option<Before>,
     touches: VecDeque<(Leg, Touch)>,
+    /// Done to the register while the key service works on a request of this name.
+    meanwhile: Option<(&'static str, Meanwhile)>,
     connection: u64,
     key_calls: u64,
 }
@@ -164,24 +180,25 @@ pub struct World {
 impl World {
     /// A shipped device, registered with its owner, powered off.
     pub fn new() -> Self {
-        Self::with(|_| ())
+        Self::with(|_, _| ())
     }
 
-    /// As [`World::new`], with something done to the root before its first power-on.
-    pub fn with(prepare: impl FnOnce(&mut SoftwareRoot)) -> Self {
+    /// As [`World::new`], with something done to root and flash before its first power-on.
+    pub fn with(prepare: impl FnOnce(&mut Made, &mut DeviceRecord)) -> Self {
         let (factory, owner) = (Factory::new(), Owner::new(1));
         let mut made = factory.make("GS-0000001", &owner);
-        prepare(&mut made.root);
+        let mut record = DeviceRecord::default();
+        prepare(&mut made, &mut record);
         let rules = owner.rules();
         let registration = owner.registration_rules(&factory);
         let keys = owner.open_keys(&factory);
         let root = std::mem::replace(&mut made.root, SoftwareRoot::new(Box::new(TestRng::new("none", 0))));
         let firmware = factory.firmware("GS-0000001");
-        let flash = DeviceRecord::default().encode();
+        let flash = record.encode();
         let mut world = Self {
             now: Tick(0),
             meter: Meter {
-                device: Device::new(firmware.clone(), DeviceRecord::default()),
+                device: Device::new(firmware.clone(), record),
                 root,
                 flash,
                 events: Vec::new(),
@@ -203,7 +220,9 @@ impl World {
             spy: Spy::new(made.device_root, owner),
             sent: Vec::new(),
             key_requests: Vec::new(),
+            before: None,
             touches: VecDeque::new(),
+            meanwhile: None,
             connection: 0,
             key_calls: 0,
             made,
@@ -353,6 +372,7 @@ impl World {
     }
 
     fn exchange(&mut self, peer: Peer, wire: Vec<u8>) -> Option<Vec<u8>> {
+        self.before = Some(Before { meter: self.meter_state(), owner: self.owner_state() });
         match peer {
             Peer::InitServer => {
                 let wire = self.on_the_way(Leg::InitHello, wire)?;
@@ -402,10 +422,7 @@ impl World {
     }
 
     /// Messages straight to the endpoint manager; its replies by task.
-    pub fn work(
-        &mut self,
-        items: Vec<gridseal_trust::enrol::relay::RelayItem>,
-    ) -> Vec<(u64, Option<Vec<u8>>)> {
+    pub fn work(&mut self, items: Vec<RelayItem>) -> Vec<(u64, Option<Vec<u8>>)> {
         let mut replies = Vec::new();
         self.tell_manager(endpoint_manager::Input::Work(items));
         while let Some(output) = self.manager.poll() {
@@ -444,6 +461,9 @@ impl World {
         assert!(front::allows(front::ENDPOINT_MANAGER, &request), "{request:?}");
         self.spy.watches(&request, self.key_calls);
         self.key_requests.push(name_of(&request));
+        if let Some((_, change)) = self.meanwhile.take_if(|(name, _)| *name == name_of(&request)) {
+            self.change_entry(change);
+        }
         self.decide(request)
     }
 
@@ -509,8 +529,21 @@ impl World {
         minicbor::decode(&bytes).expect("entry")
     }
 
+    /// Changes the register's entry of the device, as another session does.
+    pub fn change_entry(&mut self, change: impl FnOnce(&mut RegisterEntry)) {
+        let mut entry = self.entry();
+        change(&mut entry);
+        let (key, value) = (entry.device.as_bytes().to_vec(), minicbor::to_vec(&entry).unwrap());
+        self.register.commit(vec![Write { table: DEVICES, key, value: Some(value) }]).unwrap();
+    }
+
+    /// Changes the register's entry while the key service works on the next request of this name.
+    pub fn meanwhile(&mut self, name: &'static str, change: impl FnOnce(&mut RegisterEntry) + 'static) {
+        self.meanwhile = Some((name, Box::new(change)));
+    }
+
     /// Everything the owner's side has on record, without its audit logs.
-    pub fn owner_state(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub fn owner_state(&self) -> OwnerState {
         let mut state = Vec::new();
         for table in ["em_devices", "em_sessions"] {
             state.extend(self.register.range(table, &[], 1_000).unwrap());
@@ -522,7 +555,7 @@ impl World {
     }
 
     /// Everything the meter has on record.
-    pub fn meter_state(&mut self) -> (Vec<u8>, Description, usize) {
+    pub fn meter_state(&mut self) -> MeterState {
         let description = self.meter.description();
         (self.meter.flash.clone(), description, self.meter.root.open_sessions())
     }
@@ -548,6 +581,15 @@ impl World {
     pub fn is_confirmed(&self) -> bool {
         self.meter.events.last() == Some(&Event::Operating { confirmed: true })
     }
+}
+
+/// A message straight to the endpoint manager: what it replies, and the code it refuses with.
+pub fn straight(world: &mut World, wire: &[u8]) -> (Option<Vec<u8>>, Option<Code>) {
+    let earlier = world.owner_refusals().len();
+    let item = RelayItem { id: 1_000_000, source: N16([0; 16]), message: wire.to_vec() };
+    let mut replies = world.work(vec![item]);
+    assert_eq!(replies.len(), 1);
+    (replies.remove(0).1, world.owner_refusals().get(earlier).copied())
 }
 
 /// The number of a message.

@@ -75,7 +75,8 @@ impl Spy {
         Key::generate(&mut TestRng::new("keys", self.activations[&sid.0])).unwrap()
     }
 
-    fn session(&self, sid: &Sid) -> Key<SessionSecret, 32> {
+    /// K_s of a session, from the C1 and C2 that were sent.
+    pub fn session_secret(&self, sid: &Sid) -> Key<SessionSecret, 32> {
         let th2 = Transcript::new()
             .after(Step::HELLO, &self.hellos[&sid.0])
             .after(Step::CHALLENGE, &self.challenges[&sid.0]);
@@ -96,9 +97,9 @@ impl Spy {
             Envelope::Hello { m, .. } => self.owner_secret().seal_c1(m),
             Envelope::Challenge { sid, m_em, .. } => self.owner_secret().seal_c2(&self.m(sid), m_em),
             Envelope::Message { step, sid, .. } if step.number() % 2 == 1 => {
-                self.session(sid).device_to_owner()
+                self.session_secret(sid).device_to_owner()
             }
-            Envelope::Message { sid, .. } => self.session(sid).owner_to_device(),
+            Envelope::Message { sid, .. } => self.session_secret(sid).owner_to_device(),
             Envelope::Error { .. } => panic!("an error has no seal"),
         };
         (key, envelope)
@@ -120,6 +121,14 @@ impl Spy {
             Envelope::Error { .. } => panic!("an error has no seal"),
         }
         .unwrap()
+    }
+
+    /// A C1 with another M, as somebody makes it who knows N_1.
+    pub fn fresh_hello(&self, wire: &[u8], number: u8) -> Vec<u8> {
+        let body = self.opened(wire);
+        let m = Nonce([number; 32]);
+        let secret = self.owner_secret();
+        seal_hello(&secret.seal_c1(&m), &secret.kid(), &m, &body).unwrap()
     }
 
     pub fn hello(&self, wire: &[u8], change: impl FnOnce(&mut HelloBody)) -> Vec<u8> {
@@ -178,7 +187,12 @@ impl Spy {
         payload: &[u8],
     ) -> Vec<u8> {
         let signed = sign(signer, kind, payload).unwrap();
-        self.with_body(wire, &encode(|w| drop(w.bytes(&signed))))
+        self.with_body(
+            wire,
+            &encode(|w| {
+                w.bytes(&signed);
+            }),
+        )
     }
 
     /// The payload of C4, C6 or C8.
