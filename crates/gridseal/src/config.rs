@@ -37,6 +37,9 @@ pub struct InitServer {
     pub listen: SocketAddr,
     /// Manufacturers' voucher keys, x || y in hex.
     pub voucher_keys: Vec<String>,
+    /// Tell every message in hex: for evidence of a run.
+    #[serde(default)]
+    pub log_frames: bool,
 }
 
 /// Config server.
@@ -50,6 +53,9 @@ pub struct ConfigServer {
     /// How long a device's call is held before it is told to come back, seconds.
     #[serde(default = "default_hold_s")]
     pub hold_s: u64,
+    /// Tell every message in hex, sealed as it is: for evidence of a run.
+    #[serde(default)]
+    pub log_frames: bool,
 }
 
 const fn default_hold_s() -> u64 {
@@ -177,10 +183,17 @@ pub struct Firmware {
     /// First ceiling of the back-off, milliseconds.
     #[serde(default = "default_backoff_ms")]
     pub backoff_ms: u64,
+    /// Average consumption of the simulated household, watts.
+    #[serde(default = "default_simulated_w")]
+    pub simulated_w: u32,
 }
 
 const fn default_interval_s() -> u32 {
     900
+}
+
+const fn default_simulated_w() -> u32 {
+    420
 }
 
 const fn default_backoff_ms() -> u64 {

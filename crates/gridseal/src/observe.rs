@@ -31,4 +31,11 @@ impl Observer {
         let _ = writeln!(out, "{}", Value::Object(line));
         let _ = out.flush();
     }
+
+    /// Tells a message as it was on the wire, when frames are to be told.
+    pub fn frame(&self, wanted: bool, direction: &str, wire: &[u8]) {
+        if wanted {
+            self.event("frame", &[("direction", &direction), ("wire", &hex::encode(wire))]);
+        }
+    }
 }

@@ -127,7 +127,7 @@ impl Fleet {
 
         let init_dir = factory_dir.join("init-server");
         let vendor = Vendor::open_or_found(&factory_dir.join("vendor"), &init_dir, "ACME", &ANY_PORT)?;
-        tools::factory::write_init_config(&init_dir, &vendor, ANY_PORT)?;
+        tools::factory::write_init_config(&init_dir, &vendor, ANY_PORT, self.options.with_inventory)?;
         self.write_inner_configs(&owner_dir, &vendor)?;
         for (name, config) in [("init-server", &init_dir), ("pki", &owner_dir.join("pki"))] {
             self.daemon(name, config)?;
@@ -180,7 +180,12 @@ impl Fleet {
         config::save(&owner.join("keys/config.toml"), &keys)?;
         let pki = config::Pki { listen: ANY_PORT, headend_names: vec![ANY_PORT.ip().to_string()] };
         config::save(&owner.join("pki/config.toml"), &pki)?;
-        let relay = config::ConfigServer { listen: ANY_PORT, listen_inner: ANY_PORT, hold_s: 20 };
+        let relay = config::ConfigServer {
+            listen: ANY_PORT,
+            listen_inner: ANY_PORT,
+            hold_s: 20,
+            log_frames: self.options.with_inventory,
+        };
         config::save(&owner.join("config-server/config.toml"), &relay)
     }
 
@@ -200,6 +205,8 @@ impl Fleet {
             buyer,
             interval_s: self.options.interval_s,
             backoff_ms: 200,
+            // A busy household, so that something is to be seen after seconds.
+            simulated_w: 9_000,
         };
         let mut first = true;
         self.meters = factory::make(vendor, &order, dir, |made| {

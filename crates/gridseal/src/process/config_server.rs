@@ -50,6 +50,7 @@ struct Shared {
     /// Key of the hash that stands for a peer's address towards the endpoint manager.
     address_key: [u8; 32],
     hold: Duration,
+    log_frames: bool,
     observer: Observer,
 }
 
@@ -84,6 +85,7 @@ pub async fn run(path: &Path) -> Result<()> {
         work: Notify::new(),
         address_key: gridseal_crypto::random(&mut OsRng)?,
         hold: Duration::from_secs(config.hold_s),
+        log_frames: config.log_frames,
         observer: observer.clone(),
     });
 
@@ -116,6 +118,7 @@ async fn message(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
     let mut source = N16([0; 16]);
     source.0.copy_from_slice(&hash[..16]);
     shared.observer.event("relayed", &[("bytes", &body.len())]);
+    shared.observer.frame(shared.log_frames, "from-device", &body);
     let (connection, has_work) = {
         let mut relay = shared.relay();
         let connection = relay.next_connection;
@@ -139,7 +142,10 @@ async fn message(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
         }
     };
     match answer {
-        Some(Answer::Message(bytes)) => Reply::Body(bytes),
+        Some(Answer::Message(bytes)) => {
+            shared.observer.frame(shared.log_frames, "to-device", &bytes);
+            Reply::Body(bytes)
+        }
         Some(Answer::NotYet) | None => Reply::Later(NOT_YET),
         Some(Answer::Busy) => Reply::Refused(Refusal::Busy(Duration::from_secs(10))),
         Some(Answer::TooLarge) => Reply::Refused(Refusal::TooLarge),

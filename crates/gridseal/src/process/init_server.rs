@@ -43,6 +43,7 @@ pub async fn run(path: &Path) -> Result<()> {
     let router = Router::new().route("/gso/v1/init", Access::Anyone, MESSAGE_SIZE_MAX, move |_, body| {
         let (machine, records, observer) = (Arc::clone(&machine), Arc::clone(&records), events.clone());
         async move {
+            observer.frame(config.log_frames, "received", &body);
             let answered = tokio::task::spawn_blocking(move || answer(&machine, &records, &body)).await;
             match answered {
                 Ok(Ok((reply, refused))) => {
@@ -51,6 +52,7 @@ pub async fn run(path: &Path) -> Result<()> {
                     } else {
                         observer.event("answered", &[]);
                     }
+                    observer.frame(config.log_frames, "sent", &reply);
                     Reply::Body(reply)
                 }
                 _ => Reply::Refused(Refusal::Busy(Duration::from_secs(5))),

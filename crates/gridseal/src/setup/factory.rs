@@ -107,6 +107,8 @@ pub struct Order {
     pub interval_s: u32,
     /// First ceiling of the devices' back-off, milliseconds.
     pub backoff_ms: u64,
+    /// Average consumption of the simulated households, watts.
+    pub simulated_w: u32,
 }
 
 /// A device that was made.
@@ -236,6 +238,7 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
         root: root_config,
         interval_s: order.interval_s,
         backoff_ms: order.backoff_ms,
+        simulated_w: order.simulated_w,
     };
     config::save(&dir.join("firmware.toml"), &firmware)?;
     let label = label_a(&order.model, serial, &ek_name);

@@ -79,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         &arguments.vendor,
         &arguments.init_listen,
     )?;
-    write_init_config(&init_dir, &vendor, arguments.init_listen)?;
+    write_init_config(&init_dir, &vendor, arguments.init_listen, false)?;
     let order = Order {
         model: arguments.model.clone(),
         count: arguments.count,
@@ -88,6 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         buyer: owner.keys()?,
         interval_s: arguments.interval_s,
         backoff_ms: 30_000,
+        simulated_w: 420,
     };
     let mut number = 0;
     let made = factory::make(&vendor, &order, &arguments.out, |device| {
@@ -101,7 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Configuration of the manufacturer's init server.
-pub fn write_init_config(dir: &Path, vendor: &Vendor, listen: SocketAddr) -> Result<()> {
-    let init = config::InitServer { listen, voucher_keys: vec![vendor.voucher_key()] };
+pub fn write_init_config(dir: &Path, vendor: &Vendor, listen: SocketAddr, log_frames: bool) -> Result<()> {
+    let init = config::InitServer { listen, voucher_keys: vec![vendor.voucher_key()], log_frames };
     config::save(&dir.join("config.toml"), &init).context("init server")
 }

@@ -37,8 +37,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const LINK_STANDS_AFTER: Duration = Duration::from_millis(250);
 /// Links that a terminus must refuse before an unconfirmed configuration is given up.
 const REFUSALS_MAX: u32 = 10;
-/// Average consumption of a simulated household, watts.
-const AVERAGE_W: u32 = 420;
 
 /// Why the pushes ended.
 pub enum Ended {
@@ -127,7 +125,7 @@ impl<'m> Pushing<'m> {
         let seed = u64::from_be_bytes(system_title.0);
         let profile = LoadProfile::resume(
             meter.firmware.interval_s,
-            Consumption::new(seed, AVERAGE_W),
+            Consumption::new(seed, meter.firmware.simulated_w),
             machine.last_row(),
         );
         Ok(Self { meter, machine, profile })
