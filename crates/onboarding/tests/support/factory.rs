@@ -178,6 +178,10 @@ impl Owner {
         key
     }
 
+    pub fn config_key_public(&self) -> PublicKey {
+        self.config_key().public()
+    }
+
     /// A delegation of the owner key.
     pub fn delegation(&self, key: PublicKey, uses: u8, generation: u32) -> Vec<u8> {
         self.delegation_until(key, uses, generation, UtcTime(START.0 + 400 * 86_400))

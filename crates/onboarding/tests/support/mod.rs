@@ -173,8 +173,19 @@ pub struct World {
     touches: VecDeque<(Leg, Touch)>,
     /// Done to the register while the key service works on a request of this name.
     meanwhile: Option<(&'static str, Meanwhile)>,
+    /// Whether each request to the key service is made twice, the second time without randomness.
+    pub asks_twice: bool,
     connection: u64,
     key_calls: u64,
+}
+
+/// A random source that has failed.
+pub struct NoRng;
+
+impl Rng for NoRng {
+    fn fill(&mut self, _: &mut [u8]) -> Result<(), RngError> {
+        Err(RngError)
+    }
 }
 
 impl World {
@@ -223,6 +234,7 @@ impl World {
             before: None,
             touches: VecDeque::new(),
             meanwhile: None,
+            asks_twice: false,
             connection: 0,
             key_calls: 0,
             made,
@@ -464,10 +476,20 @@ impl World {
         if let Some((_, change)) = self.meanwhile.take_if(|(name, _)| *name == name_of(&request)) {
             self.change_entry(change);
         }
-        self.decide(request)
+        if !self.asks_twice {
+            return self.decide(request);
+        }
+        let first = self.decide(request.clone());
+        let name = name_of(&request);
+        let again = self.keys.decide(&self.key_records, self.utc(), &mut NoRng, vec![request]);
+        let again = again.unwrap_or_else(|error| panic!("{name} draws again: {error}"));
+        assert_eq!(minicbor::to_vec(&again.replies).unwrap(), minicbor::to_vec([&first]).unwrap(), "{name}");
+        assert_eq!(again.writes, [], "{name} changes something again");
+        first
     }
 
-    fn decide(&mut self, request: KeyRequest) -> KeyReply {
+    /// One request to the key service, whoever asks.
+    pub fn decide(&mut self, request: KeyRequest) -> KeyReply {
         let mut rng = TestRng::new("keys", self.key_calls);
         self.key_calls += 1;
         let decision =
