@@ -216,6 +216,8 @@ pub struct Device {
     state: State,
     description: Option<Description>,
     failures: u32,
+    /// A new session is to replace a configuration that the owner never confirmed.
+    is_renewing: bool,
     reply_due: Option<Tick>,
     outputs: VecDeque<Output>,
 }
@@ -236,6 +238,7 @@ impl Device {
             state: State::Off,
             description: None,
             failures: 0,
+            is_renewing: false,
             reply_due: None,
             outputs: VecDeque::new(),
         }

@@ -138,7 +138,7 @@ impl Device {
 
     fn described(&mut self, description: Description) {
         self.description = Some(description);
-        if self.record.installed.is_some() {
+        if self.record.installed.is_some() && !self.is_renewing {
             self.operate();
         } else if self.record.redirect.is_some() && self.verified_redirect().is_ok() {
             self.make_keys();
@@ -149,8 +149,10 @@ impl Device {
     }
 
     fn operate(&mut self) {
-        let confirmed = self.record.installed.as_ref().is_some_and(|installed| installed.confirmed);
-        self.failures = 0;
+        let confirmed = !self.is_unconfirmed();
+        if confirmed {
+            self.failures = 0;
+        }
         self.event(Event::Operating { confirmed });
         self.state = State::Operating;
     }
@@ -167,13 +169,18 @@ impl Device {
     }
 
     fn terminus_refused(&mut self) {
-        if self.record.installed.as_ref().is_some_and(|installed| !installed.confirmed) {
-            // Never confirmed: the owner did not see C7, a new session replaces what it delivered.
-            self.record.installed = None;
+        if self.is_unconfirmed() {
+            // The owner did not see C7, or not yet. A new session replaces what it delivered; until one does, that stays:
+            // a C7 under way may still arrive, and then the owner opens no other session.
+            self.is_renewing = true;
             self.back_off(State::Off);
         } else {
             self.state = State::Operating;
         }
+    }
+
+    fn is_unconfirmed(&self) -> bool {
+        self.record.installed.as_ref().is_some_and(|installed| !installed.confirmed)
     }
 
     fn say_init_hello(&mut self, now: Tick, random: &[u8]) {
@@ -404,6 +411,7 @@ impl Device {
     ) {
         self.accepted(Step::PROVISION, &mut session, wire);
         self.record.installed = Some(*installed);
+        self.is_renewing = false;
         self.record.suite = SUITE_P256;
         self.outputs.push_back(Output::Persist);
         self.state = State::Installing { session, names };
@@ -474,7 +482,10 @@ impl Device {
         self.reply_due = None;
         self.root(RootRequest::Flush);
         self.state = State::Flushing;
-        if self.failures >= 2 * FAILURES_MAX && self.record.installed.is_none() {
+        let is_confirmed = self.record.installed.as_ref().is_some_and(|installed| installed.confirmed);
+        // What was installed before this session gets its next chance at the terminus.
+        self.is_renewing = false;
+        if self.failures >= 2 * FAILURES_MAX && !is_confirmed {
             // The owner may have moved: ask the init server again.
             self.record.redirect = None;
         }
