@@ -249,7 +249,7 @@ impl<R: Records> Work<'_, R> {
             return Ok(before);
         }
         let Secrets { mut entry, activation, root } = self.secrets(&session)?;
-        if !entry.state.may_onboard() {
+        if is_held_back(entry.state) {
             return Err(Code::State.into());
         }
         if !activation.act_verifies(&session.th2, act) {
@@ -292,7 +292,9 @@ impl<R: Records> Work<'_, R> {
         let payload = OwnPayload { th3, commands }.encode();
         let wire = self.seal_signed(&root, Step::COMMANDS, sid, SignedType::C4, &payload)?;
         session.commands = tunnels.try_into().ok();
-        entry.state = DeviceState::Installing;
+        if entry.state == DeviceState::Registered {
+            entry.state = DeviceState::Installing;
+        }
         self.audit("ownership.commanded", &session.device, &"owner and lockout")?;
         self.save_device(&entry);
         self.store_sealed(session, C4, wire)
@@ -437,8 +439,8 @@ impl<R: Records> Work<'_, R> {
             return Err(Code::State.into());
         }
         let Secrets { mut entry, activation, root } = self.secrets(&session)?;
-        if !entry.state.may_onboard() {
-            // Held back meanwhile: a receipt does not lift that.
+        if is_held_back(entry.state) {
+            // A receipt does not lift that.
             return Err(Code::State.into());
         }
         if !activation.receipt_verifies(th6, receipt) {
@@ -447,11 +449,20 @@ impl<R: Records> Work<'_, R> {
         let payload = FinishedPayload { th7, now }.encode();
         let wire = self.seal_signed(&root, Step::DONE, sid, SignedType::C8, &payload)?;
         entry.state = DeviceState::Operating;
-        entry.attested_at = attested_at;
+        entry.attested_at = entry.attested_at.max(attested_at);
         self.audit("device.state", &session.device, &entry.state.name())?;
         self.save_device(&entry);
         self.store_sealed(session, C8, wire)
     }
+}
+
+/// Whether a person has to decide first.
+///
+/// A device that operates here may still be installing for the endpoint manager, which died between our C8 and its own
+/// commit: another session has to be possible then. It goes on operating here, for the endpoint manager may also have
+/// dropped that other session, and would not tell.
+const fn is_held_back(state: DeviceState) -> bool {
+    matches!(state, DeviceState::Suspended | DeviceState::Quarantined)
 }
 
 struct Secrets {
