@@ -80,6 +80,9 @@ enum Ceremony {
     /// Make or use the owner key, certify the key service and the inner services.
     #[command(after_help = "Example:\n  gridseal ceremony owner --out owner --config-listen 192.0.2.2:8443")]
     Owner(tools::ceremony::Arguments),
+    /// Write the configuration files of the owner's processes for a first start.
+    #[command(after_help = "Example:\n  gridseal ceremony configure --out owner --factory devices")]
+    Configure(tools::ceremony::Configure),
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +95,15 @@ enum Meter {
         /// Stop when standard input ends.
         #[arg(long, hide = true)]
         with_parent: bool,
+    },
+    /// Onboard every meter below a directory in one process, and say what it took. For load tests.
+    Fleet {
+        /// Directory that `factory make` has made.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// How many at a time.
+        #[arg(long, default_value_t = 32)]
+        concurrency: usize,
     },
 }
 
@@ -110,6 +122,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Demo(arguments) => return demo::run(&arguments),
         Command::Factory(Factory::Make(arguments)) => tools::factory::run(&arguments)?,
         Command::Ceremony(Ceremony::Owner(arguments)) => tools::ceremony::run(&arguments)?,
+        Command::Ceremony(Ceremony::Configure(arguments)) => tools::ceremony::configure(&arguments)?,
         Command::InitServer(d) => process::run(d.with_parent, || async move { init_server::run(&d.config).await })?,
         Command::ConfigServer(d) => {
             process::run(d.with_parent, || async move { config_server::run(&d.config).await })?;
@@ -123,6 +136,9 @@ pub fn run() -> Result<ExitCode> {
         Command::Headend(d) => process::run(d.with_parent, || async move { headend::run(&d.config).await })?,
         Command::Meter(Meter::Run { dir, with_parent }) => {
             process::run(with_parent, || async move { meter::run(&dir).await })?;
+        }
+        Command::Meter(Meter::Fleet { dir, concurrency }) => {
+            process::run(false, || async move { meter::fleet::run(&dir, concurrency).await })?;
         }
         Command::Device(Device::Register(arguments)) => tools::device::register(&arguments)?,
         Command::Device(Device::Show(arguments)) => tools::device::show(&arguments)?,

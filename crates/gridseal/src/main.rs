@@ -1,6 +1,8 @@
 //! `gridseal`: every process of Gridseal as a subcommand.
 
 #![forbid(unsafe_code)]
+#![allow(unreachable_pub, reason = "in a binary, pub means: for other modules")]
+#![allow(clippy::print_stdout, reason = "what a command says goes to standard output")]
 
 mod cli;
 mod config;

@@ -8,20 +8,27 @@ use serde_json::{Map, Value};
 /// Where a process tells what happens.
 #[derive(Debug, Clone)]
 pub struct Observer {
-    process: String,
+    /// `None` tells nothing.
+    process: Option<String>,
 }
 
 impl Observer {
     /// An observer of one process.
     pub fn new(process: impl Into<String>) -> Self {
-        Self { process: process.into() }
+        Self { process: Some(process.into()) }
+    }
+
+    /// An observer that tells nothing: for one of many.
+    pub const fn quiet() -> Self {
+        Self { process: None }
     }
 
     /// Tells an event with its fields.
     pub fn event(&self, event: &str, fields: &[(&str, &dyn std::fmt::Display)]) {
+        let Some(process) = &self.process else { return };
         let mut line = Map::new();
         line.insert("at".into(), gridseal_io::clock::utc_now().0.into());
-        line.insert("process".into(), self.process.clone().into());
+        line.insert("process".into(), process.clone().into());
         line.insert("event".into(), event.into());
         for (name, value) in fields {
             line.insert((*name).into(), Value::String(value.to_string()));

@@ -6,7 +6,7 @@ use gridseal_crypto::sha256;
 use gridseal_types::N16;
 
 /// How many counters a window remembers.
-pub const WINDOW_SIZE: u32 = 64;
+const WINDOW_SIZE: u32 = 64;
 
 /// Counters accepted under one key, with digests of what they carried.
 #[derive(Debug, Clone, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -14,7 +14,7 @@ pub struct Window {
     /// Highest counter accepted.
     #[n(0)]
     highest: Option<u32>,
-    /// Counters within [`WINDOW_SIZE`] of it and digests of their APDUs, ascending.
+    /// Counters within 64 of it and digests of their APDUs, ascending.
     #[n(1)]
     seen: Vec<(u32, N16)>,
 }

@@ -13,7 +13,7 @@ use gridseal_crypto::Signer;
 use gridseal_headend::ReadingFilter;
 use gridseal_store::{Access, SqliteReadings, SqliteRecords};
 use gridseal_trust::audit::verify_chain;
-use gridseal_types::{Digest, Reading, ReadingKey, SystemTitle};
+use gridseal_types::{Reading, ReadingKey, SystemTitle};
 
 use super::{
     Outcome, evidence,
@@ -21,9 +21,8 @@ use super::{
     view::View,
 };
 use crate::{
-    config,
-    files::format_public_key,
     setup::{
+        configure::{self, Choices, Inner, Manufacturer},
         factory::{self, Anchor, Made, Order, Vendor},
         owner::{self, OwnerKeys},
     },
@@ -36,8 +35,6 @@ const ACCESS: Access<'_> = Access { at: None, who: "demo", purpose: "show" };
 const START_WAIT: Duration = Duration::from_secs(20);
 /// Model of the demo's meters.
 const MODEL: &str = "GS-1";
-/// PCRs that the demo's policy covers: all zero on an emulator without measured boot.
-const PCRS: [u8; 3] = [0, 7, 11];
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -122,71 +119,61 @@ impl Fleet {
         owner::delegate(&owner_key, &keys, &owner_dir.join("keys"), 1)?;
         owner::issuing_authority(&ceremony, &owner_dir.join("pki"))?;
         owner::service_identities(&ceremony, &owner_dir)?;
-        let pin = owner::config_server_certificate(&owner_dir.join("config-server"), &ANY_PORT)?;
+        owner::config_server_certificate(&owner_dir.join("config-server"), &ANY_PORT)?;
         view.step("owner: keys made where they stay; the offline owner key delegated to the key service");
 
         let init_dir = factory_dir.join("init-server");
         let vendor = Vendor::open_or_found(&factory_dir.join("vendor"), &init_dir, "ACME", &ANY_PORT)?;
         tools::factory::write_init_config(&init_dir, &vendor, ANY_PORT, self.options.with_inventory)?;
-        self.write_inner_configs(&owner_dir, &vendor)?;
-        for (name, config) in [("init-server", &init_dir), ("pki", &owner_dir.join("pki"))] {
-            self.daemon(name, config)?;
+        let choices = Choices {
+            log_frames: self.options.with_inventory,
+            inventory: self.options.with_inventory.then(|| "inventory.json".into()),
+            plant: evidence::plant(self, &owner_dir.join("headend"))?,
+            interval_s: self.options.interval_s,
+        };
+        self.daemon("init-server", &init_dir)?;
+        let manufacturer = Manufacturer {
+            voucher_key: vendor.voucher_key(),
+            init_ca: vendor.init_ca().to_owned(),
+            init_server: self.listening("init-server", "field", view)?,
+        };
+        configure::keys(&owner_dir, ANY_PORT, &manufacturer, &choices)?;
+        configure::pki(&owner_dir, ANY_PORT, &ANY_PORT)?;
+        configure::config_server(&owner_dir, ANY_PORT, ANY_PORT, &choices)?;
+        for name in ["pki", "keys", "config-server"] {
+            self.daemon(name, &owner_dir.join(name))?;
         }
-        self.daemon("keys", &owner_dir.join("keys"))?;
-        self.daemon("config-server", &owner_dir.join("config-server"))?;
-        let init = self.listening("init-server", "field", view)?;
-        let addresses = Addresses {
-            init,
-            pki: self.listening("pki", "inner", view)?,
-            keys: self.listening("keys", "inner", view)?,
+        let mut addresses = Inner {
             config: self.listening("config-server", "field", view)?,
             config_inner: self.listening("config-server", "inner", view)?,
+            keys: self.listening("keys", "inner", view)?,
+            pki: self.listening("pki", "inner", view)?,
+            headend: ANY_PORT,
+            headend_inner: ANY_PORT,
         };
-        let headend = config::Headend {
-            listen: ANY_PORT,
-            listen_inner: ANY_PORT,
-            keys: config::Service { address: addresses.keys.to_string() },
-            pki: config::Service { address: addresses.pki.to_string() },
-            interval_s: self.options.interval_s,
-            danger_plant: evidence::plant(self, &owner_dir.join("headend"))?,
-        };
-        config::save(&owner_dir.join("headend/config.toml"), &headend)?;
+        configure::headend(&owner_dir, &addresses, &choices)?;
         self.daemon("headend", &owner_dir.join("headend"))?;
 
         let buyer = OwnerKeys { owner: owner_key.public(), encryption: keys.encryption };
-        self.make_meters(&vendor, buyer, addresses.init, &factory_dir, view)?;
-        owner::sign_policy(
+        self.make_meters(&vendor, buyer, manufacturer.init_server, &factory_dir, view)?;
+        addresses.headend = self.listening("headend", "field", view)?;
+        addresses.headend_inner = self.listening("headend", "inner", view)?;
+        let manager = configure::endpoint_manager(
+            &owner_dir,
             &owner_key,
-            &owner_dir.join("endpoint-manager/policy.cose"),
+            &manufacturer,
+            &addresses,
             MODEL,
-            PCRS.map(|pcr| (pcr, vec![Digest([0; 32])])).into(),
+            self.options.anchor,
         )?;
-        factory::write_init_ca(&vendor, &owner_dir.join("endpoint-manager/init-ca.pem"))?;
-        self.start_owner(&owner_dir, &vendor, &addresses, pin, &format_public_key(&owner_key.public()), view)?;
+        self.register(&manager)?;
+        view.step("owner: shipment registered; owner secrets went encrypted to the key service");
+        self.daemon("endpoint-manager", &owner_dir.join("endpoint-manager"))?;
         for made in self.meters.clone() {
             let dir = made.dir.to_string_lossy().into_owned();
             self.start_process(&format!("meter {}", made.serial), &["meter", "run", "--dir", &dir])?;
         }
         Ok(())
-    }
-
-    fn write_inner_configs(&self, owner: &Path, vendor: &Vendor) -> Result<()> {
-        let keys = config::Keys {
-            listen: ANY_PORT,
-            voucher_keys: vec![vendor.voucher_key()],
-            attestation_age_max_s: gridseal_keys::Core::ATTESTATION_AGE_DEFAULT_S,
-            danger_inventory: self.options.with_inventory.then(|| "inventory.json".into()),
-        };
-        config::save(&owner.join("keys/config.toml"), &keys)?;
-        let pki = config::Pki { listen: ANY_PORT, headend_names: vec![ANY_PORT.ip().to_string()] };
-        config::save(&owner.join("pki/config.toml"), &pki)?;
-        let relay = config::ConfigServer {
-            listen: ANY_PORT,
-            listen_inner: ANY_PORT,
-            hold_s: 20,
-            log_frames: self.options.with_inventory,
-        };
-        config::save(&owner.join("config-server/config.toml"), &relay)
     }
 
     fn make_meters(
@@ -216,43 +203,6 @@ impl Fleet {
             }
         })?;
         Ok(())
-    }
-
-    fn start_owner(
-        &mut self,
-        owner: &Path,
-        vendor: &Vendor,
-        addresses: &Addresses,
-        pin: Digest,
-        owner_key: &str,
-        view: &mut View,
-    ) -> Result<()> {
-        let field = self.listening("headend", "field", view)?;
-        let inner = self.listening("headend", "inner", view)?;
-        let service = |address: SocketAddr| config::Service { address: address.to_string() };
-        let manager = config::EndpointManager {
-            config_server: service(addresses.config_inner),
-            keys: service(addresses.keys),
-            pki: service(addresses.pki),
-            headend: service(inner),
-            init_server: format!("https://{}", addresses.init),
-            init_server_ca: "init-ca.pem".into(),
-            voucher_keys: vec![vendor.voucher_key()],
-            owner_key: owner_key.into(),
-            config_urls: vec![format!("https://{}", addresses.config)],
-            config_pins: vec![pin.to_string()],
-            terminus: vec![format!("tls://{field}")],
-            policy: "policy.cose".into(),
-            policy_key: owner_key.into(),
-            danger_accept_software_roots: self.options.anchor == Anchor::Software,
-            danger_accept_open_platform: false,
-            redirect_days: 30,
-        };
-        let path = owner.join("endpoint-manager/config.toml");
-        config::save(&path, &manager)?;
-        self.register(&path)?;
-        view.step("owner: shipment registered; owner secrets went encrypted to the key service");
-        self.daemon("endpoint-manager", &owner.join("endpoint-manager"))
     }
 
     fn register(&self, config: &Path) -> Result<()> {
@@ -411,12 +361,4 @@ pub(super) fn audit_logs(dir: &Path) -> [(&'static str, PathBuf); 3] {
         ("endpoint-manager", dir.join("owner/endpoint-manager/register.db")),
         ("init-server", dir.join("factory/init-server/init.db")),
     ]
-}
-
-struct Addresses {
-    init: SocketAddr,
-    pki: SocketAddr,
-    keys: SocketAddr,
-    config: SocketAddr,
-    config_inner: SocketAddr,
 }

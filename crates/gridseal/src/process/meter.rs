@@ -1,5 +1,6 @@
 //! `gridseal meter run`: a meter. It finds its owner, proves itself, gets its keys, and pushes its load profile.
 
+pub mod fleet;
 mod onboard;
 mod push;
 pub mod root;
@@ -26,11 +27,7 @@ struct Meter {
 
 /// Runs a meter out of its directory.
 pub async fn run(dir: &Path) -> Result<()> {
-    let (firmware, dir): (Firmware, _) = config::load(&dir.join("firmware.toml"))?;
-    let observer = Observer::new(format!("meter {}", firmware.serial));
-    let root = SharedRoot::power_on(&firmware.root, &dir)?;
-    observer.event("powered", &[("root", &root.lock()?.assurance().name())]);
-    let meter = Meter { firmware, dir, root, observer };
+    let meter = Meter::power_on(dir, false)?;
     let mut record = meter.load_record()?;
     loop {
         record = onboard::run(&meter, record).await?;
@@ -42,6 +39,16 @@ pub async fn run(dir: &Path) -> Result<()> {
 }
 
 impl Meter {
+    /// Reads the firmware and gives power to the root.
+    fn power_on(dir: &Path, is_quiet: bool) -> Result<Self> {
+        let (firmware, dir): (Firmware, _) = config::load(&dir.join("firmware.toml"))?;
+        let name = format!("meter {}", firmware.serial);
+        let observer = if is_quiet { Observer::quiet() } else { Observer::new(name) };
+        let root = SharedRoot::power_on(&firmware.root, &dir)?;
+        observer.event("powered", &[("root", &root.lock()?.assurance().name())]);
+        Ok(Self { firmware, dir, root, observer })
+    }
+
     fn record_path(&self) -> PathBuf {
         self.dir.join("device.cbor")
     }

@@ -120,8 +120,6 @@ pub struct Made {
     pub dir: PathBuf,
     /// Text of label A.
     pub label: String,
-    /// Device.
-    pub device: EkName,
 }
 
 /// The papers of a shipment: for each device its manifest, its voucher, and the delivery record of its owner secret.
@@ -243,7 +241,7 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
     config::save(&dir.join("firmware.toml"), &firmware)?;
     let label = label_a(&order.model, serial, &ek_name);
     write_atomic(&dir.join("label.txt"), label.as_bytes())?;
-    Ok((Made { serial: serial.into(), dir, label, device: ek_name }, papers))
+    Ok((Made { serial: serial.into(), dir, label }, papers))
 }
 
 /// Voucher header, and entry 1 that names the buyer.
@@ -315,11 +313,6 @@ fn crc32(bytes: &[u8]) -> u32 {
             if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }
         })
     })
-}
-
-/// Where an init server's trust anchor is written for an owner.
-pub fn write_init_ca(vendor: &Vendor, path: &Path) -> Result<()> {
-    write_atomic(path, vendor.init_ca().as_bytes())
 }
 
 #[cfg(test)]

@@ -1,16 +1,21 @@
-//! `gridseal ceremony owner`.
+//! `gridseal ceremony owner` and `configure`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use gridseal_crypto::Signer;
 
 use super::factory::OwnerFile;
 use crate::{
     config,
-    files::format_public_key,
-    setup::owner::{
-        config_server_certificate, delegate, issuing_authority, keystore, owner_key, service_identities,
+    files::{format_public_key, read},
+    setup::{
+        configure::{self, Choices, Inner, Manufacturer},
+        factory::Anchor,
+        owner::{config_server_certificate, delegate, issuing_authority, keystore, owner_key, service_identities},
     },
 };
 
@@ -48,4 +53,82 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("config server pin {pin}");
     println!("give {} to the manufacturer; keep {} offline", out.join("owner.toml").display(), ceremony.display());
     Ok(())
+}
+
+/// Arguments of `ceremony configure`.
+#[derive(Debug, clap::Args)]
+pub struct Configure {
+    /// Directory of the owner's zones, as for `ceremony owner`.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The manufacturer's directory, as `factory make` has left it: its public facts are read from there.
+    #[arg(long, value_name = "DIR")]
+    factory: PathBuf,
+    /// Model that the first attestation policy is for.
+    #[arg(long, default_value = "GS-1")]
+    model: String,
+    /// Config server, for devices.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8443")]
+    config_listen: SocketAddr,
+    /// Config server, for the endpoint manager.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8444")]
+    config_listen_inner: SocketAddr,
+    /// Key service.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8445")]
+    keys_listen: SocketAddr,
+    /// Certificate authority.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8446")]
+    pki_listen: SocketAddr,
+    /// Head-end, for meters.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4059")]
+    headend_listen: SocketAddr,
+    /// Head-end, for the endpoint manager.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8447")]
+    headend_listen_inner: SocketAddr,
+    /// The manufacturer's init server.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8442")]
+    init_server: SocketAddr,
+    /// Length of the meters' load-profile interval, seconds.
+    #[arg(long, default_value_t = 900)]
+    interval_s: u32,
+    /// Accept devices whose root of trust is software. Tests only.
+    #[arg(long)]
+    danger_accept_software_roots: bool,
+}
+
+/// Writes the configuration files of an owner's processes.
+pub fn configure(arguments: &Configure) -> Result<()> {
+    let owner = &arguments.out;
+    let manufacturer = manufacturer(&arguments.factory, arguments.init_server)?;
+    let addresses = Inner {
+        config: arguments.config_listen,
+        config_inner: arguments.config_listen_inner,
+        keys: arguments.keys_listen,
+        pki: arguments.pki_listen,
+        headend: arguments.headend_listen,
+        headend_inner: arguments.headend_listen_inner,
+    };
+    let choices = Choices { interval_s: arguments.interval_s, ..Choices::default() };
+    configure::keys(owner, addresses.keys, &manufacturer, &choices)?;
+    configure::pki(owner, addresses.pki, &addresses.headend)?;
+    configure::config_server(owner, addresses.config, addresses.config_inner, &choices)?;
+    configure::headend(owner, &addresses, &choices)?;
+    let anchor = if arguments.danger_accept_software_roots { Anchor::Software } else { Anchor::Tpm };
+    let key = owner_key(&owner.join("ceremony"))?;
+    let manager = configure::endpoint_manager(owner, &key, &manufacturer, &addresses, &arguments.model, anchor)?;
+    for name in ["pki", "keys", "config-server", "headend", "endpoint-manager"] {
+        println!("gridseal {name} --config {}", owner.join(name).join("config.toml").display());
+    }
+    println!("then: gridseal device register --config {} SHIPMENT", manager.display());
+    Ok(())
+}
+
+/// A manufacturer's public facts, from the configuration of its init server.
+fn manufacturer(factory: &Path, init_server: SocketAddr) -> Result<Manufacturer> {
+    let (init, _): (config::InitServer, _) = config::load(&factory.join("init-server/config.toml"))?;
+    Ok(Manufacturer {
+        voucher_key: init.voucher_keys.first().context("the init server knows no voucher key")?.clone(),
+        init_ca: String::from_utf8(read(&factory.join("init-server/identity.pem"))?)?,
+        init_server,
+    })
 }

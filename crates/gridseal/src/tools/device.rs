@@ -169,6 +169,7 @@ pub fn show(arguments: &Show) -> Result<()> {
                         "system_title": entry.system_title.to_string(), "state": entry.state.name(),
                         "assurance": if entry.software_root { "software" } else { "manifest" },
                         "epoch": entry.epoch, "quarantine": quarantine,
+                        "redirect_registered": entry.registration_pending.is_none(),
                     })
                 );
             } else {

@@ -20,13 +20,27 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer, bytes.
 const ANSWER_SIZE_MAX: usize = 64 * 1024;
 
+/// What the exchanges took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    /// Messages that were answered.
+    pub round_trips: u64,
+    /// Bytes of messages and answers.
+    pub bytes: u64,
+}
+
 /// Runs the device machine until the meter may go to its terminus.
 pub async fn run(meter: &Meter, record: DeviceRecord) -> Result<DeviceRecord> {
+    Ok(run_counted(meter, record).await?.0)
+}
+
+/// [`run`], with what it took.
+pub async fn run_counted(meter: &Meter, record: DeviceRecord) -> Result<(DeviceRecord, Traffic)> {
     let mut shell = Shell::new(meter, record)?;
     shell.machine.handle(tick_now(), Input::Start)?;
     loop {
         if let Some(record) = shell.drain().await? {
-            return Ok(record);
+            return Ok((record, shell.traffic));
         }
         let Some(deadline) = shell.machine.deadline() else { bail!("the device machine waits for nothing") };
         tokio::time::sleep(deadline.since(tick_now()).max(Duration::from_millis(1))).await;
@@ -52,6 +66,7 @@ struct Shell<'m> {
     init: Vec<FieldClient>,
     config: Vec<FieldClient>,
     turn: usize,
+    traffic: Traffic,
 }
 
 impl<'m> Shell<'m> {
@@ -65,7 +80,7 @@ impl<'m> Shell<'m> {
             let address = url.trim_start_matches("https://");
             FieldClient::new(address, tls.clone(), host_of(address)).with_limits(CALL_TIMEOUT, ANSWER_SIZE_MAX)
         });
-        Ok(Self { meter, init: init.collect(), machine, config: Vec::new(), turn: 0 })
+        Ok(Self { meter, init: init.collect(), machine, config: Vec::new(), turn: 0, traffic: Traffic::default() })
     }
 
     /// Does what the machine asks until it waits; gives the record when the meter may go to its terminus.
@@ -113,10 +128,15 @@ impl<'m> Shell<'m> {
         };
         let count = clients.len().max(1);
         let Some(client) = clients.get_mut(self.turn % count) else { bail!("no server is configured") };
+        let sent = wire.len();
         let answer = client.post(path, wire).await;
         let answer = answer.ok().filter(|answer| answer.status == 200);
         match answer {
-            Some(answer) => self.machine.handle(tick_now(), Input::Received(&answer.body))?,
+            Some(answer) => {
+                self.traffic.round_trips += 1;
+                self.traffic.bytes += u64::try_from(sent + answer.body.len())?;
+                self.machine.handle(tick_now(), Input::Received(&answer.body))?;
+            }
             None => {
                 // The next try goes to the next address.
                 self.turn = self.turn.wrapping_add(1);

@@ -68,6 +68,14 @@ pub async fn run(meter: &Meter, mut record: DeviceRecord) -> Result<Ended> {
     }
 }
 
+/// Reaches the terminus once, with the LDevID key in the root, and leaves again.
+pub async fn reach(meter: &Meter, record: &DeviceRecord) -> Result<()> {
+    let installed = record.installed.as_ref().context("nothing is installed")?;
+    let keys = record.keys.as_ref().context("no keys were made")?;
+    let mut link = dial(meter, installed, keys, record).await?;
+    Ok(link.shutdown().await?)
+}
+
 /// Connects to the terminus: chain to the CA bundle, no calendar but the floor clock, our key in the root.
 async fn dial(
     meter: &Meter,
