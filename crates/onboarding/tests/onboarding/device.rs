@@ -126,6 +126,15 @@ fn an_answer_of_an_init_server_is_checked_in_every_part() {
             ("another device", Code::RedirectSig, |spy, wire| {
                 spy.init_redirect(wire, |payload| payload.ek_name.0[33] ^= 1)
             }),
+            ("another device's whole answer", Code::RedirectSig, |spy, wire| {
+                let other = Factory::new().make("GS-0000002", &spy.owner);
+                spy.init_redirect(wire, |payload| {
+                    payload.ek_name = other.ek_name;
+                    payload.signed.delegation = None;
+                    payload.signed.redirect = redirect(spy, |redirect| redirect.ek_name = other.ek_name);
+                    payload.signed.voucher = other.voucher;
+                })
+            }),
             ("another suite", Code::Suite, |spy, wire| spy.init_redirect(wire, |payload| payload.suite = 2)),
             ("voucher entry changed", Code::Voucher, |spy, wire| {
                 voucher_changed(spy, wire, |voucher| *voucher.entries[0].last_mut().unwrap() ^= 1)
