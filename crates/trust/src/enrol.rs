@@ -10,6 +10,8 @@ pub mod cose;
 pub mod delivery;
 pub mod device;
 pub mod document;
+#[doc(hidden)]
+pub mod fuzz_entry;
 pub mod init;
 pub mod registrar;
 pub mod relay;

@@ -185,3 +185,11 @@ fn decode_release(bytes: &[u8]) -> Read<(Release, Key<OwnerSecret, 32>)> {
         Ok((release, r.required(secret)?))
     })
 }
+
+/// Both decoders on any bytes: no panic, and equal input gives equal output.
+pub(super) fn fuzz_entry(bytes: &[u8]) {
+    let parts = |bytes| decode(bytes).map(|record: Record<'_>| (record.nonce, record.sealed.len(), record.recipient));
+    assert_eq!(parts(bytes), parts(bytes), "equal input gives equal output");
+    let release = |bytes| decode_release(bytes).map(|(release, _)| release);
+    assert_eq!(release(bytes), release(bytes), "equal input gives equal output");
+}

@@ -197,7 +197,7 @@ impl InitRedirect {
         Ok(payload)
     }
 
-    fn decode_payload(bytes: &[u8]) -> Read<Self> {
+    pub(super) fn decode_payload(bytes: &[u8]) -> Read<Self> {
         let (mut ek_name, mut m, mut suite) = (None, None, None);
         let (mut redirect, mut delegation, mut voucher) = (None, None, None);
         Reader::whole(bytes, |r| {
