@@ -19,12 +19,12 @@ use gridseal_trust::{
     enrol::{
         device::DeviceRecord,
         registrar::SessionRecord,
-        session::{Envelope, Step as Message},
+        session::{Envelope, Step as Message, sid_of},
     },
     root::{DeviceRoot, OwnerPin, RootReply, RootRequest},
 };
 use gridseal_types::{
-    Digest, EkName, UtcTime,
+    DeviceState, Digest, EkName, Sid, UtcTime,
     records::{Records, Write},
     service::{
         admission::Admission,
@@ -53,6 +53,10 @@ pub(super) struct Checker {
     /// Replies that were ever on record.
     manager_durable: BTreeSet<Digest>,
     keys_durable: BTreeSet<Digest>,
+    /// Messages that devices really sent.
+    sent: BTreeSet<Digest>,
+    /// Sessions that devices really began.
+    begun: BTreeSet<Sid>,
     /// Genuine answers to each message.
     genuine: BTreeSet<(Digest, Digest)>,
     meters: Vec<Seen>,
@@ -80,6 +84,8 @@ impl Checker {
             sealed: BTreeMap::new(),
             manager_durable: BTreeSet::new(),
             keys_durable: BTreeSet::new(),
+            sent: BTreeSet::new(),
+            begun: BTreeSet::new(),
             genuine: BTreeSet::new(),
             meters: (0..count).map(|_| Seen::default()).collect(),
         }
@@ -95,7 +101,11 @@ impl Checker {
     fn message(&mut self, wire: &[u8]) -> Step {
         match Envelope::decode(wire) {
             Ok(Envelope::Hello { kid, m, .. }) => self.seals([b"1", &kid.0[..], &m.0[..]].concat(), wire),
-            Ok(Envelope::Challenge { sid, .. }) => self.seals([b"2", &sid.0[..]].concat(), wire),
+            Ok(Envelope::Challenge { sid, m_em, .. }) => {
+                // A fresh value is used once: the second session with it would not be fresh.
+                self.seals([b"f", &m_em.0[..]].concat(), wire)?;
+                self.seals([b"2", &sid.0[..]].concat(), wire)
+            }
             Ok(Envelope::Message { step, sid, .. }) => {
                 self.seals([&[b'0' + step.number()], &sid.0[..]].concat(), wire)
             }
@@ -106,6 +116,8 @@ impl Checker {
     /// A device sends a message; `record` is what its flash holds.
     pub(super) fn device_sends(&mut self, wire: &[u8], record: &DeviceRecord) -> Step {
         self.message(wire)?;
+        self.sent.insert(digest(wire));
+        self.begun.insert(sid_of(wire));
         match Envelope::decode(wire).ok().and_then(|envelope| envelope.step()) {
             Some(Message::HELLO) if record.redirect.is_none() || record.keys.is_none() => {
                 broken(Rule::S2, "C1 names keys that are not on flash")
@@ -159,13 +171,17 @@ impl Checker {
         self.genuine.contains(&(*message, digest(reply)))
     }
 
-    /// Replies that a transaction of the endpoint manager makes durable.
-    pub(super) fn manager_commits(&mut self, writes: &[Write]) {
+    /// Replies that a transaction of the endpoint manager makes durable; each answers what a device really sent.
+    pub(super) fn manager_commits(&mut self, writes: &[Write]) -> Step {
         for write in writes.iter().filter(|write| write.table == MANAGER_SESSIONS) {
             let Some(value) = &write.value else { continue };
             let record: SessionRecord = minicbor::decode(value).expect("own record");
+            if !self.sent.contains(&record.answered) {
+                return broken(Rule::S5, "the endpoint manager took a message that no device sent");
+            }
             self.manager_durable.insert(digest(&record.reply));
         }
+        Ok(())
     }
 
     /// S2: the endpoint manager replies to a message.
@@ -180,12 +196,16 @@ impl Checker {
     }
 
     /// Sealed messages that a transaction of the key service makes durable.
-    pub(super) fn keys_commit(&mut self, writes: &[Write]) {
+    pub(super) fn keys_commit(&mut self, writes: &[Write]) -> Step {
         for write in writes.iter().filter(|write| write.table == SESSIONS) {
             let Some(value) = &write.value else { continue };
             let session: SessionEntry = minicbor::decode(value).expect("own record");
+            if !self.begun.contains(&session.sid) {
+                return broken(Rule::S5, "the key service keeps a session that no device began");
+            }
             self.keys_durable.extend(session.sealed.iter().flatten().map(|wire| digest(&wire.0)));
         }
+        Ok(())
     }
 
     /// S1 and S2: answers leave the key service.
@@ -294,7 +314,11 @@ impl World {
             if !bool::from(guek.ct_eq(&own_guek) & gak.ct_eq(&own_gak)) {
                 continue;
             }
-            if channel.state == ChannelState::Deactivated || version < oldest {
+            // Before its owner has it operating, a device may hold keys that many lost deliveries made old: they are kept,
+            // and another session replaces them.
+            let is_operating =
+                self.manager.entry(&name).is_some_and(|entry| entry.state == DeviceState::Operating);
+            if is_operating && (channel.state == ChannelState::Deactivated || version < oldest) {
                 let newest = entry.channel_version;
                 let detail =
                     format!("keys {version} of device {number} are not tried any more, newest {newest}");

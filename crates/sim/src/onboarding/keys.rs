@@ -19,6 +19,9 @@ use super::{
 };
 use crate::HashRng;
 
+/// Who asked, under which number, for how much.
+type Call = (Actor, u64, usize);
+
 /// The process.
 #[derive(Debug)]
 pub(super) struct KeysProcess {
@@ -126,8 +129,8 @@ impl World {
         Ok(())
     }
 
-    /// Everything that waits, as one batch: who asked, under which call, how much.
-    fn batch(&mut self) -> Result<(Vec<(Actor, u64, usize)>, Vec<KeyRequest>), Violation> {
+    /// Everything that waits, as one batch.
+    fn batch(&mut self) -> Result<(Vec<Call>, Vec<KeyRequest>), Violation> {
         let (mut calls, mut batch) = (Vec::new(), Vec::new());
         for (from, content) in std::mem::take(&mut self.keys.inbox) {
             let Content::KeyCall { call, requests } = content else { continue };
@@ -142,7 +145,7 @@ impl World {
     }
 
     fn keys_commit(&mut self, writes: Vec<Write>) -> Step {
-        self.check.keys_commit(&writes);
+        self.check.keys_commit(&writes)?;
         let touches = |table| writes.iter().any(|write| write.table == table);
         let (devices, channels) = (touches(DEVICES), touches(CHANNELS));
         self.keys.records.commit(writes).expect("memory");

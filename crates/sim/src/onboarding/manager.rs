@@ -136,7 +136,7 @@ impl World {
         if let Some(output) = self.manager.memory.machine.poll() {
             self.manager_output(output)?;
         } else if let Some(writes) = self.manager.memory.late.take() {
-            self.manager_commit(writes);
+            self.manager_commit(writes)?;
         } else if let Some(content) = self.manager.memory.inbox.pop_front() {
             self.manager_input(content)?;
         } else if self.manager.memory.is_woken {
@@ -240,16 +240,17 @@ impl World {
         if self.crashes(Actor::Manager, Point::BeforeCommit) {
             return Ok(());
         }
-        self.manager_commit(writes);
+        self.manager_commit(writes)?;
         if self.crashes(Actor::Manager, Point::AfterCommit) {
             return Ok(());
         }
         self.tell(Input::Committed)
     }
 
-    fn manager_commit(&mut self, writes: Vec<Write>) {
-        self.check.manager_commits(&writes);
+    fn manager_commit(&mut self, writes: Vec<Write>) -> Step {
+        self.check.manager_commits(&writes)?;
         self.manager.records.commit(writes).expect("memory");
+        Ok(())
     }
 
     fn manager_input(&mut self, content: Content) -> Step {
@@ -275,19 +276,15 @@ impl World {
             },
             Content::AdmitAnswer { call } => match self.answered_call(call) {
                 Some(Waiting::Admit(task, device, revision)) => {
-                    self.told(device, Told::Admission(revision));
+                    self.told(device, Told::Admission(revision))?;
                     self.tell(Input::Admitted(task, true))
                 }
-                Some(Waiting::AdmitLater(device, revision)) => {
-                    self.told(device, Told::Admission(revision));
-                    Ok(())
-                }
+                Some(Waiting::AdmitLater(device, revision)) => self.told(device, Told::Admission(revision)),
                 _ => Ok(()),
             },
             Content::Registered { call, wire } => match self.answered_call(call) {
                 Some(Waiting::Register(device)) if decode_registered(&wire).is_ok() => {
-                    self.told(device, Told::Registration);
-                    Ok(())
+                    self.told(device, Told::Registration)
                 }
                 _ => Ok(()),
             },
@@ -299,11 +296,12 @@ impl World {
         self.manager.memory.calls.remove(&call).map(|(_, waiting)| waiting)
     }
 
-    fn told(&mut self, device: EkName, what: Told) {
-        let writes = told(&self.manager.records, &[(device, what)]).expect("memory");
-        if !self.crashes(Actor::Manager, Point::BeforeCommit) {
-            self.manager_commit(writes);
+    fn told(&mut self, device: EkName, what: Told) -> Step {
+        let writes = told(&self.manager.records, &[(device, what)]).map_err(failed)?;
+        if self.crashes(Actor::Manager, Point::BeforeCommit) {
+            return Ok(());
         }
+        self.manager_commit(writes)
     }
 
     fn keys_answered(&mut self, waiting: Waiting, reply: KeyReply) -> Step {
@@ -332,10 +330,10 @@ impl World {
                     voucher: papers.voucher.clone(),
                 };
                 let writes = shipped.enter(&self.manager.records, utc, &payload, signed).map_err(failed)?;
-                if !self.crashes(Actor::Manager, Point::BeforeCommit) {
-                    self.manager_commit(writes);
+                if self.crashes(Actor::Manager, Point::BeforeCommit) {
+                    return Ok(());
                 }
-                Ok(())
+                self.manager_commit(writes)
             }
             _ => Ok(()),
         }

@@ -177,10 +177,8 @@ impl World {
         };
         if kept.len() < KEPT_COUNT_MAX {
             kept.push(wire.clone());
-        } else if let Ok(at) = usize::try_from(self.chance.below(KEPT_COUNT_MAX as u64)) {
-            if let Some(slot) = kept.get_mut(at) {
-                slot.clone_from(wire);
-            }
+        } else if let Some(slot) = kept.get_mut(self.chance.below(KEPT_COUNT_MAX as u64) as usize) {
+            slot.clone_from(wire);
         }
         if !self.chance.happens(self.profile.forge) {
             return;
@@ -188,7 +186,7 @@ impl World {
         self.report.forged += 1;
         let how = self.chance.below(4);
         // Lengths differ from run to run where a signature is in DER: a part of the length does not.
-        let at = self.chance.below(1 << 16) as usize * wire.len() >> 16;
+        let at = (self.chance.below(1 << 16) as usize * wire.len()) >> 16;
         match how {
             0 => wire.truncate(at),
             1 => {

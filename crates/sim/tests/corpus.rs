@@ -1,0 +1,57 @@
+//! Every input that a fuzzer's corpus keeps, through its entry, on the stable toolchain.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+use std::{fs, path::Path};
+
+use gridseal_dlms::fuzz_entry as dlms;
+use gridseal_trust::{csr, enrol::fuzz_entry as enrol, enrol::session, tpm};
+
+/// Targets and their entries, as in `fuzz/targets`.
+const TARGETS: [(&str, fn(&[u8])); 12] = [
+    ("axdr_data", dlms::axdr_data),
+    ("certificate_request", csr::fuzz_entry),
+    ("ciphered_apdu", dlms::ciphered_apdu),
+    ("enrol_delivery", enrol::delivery_record),
+    ("enrol_document", enrol::document),
+    ("enrol_init", enrol::init_message),
+    ("enrol_message", session::fuzz_entry),
+    ("enrol_relay", enrol::relay_message),
+    ("enrol_voucher", enrol::voucher),
+    ("notification", dlms::notification),
+    ("tpm_structure", tpm::fuzz_entry),
+    ("wrapper_frame", dlms::wrapper_frame),
+];
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn kept_fuzz_inputs_pass() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
+    for (target, entry) in TARGETS {
+        let folder = fuzz.join("corpus").join(target);
+        for name in names(&folder) {
+            let bytes = fs::read(folder.join(name)).unwrap();
+            entry(&bytes);
+            // What is next to a kept input is as interesting as itself.
+            for at in 0..bytes.len().min(300) {
+                entry(&bytes[..at]);
+                let mut changed = bytes.clone();
+                changed[at] ^= 1 << (at % 8);
+                entry(&changed);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_fuzz_target_is_replayed() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
+    let mut targets = names(&fuzz.join("targets"));
+    targets.iter_mut().for_each(|name| *name = name.trim_end_matches(".rs").to_owned());
+    assert_eq!(targets, TARGETS.map(|(target, _)| target));
+}
