@@ -282,6 +282,7 @@ impl EndpointManager {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one C1 with everything that is known about it")]
     fn hello_opened<R: Records>(
         &mut self,
         records: &R,
