@@ -31,6 +31,9 @@ const PULL_MS: u64 = 8_000;
 /// Pause between two looks at what is still to be told.
 const OUTBOX_MS: u64 = 2_500;
 
+/// Probability that a device gets a newer redirect, in a million per look.
+const RENEWAL: u32 = 10_000;
+
 /// The papers of a shipped device.
 struct Papers {
     manifest: Vec<u8>,
@@ -374,10 +377,12 @@ impl World {
             let is_under_way = self.manager.memory.calls.values().any(|(_, waiting)| {
                 matches!(waiting, Waiting::Deliver(of) | Waiting::Sign(of, _) if *of == number)
             });
-            if is_under_way || self.manager.entry(&papers.name).is_some() {
+            let (is_known, delivery) = (self.manager.entry(&papers.name).is_some(), papers.delivery.clone());
+            // An owner may publish a newer redirect at any time; devices under way go on with the one they have.
+            let is_renewed = !self.calm && self.chance.happens(RENEWAL);
+            if is_under_way || (is_known && !is_renewed) {
                 continue;
             }
-            let delivery = papers.delivery.clone();
             let Some(shipped) = self.shipped(number)? else { continue };
             self.ask_keys(Waiting::Deliver(number), shipped.deliver(delivery));
         }
