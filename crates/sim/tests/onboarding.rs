@@ -102,6 +102,32 @@ fn assert_covered(report: &Report) {
 }
 
 #[test]
+fn a_crash_at_any_single_point_is_survived() {
+    let options =
+        |at| Options { devices: Some(1), readings: Some(true), crash_at: Some(at), ..Options::default() };
+    let whole = run(1, &options(u64::MAX)).unwrap_or_else(|failure| panic!("{failure}"));
+    let next = AtomicU64::new(0);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let hits: u64 = thread::scope(|scope| {
+        let work = || {
+            let mut hits = 0;
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                if at >= whole.opportunities {
+                    return hits;
+                }
+                let report = run(1, &options(at)).unwrap_or_else(|failure| panic!("crash {at}, {failure}"));
+                hits += report.crashes.values().sum::<u64>();
+            }
+        };
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().expect("a failure is shown")).sum()
+    });
+    println!("{hits} crashes, one in each run");
+    assert_eq!(hits, whole.opportunities);
+}
+
+#[test]
 fn a_seed_gives_the_same_schedule_again() {
     for seed in 0..20 {
         let first = run(seed, &Options::default()).unwrap_or_else(|failure| panic!("{failure}"));

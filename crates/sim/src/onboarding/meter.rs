@@ -305,9 +305,8 @@ impl World {
         if !self.calm && self.chance.happens(self.profile.root_failure) {
             return self.feed(number, Input::Root(Err(RootError::Transport)));
         }
-        let (calm, crash) = (self.calm, self.profile.crash);
         // A power cut between two commands is rare and matters most: it gets ten times the usual probability.
-        let is_torn = !calm && self.chance.happens(crash.saturating_mul(10));
+        let is_torn = matches!(request, RootRequest::Execute(_)) && self.is_hit(10);
         let Some(meter) = self.meters.get_mut(number) else { return Ok(()) };
         if let RootRequest::Execute(commands) = &request
             && is_torn

@@ -17,6 +17,8 @@ pub struct Options {
     pub devices: Option<u8>,
     /// Whether meters push rows once they operate; drawn from the seed when `None`.
     pub readings: Option<bool>,
+    /// A good network and one crash only: at this opportunity, counted from 0.
+    pub crash_at: Option<u64>,
     /// A bug in the shells of the simulation, to see that it is found.
     pub plant: Option<Fault>,
     /// Last events that a failure shows; 200 when `None`.
@@ -172,6 +174,8 @@ pub struct Report {
     pub forged: u64,
     /// Readings stored.
     pub readings: u64,
+    /// Opportunities to crash.
+    pub opportunities: u64,
     /// Crashes by actor and place.
     pub crashes: BTreeMap<(&'static str, Point), u64>,
     /// Inputs of the device machine by state: (state, input).
@@ -191,6 +195,7 @@ impl Report {
         self.duplicated += other.duplicated;
         self.forged += other.forged;
         self.readings += other.readings;
+        self.opportunities += other.opportunities;
         for (place, count) in &other.crashes {
             *self.crashes.entry(*place).or_default() += count;
         }

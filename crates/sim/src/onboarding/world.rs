@@ -107,6 +107,9 @@ impl Profile {
         let root_failure = one_of(&[0, 0, 10_000]);
         let delay_ms = one_of(&[200, 2_000, 20_000, 90_000]).into();
         let readings = options.readings.unwrap_or(one_of(&[0, 0, 1]) == 1);
+        if options.crash_at.is_some() {
+            return Self { loss: 0, double: 0, forge: 0, crash: 0, root_failure: 0, delay_ms: 1, readings };
+        }
         Self { loss, double, forge, crash, root_failure, delay_ms, readings }
     }
 }
@@ -128,6 +131,7 @@ pub(super) struct World {
     pub(super) chance: Schedule,
     pub(super) profile: Profile,
     pub(super) plant: Option<Fault>,
+    crash_at: Option<u64>,
     pub(super) calm: bool,
     queue: BTreeMap<(u64, u64), Happening>,
     queued: u64,
@@ -170,6 +174,7 @@ impl World {
             now: Tick(0),
             profile,
             plant: options.plant,
+            crash_at: options.crash_at,
             calm: false,
             queue: BTreeMap::new(),
             queued: 0,
@@ -263,11 +268,21 @@ impl World {
 
     /// Whether the seed lets the actor crash here; then it has.
     pub(super) fn crashes(&mut self, actor: Actor, point: Point) -> bool {
-        if self.calm || !self.chance.happens(self.profile.crash) {
-            return false;
+        let is_hit = self.is_hit(1);
+        if is_hit {
+            self.crash(actor, point);
         }
-        self.crash(actor, point);
-        true
+        is_hit
+    }
+
+    /// Whether a crash hits here, with so many times the usual probability.
+    pub(super) fn is_hit(&mut self, times: u32) -> bool {
+        let number = self.report.opportunities;
+        self.report.opportunities += 1;
+        match self.crash_at {
+            Some(at) => number == at,
+            None => !self.calm && self.chance.happens(self.profile.crash.saturating_mul(times)),
+        }
     }
 
     /// Takes an actor's memory.
