@@ -120,9 +120,6 @@ fn take(line: &Line, fleet: &mut Fleet, outcome: &mut Outcome, view: &mut View) 
         outcome.operating.insert(line.process.clone());
     }
     view.line(line);
-    if line.process == "headend" && line.event == "frame" {
-        fleet.sealed(line.field("apdu"));
-    }
     if line.process == "headend" && line.event == "stored" {
         for (reading, frame) in fleet.new_readings()? {
             outcome.first_reading.get_or_insert_with(Instant::now);

@@ -1,7 +1,7 @@
 //! All processes of a demo: set up, started in order, looked at, stopped.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -13,7 +13,7 @@ use gridseal_crypto::Signer;
 use gridseal_headend::ReadingFilter;
 use gridseal_store::{Access, SqliteReadings, SqliteRecords};
 use gridseal_trust::audit::verify_chain;
-use gridseal_types::{Reading, ReadingKey, SystemTitle};
+use gridseal_types::{Reading, ReadingKey, SystemTitle, UtcTime};
 
 use super::{
     Outcome, evidence,
@@ -33,6 +33,8 @@ use crate::{
 const ACCESS: Access<'_> = Access { at: None, who: "demo", purpose: "show" };
 /// How long a server may take to listen.
 const START_WAIT: Duration = Duration::from_secs(20);
+/// How far behind the newest reading shown a late one may start and still be shown.
+const LOOK_BACK_S: u64 = 60;
 /// Model of the demo's meters.
 const MODEL: &str = "GS-1";
 
@@ -59,8 +61,11 @@ pub struct Fleet {
     processes: Vec<Process>,
     meters: Vec<Made>,
     readings: Option<SqliteReadings>,
-    last_shown: Option<ReadingKey>,
-    frames: HashMap<SystemTitle, String>,
+    shown: BTreeSet<ReadingKey>,
+    /// Counter under which a meter sealed the row that starts then.
+    counters: BTreeMap<(String, String), u32>,
+    /// Sealed APDUs as the head-end got them, by meter and counter.
+    frames: BTreeMap<(String, u32), String>,
     /// Sealed frame and reading, as shown.
     pub(super) pairs: Vec<(String, Reading)>,
     stopping: bool,
@@ -97,8 +102,9 @@ impl Fleet {
             processes: Vec::new(),
             meters: Vec::new(),
             readings: None,
-            last_shown: None,
-            frames: HashMap::new(),
+            shown: BTreeSet::new(),
+            counters: BTreeMap::new(),
+            frames: BTreeMap::new(),
             pairs: Vec::new(),
             stopping: false,
         };
@@ -259,9 +265,9 @@ impl Fleet {
             Ok(mut line) => {
                 if line.event == "ended" && !self.stopping {
                     let errors = self.errors_of(&line.process);
-                    line.json = serde_json::json!({ "status": errors });
+                    line.json["status"] = errors.into();
                 }
-                self.log.push(line.clone());
+                self.remember(&line);
                 Ok(Some(line))
             }
             Err(RecvTimeoutError::Timeout) => Ok(None),
@@ -269,30 +275,56 @@ impl Fleet {
         }
     }
 
-    /// A sealed APDU has arrived at the head-end.
-    pub fn sealed(&mut self, apdu: &str) {
-        // DB, length 08, system title.
-        let title = hex::decode(apdu.get(4..20).unwrap_or_default()).ok();
-        if let Some(title) = title.and_then(|title| SystemTitle::from_slice(&title)) {
-            self.frames.insert(title, apdu.to_owned());
+    /// Keeps a line, and what it says of sealed frames.
+    fn remember(&mut self, line: &Line) {
+        if line.process == "headend" && line.event == "frame" {
+            let apdu = line.field("apdu");
+            // DB, length 08, system title, length, security control, counter.
+            let counter = apdu.get(24..32).and_then(|counter| u32::from_str_radix(counter, 16).ok());
+            if let (Some(title), Some(counter)) = (apdu.get(4..20), counter) {
+                self.frames.insert((title.to_owned(), counter), apdu.to_owned());
+            }
         }
+        if line.event == "sealed"
+            && let Ok(counter) = line.field("counter").parse()
+        {
+            self.counters.insert((line.field("meter").to_owned(), line.field("start").to_owned()), counter);
+        }
+        self.log.push(line.clone());
     }
 
-    /// Readings that were not shown yet, each with the last frame of its meter.
+    /// The sealed frame in which a reading came.
+    fn frame_of(&self, key: &ReadingKey) -> Option<String> {
+        let meter = key.meter.to_string();
+        let counter = *self.counters.get(&(meter.clone(), key.start.to_string()))?;
+        self.frames.get(&(meter, counter)).cloned()
+    }
+
+    /// Readings that were not shown yet, each with its sealed frame.
     pub fn new_readings(&mut self) -> Result<Vec<(Reading, Option<String>)>> {
         if self.readings.is_none() {
             self.readings = Some(tools::readings::open(&self.dir.join("owner/headend"))?);
         }
         let Some(store) = &self.readings else { return Ok(Vec::new()) };
-        let filter = ReadingFilter { after: self.last_shown, ..ReadingFilter::default() };
-        let mut shown = Vec::new();
-        for reading in store.list_for(ACCESS, &filter)? {
-            self.last_shown = Some(reading.key);
-            let frame = self.frames.get(&reading.key.meter).cloned();
-            self.pairs.extend(frame.clone().map(|frame| (frame, reading)));
-            shown.push((reading, frame));
+        // Meters deliver in any order: look back a little, not only past the last one shown.
+        let newest = self.shown.last().map(|key| UtcTime(key.start.0.saturating_sub(LOOK_BACK_S)));
+        let mut filter = ReadingFilter { from: newest, ..ReadingFilter::default() };
+        let mut found = Vec::new();
+        loop {
+            let page = store.list_for(ACCESS, &filter)?;
+            let Some(last) = page.last() else { break };
+            filter.after = Some(last.key);
+            found.extend(page);
         }
-        Ok(shown)
+        let mut fresh = Vec::new();
+        for reading in found {
+            if self.shown.insert(reading.key) {
+                let frame = self.frame_of(&reading.key);
+                self.pairs.extend(frame.clone().map(|frame| (frame, reading)));
+                fresh.push((reading, frame));
+            }
+        }
+        Ok(fresh)
     }
 
     /// Process id of a running process.
@@ -309,6 +341,10 @@ impl Fleet {
             evidence::search_headend(self, &mut checks)?;
         }
         self.stop();
+        // What was stored since the last look.
+        for (reading, frame) in self.new_readings()? {
+            view.reading(&reading, frame.as_deref());
+        }
         self.count_readings(&mut checks)?;
         self.check_audit(&mut checks)?;
         if let Some(to) = to {
@@ -323,7 +359,7 @@ impl Fleet {
         self.processes.iter_mut().rev().for_each(Process::ask_to_stop);
         self.processes.iter_mut().rev().for_each(Process::wait);
         while let Ok(line) = self.lines.try_recv() {
-            self.log.push(line);
+            self.remember(&line);
         }
     }
 

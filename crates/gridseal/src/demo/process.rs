@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::Sender,
@@ -48,6 +49,8 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)
+            // Ctrl-C at the terminal is for the demo: it stops the others in order, and they end with it in any case.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
         let output = child.stdout.take().context("no output")?;
@@ -61,7 +64,7 @@ impl Process {
                     return;
                 }
             }
-            let json = serde_json::json!({"status": "output closed"});
+            let json = serde_json::json!({"process": process, "event": "ended", "status": "output closed"});
             let _ = lines.send(Line { process, event: "ended".into(), json });
         });
         Ok(Self { name: name.to_owned(), child })

@@ -233,7 +233,12 @@ impl<'m> Pushing<'m> {
                     self.meter.observer.event("push", &[("what", &format!("{event:?}"))]);
                     alive = false;
                 }
-                Output::Event(Event::Sealed { .. }) => {}
+                Output::Event(Event::Sealed { start, invocation_counter }) => {
+                    let meter = &self.meter.firmware.system_title;
+                    let fields: [(&str, &dyn std::fmt::Display); 3] =
+                        [("meter", meter), ("start", &start), ("counter", &invocation_counter)];
+                    self.meter.observer.event("sealed", &fields);
+                }
                 Output::Event(event) => self.meter.observer.event("push", &[("what", &format!("{event:?}"))]),
                 _ => {}
             }
