@@ -1,0 +1,18 @@
+//! End to end: real processes, real links, real files.
+//!
+//! What each module proves: `demo` the one command, `faults` and `power` kill -9 at every step, `ports` bad input at every
+//! port, `borders` who can reach whom, `zones` that keys stay where they belong.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    reason = "tests: a broken expectation is a panic, the clock is the machine's, output is for the reader of a failure"
+)]
+
+mod demo;
+mod machine;
