@@ -8,7 +8,10 @@ pub mod root;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use gridseal_trust::{enrol::device::DeviceRecord, root::DeviceRoot};
+use gridseal_trust::{
+    enrol::device::{DeviceRecord, Input},
+    root::DeviceRoot,
+};
 
 use crate::{
     config::{self, Firmware},
@@ -28,13 +31,12 @@ struct Meter {
 /// Runs a meter out of its directory.
 pub async fn run(dir: &Path) -> Result<()> {
     let meter = Meter::power_on(dir, false)?;
-    let mut record = meter.load_record()?;
+    let mut owner = onboard::Shell::start(&meter)?;
     loop {
-        record = onboard::run(&meter, record).await?;
+        owner.until_operating().await?;
         // Comes back only when a terminus refuses a configuration that was never confirmed.
-        record = match push::run(&meter, record).await? {
-            push::Ended::Refused(record) => record,
-        };
+        push::run(&meter, &mut owner).await?;
+        owner.tell(Input::TerminusRefused)?;
     }
 }
 

@@ -65,8 +65,9 @@ pub async fn run(dir: &Path, concurrency: usize) -> Result<()> {
 
 async fn one(dir: &Path) -> Result<Cost> {
     let meter = Meter::power_on(dir, true)?;
-    let record = meter.load_record()?;
-    let (record, traffic) = onboard::run_counted(&meter, record).await?;
-    push::reach(&meter, &record).await?;
+    let mut owner = onboard::Shell::start(&meter)?;
+    owner.until_operating().await?;
+    push::reach(&meter, owner.record()).await?;
+    let traffic = owner.traffic();
     Ok(Cost { round_trips: traffic.round_trips, bytes: traffic.bytes })
 }

@@ -10,7 +10,7 @@ use gridseal_io::{
     tls::{Alpn, dateless, pinned},
 };
 use gridseal_trust::enrol::device::{self, Device, DeviceRecord, Event, Input, Output, Pace, Peer};
-use gridseal_types::{Tick, UtcTime};
+use gridseal_types::UtcTime;
 
 use super::Meter;
 use crate::{files::parse_public_key, observe::Observer, process::endpoint_manager::host_of};
@@ -29,27 +29,8 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-/// Runs the device machine until the meter may go to its terminus.
-pub async fn run(meter: &Meter, record: DeviceRecord) -> Result<DeviceRecord> {
-    Ok(run_counted(meter, record).await?.0)
-}
-
-/// [`run`], with what it took.
-pub async fn run_counted(meter: &Meter, record: DeviceRecord) -> Result<(DeviceRecord, Traffic)> {
-    let mut shell = Shell::new(meter, record)?;
-    shell.machine.handle(tick_now(), Input::Start)?;
-    loop {
-        if let Some(record) = shell.drain().await? {
-            return Ok((record, shell.traffic));
-        }
-        let Some(deadline) = shell.machine.deadline() else { bail!("the device machine waits for nothing") };
-        tokio::time::sleep(deadline.since(tick_now()).max(Duration::from_millis(1))).await;
-        shell.machine.handle(tick_now().max(Tick(deadline.0)), Input::Timeout)?;
-    }
-}
-
 /// The machine's firmware as the file has it.
-pub fn firmware(meter: &Meter) -> Result<device::Firmware> {
+fn firmware(meter: &Meter) -> Result<device::Firmware> {
     let keys = |list: &[String]| list.iter().map(|key| parse_public_key(key)).collect::<Result<Vec<_>>>();
     let first = Duration::from_millis(meter.firmware.backoff_ms);
     Ok(device::Firmware {
@@ -60,7 +41,8 @@ pub fn firmware(meter: &Meter) -> Result<device::Firmware> {
     })
 }
 
-struct Shell<'m> {
+/// The device machine with its connections.
+pub struct Shell<'m> {
     meter: &'m Meter,
     machine: Device,
     init: Vec<FieldClient>,
@@ -70,8 +52,10 @@ struct Shell<'m> {
 }
 
 impl<'m> Shell<'m> {
-    fn new(meter: &'m Meter, record: DeviceRecord) -> Result<Self> {
-        let machine = Device::new(firmware(meter)?, record);
+    /// A machine with what the flash holds, switched on.
+    pub fn start(meter: &'m Meter) -> Result<Self> {
+        let mut machine = Device::new(firmware(meter)?, meter.load_record()?);
+        machine.handle(tick_now(), Input::Start)?;
         let (_, ca) = der::pem::decode_vec(meter.firmware.init_server_ca.trim().as_bytes())
             .map_err(|error| anyhow::anyhow!("init_server_ca is not PEM: {error}"))?;
         // A meter without a clock cannot use dates; K_init and this CA serve the oldest firmware in any warehouse.
@@ -83,8 +67,39 @@ impl<'m> Shell<'m> {
         Ok(Self { meter, init: init.collect(), machine, config: Vec::new(), turn: 0, traffic: Traffic::default() })
     }
 
-    /// Does what the machine asks until it waits; gives the record when the meter may go to its terminus.
-    async fn drain(&mut self) -> Result<Option<DeviceRecord>> {
+    /// What the flash holds.
+    pub const fn record(&self) -> &DeviceRecord {
+        self.machine.record()
+    }
+
+    /// What the exchanges took so far.
+    pub const fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Tells the machine what happened elsewhere; [`Shell::until_operating`] goes on from there.
+    pub fn tell(&mut self, input: Input<'_>) -> Result<()> {
+        Ok(self.machine.handle(tick_now(), input)?)
+    }
+
+    /// Drives the machine until the meter may go to its terminus.
+    pub async fn until_operating(&mut self) -> Result<()> {
+        while !self.drain().await? {
+            let Some(deadline) = self.machine.deadline() else { bail!("the device machine waits for nothing") };
+            tokio::time::sleep(deadline.since(tick_now()).max(Duration::from_millis(1))).await;
+            self.machine.handle(tick_now().max(deadline), Input::Timeout)?;
+        }
+        Ok(())
+    }
+
+    /// After word from the terminus: what it changes is on flash when this returns.
+    pub async fn settle(&mut self) -> Result<()> {
+        self.drain().await?;
+        Ok(())
+    }
+
+    /// Does what the machine asks until it waits; whether the meter may go to its terminus.
+    async fn drain(&mut self) -> Result<bool> {
         while let Some(output) = self.machine.poll() {
             match output {
                 Output::Root(request) => {
@@ -103,13 +118,13 @@ impl<'m> Shell<'m> {
                 Output::Transmit(peer, wire) => self.exchange(peer, wire).await?,
                 Output::Event(Event::Operating { confirmed }) => {
                     self.meter.observer.event("operating", &[("confirmed", &confirmed)]);
-                    return Ok(Some(self.machine.record().clone()));
+                    return Ok(true);
                 }
                 Output::Event(event) => tell(&self.meter.observer, event),
                 _ => {}
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     async fn exchange(&mut self, peer: Peer, wire: Vec<u8>) -> Result<()> {

@@ -9,11 +9,11 @@ use gridseal_io::{
     tls::{Alpn, Identity, SignError, TlsKey, connect, dateless},
 };
 use gridseal_meter::{
-    Consumption, Event, Input, LoadProfile, Output, Push, PushConfig, PushKeys,
+    Consumption, Event, Input as PushInput, LoadProfile, Output, Push, PushConfig, PushKeys,
 };
 use gridseal_trust::{
     enrol::{
-        device::{DeviceRecord, Installed},
+        device::{DeviceRecord, Input, Installed},
         session::DeliveredObject,
     },
     root::{OwnerKeys, RootReply, RootRequest},
@@ -25,7 +25,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::Meter;
+use super::{Meter, onboard::Shell};
 use crate::{
     files::{read_if_there, write_atomic},
     process::endpoint_manager::host_of,
@@ -38,31 +38,23 @@ const LINK_STANDS_AFTER: Duration = Duration::from_millis(250);
 /// Links that a terminus must refuse before an unconfirmed configuration is given up.
 const REFUSALS_MAX: u32 = 10;
 
-/// Why the pushes ended.
-pub enum Ended {
-    /// The terminus refuses a configuration that was never confirmed: what is left to begin again with.
-    Refused(DeviceRecord),
-}
-
-/// Pushes until the terminus refuses for good.
-pub async fn run(meter: &Meter, mut record: DeviceRecord) -> Result<Ended> {
-    let installed = record.installed.clone().context("nothing is installed")?;
-    let keys = record.keys.clone().context("no keys were made")?;
+/// Pushes until the terminus refuses a configuration that was never confirmed.
+pub async fn run(meter: &Meter, owner: &mut Shell<'_>) -> Result<()> {
+    let installed = owner.record().installed.clone().context("nothing is installed")?;
+    let keys = owner.record().keys.clone().context("no keys were made")?;
     let mut pushing = Pushing::resume(meter, &installed, &keys)?;
     let mut refusals = 0;
     loop {
-        match dial(meter, &installed, &keys, &record).await {
+        match dial(meter, &installed, &keys, owner.record()).await {
             Ok(link) => {
-                let was_admitted = pushing.over(link, &mut record).await?;
-                refusals = if was_admitted { 0 } else { refusals + 1 };
+                let stood = pushing.over(link, owner).await?;
+                refusals = if stood { 0 } else { refusals + 1 };
             }
             Err(error) => meter.observer.event("terminus-unreachable", &[("error", &format!("{error:#}"))]),
         }
-        let confirmed = record.installed.as_ref().is_some_and(|installed| installed.confirmed);
+        let confirmed = owner.record().installed.as_ref().is_some_and(|installed| installed.confirmed);
         if refusals >= REFUSALS_MAX && !confirmed {
-            record.installed = None;
-            meter.store_record(&record)?;
-            return Ok(Ended::Refused(record));
+            return Ok(());
         }
         pushing.pause(refusals).await?;
     }
@@ -143,9 +135,9 @@ impl<'m> Pushing<'m> {
     async fn over<L: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         mut link: L,
-        record: &mut DeviceRecord,
+        owner: &mut Shell<'_>,
     ) -> Result<bool> {
-        self.machine.handle(tick_now(), Input::Connected)?;
+        self.machine.handle(tick_now(), PushInput::Connected)?;
         let began = tick_now();
         let mut has_heard = false;
         let mut buffer = vec![0; 4_096];
@@ -160,31 +152,22 @@ impl<'m> Pushing<'m> {
                     Ok(count) => {
                         if !has_heard {
                             has_heard = true;
-                            self.admitted(record)?;
+                            // A terminus that the CA bundle authenticates has answered: as good as the last word.
+                            self.meter.observer.event("terminus-reached", &[]);
+                            owner.tell(Input::TerminusAccepted)?;
+                            owner.settle().await?;
                         }
                         let bytes = buffer.get(..count).unwrap_or_default();
-                        self.machine.handle(tick_now(), Input::Received(bytes))?;
+                        self.machine.handle(tick_now(), PushInput::Received(bytes))?;
                     }
                 },
                 () = tokio::time::sleep(wait) => {}
             }
             self.tick()?;
         }
-        self.machine.handle(tick_now(), Input::Disconnected)?;
+        self.machine.handle(tick_now(), PushInput::Disconnected)?;
         self.drain::<L>(None).await?;
         Ok(has_heard || tick_now().since(began) >= LINK_STANDS_AFTER)
-    }
-
-    /// The terminus, authenticated by the CA bundle, has answered: as good as the owner's last word.
-    fn admitted(&self, record: &mut DeviceRecord) -> Result<()> {
-        self.meter.observer.event("terminus-reached", &[]);
-        match &mut record.installed {
-            Some(installed) if !installed.confirmed => {
-                installed.confirmed = true;
-                self.meter.store_record(record)
-            }
-            _ => Ok(()),
-        }
     }
 
     fn next_wait(&self) -> Duration {
@@ -199,11 +182,11 @@ impl<'m> Pushing<'m> {
     /// Captures what is due and gives the machine its deadline.
     fn tick(&mut self) -> Result<()> {
         if let Some(row) = self.profile.capture(utc_now()) {
-            self.machine.handle(tick_now(), Input::Captured(row))?;
+            self.machine.handle(tick_now(), PushInput::Captured(row))?;
         }
         let due = self.machine.deadline().filter(|at| *at <= tick_now());
         if due.is_some() {
-            self.machine.handle(tick_now(), Input::Timeout)?;
+            self.machine.handle(tick_now(), PushInput::Timeout)?;
         }
         Ok(())
     }
@@ -215,7 +198,7 @@ impl<'m> Pushing<'m> {
             match output {
                 Output::Persist { id, record } => {
                     write_atomic(&self.meter.dir.join("push.cbor"), &record)?;
-                    self.machine.handle(tick_now(), Input::Persisted(id))?;
+                    self.machine.handle(tick_now(), PushInput::Persisted(id))?;
                 }
                 Output::Transmit(frame) => {
                     if let Some(link) = link.as_deref_mut() {
@@ -224,7 +207,7 @@ impl<'m> Pushing<'m> {
                     }
                 }
                 Output::Random => {
-                    self.machine.handle(tick_now(), Input::Random(gridseal_crypto::random(&mut OsRng)?))?;
+                    self.machine.handle(tick_now(), PushInput::Random(gridseal_crypto::random(&mut OsRng)?))?;
                 }
                 Output::Event(Event::Confirmed { start }) => {
                     self.meter.observer.event("confirmed", &[("start", &start)]);
@@ -258,7 +241,7 @@ impl<'m> Pushing<'m> {
             let left = Tick(until.0).since(tick_now());
             tokio::time::sleep(left.min(Duration::from_millis(500))).await;
             if let Some(row) = self.profile.capture(utc_now()) {
-                self.machine.handle(tick_now(), Input::Captured(row))?;
+                self.machine.handle(tick_now(), PushInput::Captured(row))?;
                 self.drain::<TcpStream>(None).await?;
             }
         }
