@@ -10,7 +10,7 @@ use gridseal_crypto::{
 };
 use gridseal_trust::enrol::{
     cose::{Sign1, SignedType, key_id, read_key, sign, write_key},
-    document::{Delegation, Header, Redirect, Use},
+    document::{Delegation, Entry, EntryKind, Header, Redirect, Use},
     init::SignedRedirect,
     secrets::{ActivationSecretExt, OwnerSecretExt, SessionSecretExt, owner_secret},
     session::{
@@ -20,7 +20,8 @@ use gridseal_trust::enrol::{
     voucher::Voucher,
     wire::{Reader, encode},
 };
-use gridseal_types::{Code, Digest, Kid, Nonce, Sid};
+use gridseal_trust::root::OwnerPin;
+use gridseal_types::{Code, Digest, Kid, Nonce, Sid, UtcTime};
 
 struct Vector(toml::Table);
 
@@ -246,4 +247,105 @@ fn a_sealed_message_opens_under_no_other_key_number_or_envelope() {
     }
     let other = v.owner_secret().seal_c2(&v.nonce("M"), &v.nonce("M_em"));
     assert_eq!(open(&other, &Envelope::decode(&wire).unwrap()), Err(Code::Grant));
+}
+
+/// An entry of a chain under test: who signs it and what is changed in it.
+fn entry<R: Role>(v: &Vector, signer: &SigningKey<R>, change: impl FnOnce(&mut Entry)) -> Vec<u8> {
+    let mut entry = Entry {
+        index: 1,
+        epoch: 1,
+        kind: EntryKind::Transfer,
+        previous: v.digest("voucher_header_hash"),
+        owner: v.owner_key(),
+        encryption: v.owner_key(),
+        issued: UtcTime(1),
+        second_key: None,
+    };
+    change(&mut entry);
+    sign(signer, SignedType::Entry, &entry.encode()).unwrap()
+}
+
+fn hash_of(entry: &[u8]) -> Digest {
+    SignedType::Entry.hash(Sign1::decode(entry).unwrap().payload)
+}
+
+#[test]
+fn each_entry_links_to_the_one_before_and_is_signed_by_its_owner() {
+    let v = Vector::load();
+    let (vendor, owner) =
+        (v.signer::<VoucherSigning>("voucher_key_d"), v.signer::<OwnerSigning>("owner_key_d"));
+    let next = v.signer::<ConfigSigning>("config_key_d");
+    let header = Voucher::decode(&v.bytes("voucher")).unwrap().header;
+    let check = |entries: Vec<Vec<u8>>| {
+        let voucher = Voucher { header: header.clone(), entries };
+        Voucher::decode(&voucher.encode()).map_err(Code::from)?.verify(&[vendor.public()])
+    };
+    let first = entry(&v, &vendor, |_| ());
+    let after = |entry: &mut Entry| {
+        (entry.index, entry.epoch, entry.previous, entry.owner) = (2, 2, hash_of(&first), next.public());
+    };
+    assert_eq!(check(vec![first.clone()]).unwrap().owner(), Some(owner.public()));
+    let sold = entry(&v, &owner, after);
+    let chain = check(vec![first.clone(), sold.clone()]).unwrap();
+    assert_eq!((chain.owner(), chain.epoch, chain.index()), (Some(next.public()), 2, 2));
+    let pin = |index, entry| OwnerPin { index, generation: 0, entry };
+    for (index, pinned) in [(0, v.digest("voucher_header_hash")), (1, hash_of(&first)), (2, hash_of(&sold))] {
+        assert_eq!(chain.contains(&pin(index, pinned)), Ok(()));
+        assert_eq!(chain.contains(&pin(index + 1, pinned)), Err(Code::Pin));
+    }
+    let rekey = |entry: &mut Entry| {
+        after(entry);
+        (entry.kind, entry.epoch) = (EntryKind::Rekey, 1);
+    };
+    assert_eq!(check(vec![first.clone(), entry(&v, &owner, rekey)]).unwrap().epoch, 1);
+
+    let alone: [(&str, Vec<u8>); 8] = [
+        ("index", entry(&v, &vendor, |entry| entry.index = 2)),
+        ("epoch", entry(&v, &vendor, |entry| entry.epoch = 2)),
+        ("epoch kept", entry(&v, &vendor, |entry| entry.epoch = 0)),
+        ("link", entry(&v, &vendor, |entry| entry.previous.0[0] ^= 1)),
+        ("signer", entry(&v, &owner, |_| ())),
+        ("recovery", entry(&v, &vendor, |entry| entry.kind = EntryKind::Recovery)),
+        ("rekey of nobody", entry(&v, &vendor, |entry| (entry.kind, entry.epoch) = (EntryKind::Rekey, 0))),
+        (
+            "second key without its signature",
+            entry(&v, &vendor, |entry| entry.second_key = Some(Digest([1; 32]))),
+        ),
+    ];
+    for (name, wrong) in alone {
+        assert_eq!(check(vec![wrong]), Err(Code::Voucher), "{name}");
+    }
+    let second: [(&str, Vec<u8>); 4] = [
+        ("sold by the vendor", entry(&v, &vendor, after)),
+        ("sold by the buyer", entry(&v, &next, after)),
+        ("the first again", first.clone()),
+        (
+            "rekey that raises the epoch",
+            entry(&v, &owner, |entry| {
+                after(entry);
+                entry.kind = EntryKind::Rekey;
+            }),
+        ),
+    ];
+    for (name, wrong) in second {
+        assert_eq!(check(vec![first.clone(), wrong]), Err(Code::Voucher), "{name}");
+    }
+    assert_eq!(check(vec![first.clone(); 33]), Err(Code::Format), "more entries than a device reads");
+}
+
+#[test]
+fn a_delegation_names_the_owner_that_signs_it() {
+    let v = Vector::load();
+    let verified = Voucher::decode(&v.bytes("voucher")).unwrap().verify(&[v.voucher_key()]).unwrap();
+    let payload = Sign1::decode(&v.bytes("delegation")).unwrap().payload.to_vec();
+    let mut delegation = Delegation::decode(&payload).unwrap();
+    let owner = v.signer::<OwnerSigning>("owner_key_d");
+    let signed =
+        |delegation: &Delegation| sign(&owner, SignedType::Delegation, &delegation.encode()).unwrap();
+    assert_eq!(verified.delegate(&signed(&delegation), Use::Config), Ok(delegation.clone()));
+    delegation.uses = 2;
+    assert_eq!(verified.delegate(&signed(&delegation), Use::Config), Err(Code::ConfigChain));
+    assert!(verified.delegate(&signed(&delegation), Use::Redirect).is_ok());
+    delegation.owner_key = key_id(&v.config_key());
+    assert_eq!(verified.delegate(&signed(&delegation), Use::Redirect), Err(Code::ConfigChain));
 }
