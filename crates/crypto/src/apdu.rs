@@ -41,6 +41,7 @@ fn aad(security_control: u8, gak: &Key<Gak, 16>) -> zeroize::Zeroizing<[u8; 17]>
 /// # Source
 /// DLMS fact sheet, section 5.3 (suite 0, E and A set).
 #[must_use]
+#[expect(clippy::too_many_arguments, reason = "the inputs of the standard, each of a type of its own")]
 pub fn seal(
     guek: &Key<Guek, 16>,
     gak: &Key<Gak, 16>,
@@ -56,6 +57,7 @@ pub fn seal(
 
 /// Opens ciphertext || tag; `None` when the tag does not verify.
 #[must_use]
+#[expect(clippy::too_many_arguments, reason = "the inputs of the standard, each of a type of its own")]
 pub fn open(
     guek: &Key<Guek, 16>,
     gak: &Key<Gak, 16>,

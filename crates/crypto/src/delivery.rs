@@ -62,6 +62,7 @@ fn content_key(ours: &AgreementKey, theirs: &PublicKey, info: &[u8]) -> Option<K
 /// # Source
 /// Onboarding specification, section 18.7 (ECDH-ES + HKDF-256 direct, A256GCM).
 #[must_use]
+#[expect(clippy::too_many_arguments, reason = "the inputs of the standard")]
 pub fn delivery_seal(
     ephemeral: &AgreementKey,
     recipient: &PublicKey,
@@ -75,6 +76,7 @@ pub fn delivery_seal(
 
 /// Decrypts a delivery record; `None` for any failure.
 #[must_use]
+#[expect(clippy::too_many_arguments, reason = "the inputs of the standard")]
 pub fn delivery_open(
     recipient: &AgreementKey,
     ephemeral: &PublicKey,

@@ -18,8 +18,8 @@ pub use kdf::{kdfa, kdfe};
 pub use parameter::{decrypted_response, encrypted_device_root};
 pub use secret::{SecretLabel, recover_secret, share_secret, share_secret_with};
 pub use session::{
-    AuthInForce, ChangeAuth, CommandAuth, SessionNonces, TpmSessionKey, change_auth_command, change_auth_confirmed,
-    execute_change_auth,
+    AuthInForce, ChangeAuth, CommandAuth, SessionNonces, TpmSessionKey, change_auth_command,
+    change_auth_confirmed, execute_change_auth,
 };
 
 use alloc::vec::Vec;

@@ -129,10 +129,13 @@ fn tunnelled_ownership_command_matches_and_a_real_response_confirms_it() {
 
     let parsed = CommandAuth::parse(&command).unwrap();
     let (set, made) =
-        execute_change_auth(&parsed, &session, AuthInForce::Empty, &nonces.tpm, &v.array("nonceTPM1")).unwrap();
+        execute_change_auth(&parsed, &session, AuthInForce::Empty, &nonces.tpm, &v.array("nonceTPM1"))
+            .unwrap();
     assert!(bool::from(set.ct_eq(&new)));
     assert_eq!(made, response, "the software root answers what a TPM answers");
-    assert!(execute_change_auth(&parsed, &session, AuthInForce::Value(&new), &nonces.tpm, &[0; 16]).is_none());
+    assert!(
+        execute_change_auth(&parsed, &session, AuthInForce::Value(&new), &nonces.tpm, &[0; 16]).is_none()
+    );
     assert!(execute_change_auth(&parsed, &session, AuthInForce::Empty, &[0; 16], &[0; 16]).is_none());
 }
 

@@ -14,7 +14,12 @@ use crate::{
 
 /// The open security back-end for smart metering.
 #[derive(Debug, Parser)]
-#[command(name = "gridseal", version, about, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or input.")]
+#[command(
+    name = "gridseal",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or input."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -70,12 +75,15 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Factory {
     /// Make devices with a root of trust, labels and a shipment file.
-    #[command(after_help = "Example:\n  gridseal factory make --vendor ACME --model GS-1 --count 3 --anchor tpm \
-        --owner owner.toml --init-listen 192.0.2.1:8443 --out devices")]
+    #[command(
+        after_help = "Example:\n  gridseal factory make --vendor ACME --model GS-1 --count 3 --anchor tpm \
+        --owner owner.toml --init-listen 192.0.2.1:8443 --out devices"
+    )]
     Make(tools::factory::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value for the life of the process")]
 enum Ceremony {
     /// Make or use the owner key, certify the key service and the inner services.
     #[command(after_help = "Example:\n  gridseal ceremony owner --out owner --config-listen 192.0.2.2:8443")]
@@ -110,7 +118,9 @@ enum Meter {
 #[derive(Debug, Subcommand)]
 enum Device {
     /// Take a shipment into the register: papers are checked, owner secrets go to the key service.
-    #[command(after_help = "Example:\n  gridseal device register --config endpoint-manager/config.toml shipment.cbor")]
+    #[command(
+        after_help = "Example:\n  gridseal device register --config endpoint-manager/config.toml shipment.cbor"
+    )]
     Register(tools::device::Register),
     /// Show registered devices.
     Show(tools::device::Show),
@@ -123,7 +133,9 @@ pub fn run() -> Result<ExitCode> {
         Command::Factory(Factory::Make(arguments)) => tools::factory::run(&arguments)?,
         Command::Ceremony(Ceremony::Owner(arguments)) => tools::ceremony::run(&arguments)?,
         Command::Ceremony(Ceremony::Configure(arguments)) => tools::ceremony::configure(&arguments)?,
-        Command::InitServer(d) => process::run(d.with_parent, || async move { init_server::run(&d.config).await })?,
+        Command::InitServer(d) => {
+            process::run(d.with_parent, || async move { init_server::run(&d.config).await })?
+        }
         Command::ConfigServer(d) => {
             process::run(d.with_parent, || async move { config_server::run(&d.config).await })?;
         }

@@ -10,20 +10,25 @@ mod view;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
 use crate::setup::factory::Anchor;
+use gridseal_io::clock::tick_now;
+use gridseal_types::Tick;
+
 use fleet::Fleet;
 use process::Line;
 use view::View;
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 every meter was onboarded and delivered, and every check held; 1 otherwise.\n\n\
-    Examples:\n  gridseal demo\n  gridseal demo --meters 10 --for 30 --json --evidence /tmp/evidence")]
+#[command(
+    after_help = "Exit codes: 0 every meter was onboarded and delivered, and every check held; 1 otherwise.\n\n\
+    Examples:\n  gridseal demo\n  gridseal demo --meters 10 --for 30 --json --evidence /tmp/evidence"
+)]
 pub struct Arguments {
     /// How many meters.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=200))]
@@ -56,7 +61,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the demo.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let began = Instant::now();
+    let began = tick_now();
     let mut view = View::new(arguments.json, began);
     let anchor = choose_anchor(arguments.anchor, &mut view);
     let dir = WorkDir::new(arguments)?;
@@ -69,12 +74,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let mut fleet = Fleet::start(&dir.path, &options, &mut view)?;
     let mut outcome = Outcome::default();
-    let until = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    while !stop.try_recv().is_ok_and(|()| true) && until.is_none_or(|until| Instant::now() < until) {
+    let until = arguments.seconds.map(|seconds| tick_now() + Duration::from_secs(seconds));
+    while !stop.try_recv().is_ok_and(|()| true) && until.is_none_or(|until| tick_now() < until) {
         if let Some(line) = fleet.next_line(Duration::from_millis(100))? {
             take(&line, &mut fleet, &mut outcome, &mut view)?;
         }
-        if outcome.onboarded() < fleet.meters().len() && began.elapsed() > PATIENCE {
+        if outcome.onboarded() < fleet.meters().len() && tick_now().since(began) > PATIENCE {
             view.problem("the meters were not onboarded in time");
             break;
         }
@@ -105,7 +110,7 @@ fn choose_anchor(wanted: Anchor, view: &mut View) -> Anchor {
 #[derive(Debug, Default)]
 pub struct Outcome {
     operating: std::collections::BTreeSet<String>,
-    first_reading: Option<Instant>,
+    first_reading: Option<Tick>,
     shown: u64,
 }
 
@@ -122,7 +127,7 @@ fn take(line: &Line, fleet: &mut Fleet, outcome: &mut Outcome, view: &mut View) 
     view.line(line);
     if line.process == "headend" && line.event == "stored" {
         for (reading, frame) in fleet.new_readings()? {
-            outcome.first_reading.get_or_insert_with(Instant::now);
+            outcome.first_reading.get_or_insert_with(tick_now);
             outcome.shown += 1;
             view.reading(&reading, frame.as_deref());
         }
@@ -134,15 +139,16 @@ fn take(line: &Line, fleet: &mut Fleet, outcome: &mut Outcome, view: &mut View) 
     Ok(())
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything that is to be said at the end")]
 fn report(
     arguments: &Arguments,
     anchor: Anchor,
-    began: Instant,
+    began: Tick,
     outcome: &Outcome,
     checks: &fleet::Checks,
     good: bool,
 ) {
-    let first = outcome.first_reading.map(|at| at.duration_since(began).as_secs_f64());
+    let first = outcome.first_reading.map(|at| at.since(began).as_secs_f64());
     if arguments.json {
         let object = serde_json::json!({
             "ok": good,
@@ -159,8 +165,16 @@ fn report(
         println!("{object}");
     } else {
         println!();
-        println!("{} of {} meters onboarded, anchor {}", outcome.onboarded(), arguments.meters, anchor.name());
-        println!("{} readings stored, each sealed by its meter, opened by `keys`, stored once", checks.readings);
+        println!(
+            "{} of {} meters onboarded, anchor {}",
+            outcome.onboarded(),
+            arguments.meters,
+            anchor.name()
+        );
+        println!(
+            "{} readings stored, each sealed by its meter, opened by `keys`, stored once",
+            checks.readings
+        );
         println!("{} audit entries, chains whole", checks.audit_entries);
         if let Some(first) = first {
             println!("first reading after {first:.1} s");
@@ -218,7 +232,6 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "where temporary files go is the environment's to say")]
 fn temporary_directory() -> PathBuf {
     std::env::temp_dir()
 }
@@ -229,7 +242,8 @@ fn interrupted() -> Result<std::sync::mpsc::Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
         runtime.block_on(async {
-            let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
+            let mut terminate =
+                tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
             let terminated = async {
                 match &mut terminate {
                     Some(signal) => signal.recv().await,

@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use gridseal_crypto::{
-    EnvelopeContext, Key, PublicKey, WrappedKey, sha256,
+    EnvelopeContext, Key, PublicKey, WrappedKey,
     role::{Dek, Role},
+    sha256,
 };
 use gridseal_io::rng::OsRng;
 

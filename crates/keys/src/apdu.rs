@@ -42,7 +42,8 @@ impl<R: Records> Work<'_, R> {
             let guek: Key<Guek, 16> = opened(&self.core.keystore.dek, &context, &channel.guek)?;
             let gak: Key<Gak, 16> = opened(&self.core.keystore.dek, &context, &channel.gak)?;
             if let Ok(plain) = open_general_glo(&guek, &gak, title, &ciphered) {
-                let verdict = self.arrived(&entry, version, channel, ciphered.invocation_counter, apdu, title, plain)?;
+                let verdict =
+                    self.arrived(&entry, version, channel, ciphered.invocation_counter, apdu, title, plain)?;
                 return Ok(KeyReply::Apdu(verdict));
             }
         }
@@ -87,11 +88,11 @@ impl<R: Records> Work<'_, R> {
     fn deactivate_older(&mut self, entry: &DeviceEntry, version: u32) -> Result<(), Stop> {
         for older in 1..version {
             let key = channel_key(&entry.device, older);
-            if let Some(mut channel) = self.records.load::<ChannelEntry>(CHANNELS, &key)? {
-                if channel.state != ChannelState::Deactivated {
-                    channel.state = ChannelState::Deactivated;
-                    self.records.save(CHANNELS, &key, &channel);
-                }
+            if let Some(mut channel) = self.records.load::<ChannelEntry>(CHANNELS, &key)?
+                && channel.state != ChannelState::Deactivated
+            {
+                channel.state = ChannelState::Deactivated;
+                self.records.save(CHANNELS, &key, &channel);
             }
         }
         Ok(())

@@ -151,7 +151,9 @@ impl<R: Records> Work<'_, R> {
             KeyRequest::Finish { sid, receipt, th6, th7, now, attested_at } => {
                 self.finish(&sid, &receipt, &th6, th7, now, attested_at)
             }
-            KeyRequest::SetState { device, state, attested_at } => self.set_state(&device, state, attested_at),
+            KeyRequest::SetState { device, state, attested_at } => {
+                self.set_state(&device, state, attested_at)
+            }
             KeyRequest::OpenApdu { apdu } => self.open_apdu(&apdu),
             _ => Err(Stop::Refused(Code::Format)),
         };
@@ -201,7 +203,12 @@ impl<R: Records> Work<'_, R> {
         opened(&self.core.keystore.dek, &context, &entry.secret)
     }
 
-    fn set_state(&mut self, device: &EkName, state: DeviceState, attested_at: UtcTime) -> Result<KeyReply, Stop> {
+    fn set_state(
+        &mut self,
+        device: &EkName,
+        state: DeviceState,
+        attested_at: UtcTime,
+    ) -> Result<KeyReply, Stop> {
         let mut entry = self.device(device)?;
         if (entry.state, entry.attested_at) != (state, attested_at) {
             entry.state = state;

@@ -20,8 +20,8 @@ use gridseal_trust::{
         document::Redirect,
         secrets::{ActivationSecretExt, OwnerSecretExt, SessionSecretExt},
         session::{
-            ChallengeBody, ChallengePayload, Configuration, DeliveredObject, Envelope, FinishedPayload, OwnPayload,
-            Step, Transcript, open, seal_challenge, seal_message, sid_of,
+            ChallengeBody, ChallengePayload, Configuration, DeliveredObject, Envelope, FinishedPayload,
+            OwnPayload, Step, Transcript, open, seal_challenge, seal_message, sid_of,
         },
         wire::encode,
     },
@@ -38,8 +38,8 @@ use crate::{
     Window,
     core::{Stop, Work},
     record::{
-        CHANNELS, ChannelEntry, ChannelState, DEVICES, DeviceEntry, PSEUDONYMS, SESSIONS, SessionEntry, TITLES,
-        TunnelEntry, channel_key, context, opened, stored,
+        CHANNELS, ChannelEntry, ChannelState, DEVICES, DeviceEntry, PSEUDONYMS, SESSIONS, SessionEntry,
+        TITLES, TunnelEntry, channel_key, context, opened, stored,
     },
 };
 
@@ -56,12 +56,22 @@ const C6: usize = 2;
 const C8: usize = 3;
 
 impl<R: Records> Work<'_, R> {
-    fn wrap<K: Role, const N: usize>(&mut self, key: &Key<K, N>, device: &EkName, version: u32) -> Result<Bytes, Stop> {
+    fn wrap<K: Role, const N: usize>(
+        &mut self,
+        key: &Key<K, N>,
+        device: &EkName,
+        version: u32,
+    ) -> Result<Bytes, Stop> {
         let context = context(&self.core.keystore.tenant, device, version);
         Ok(stored(key.wrap(&self.core.keystore.dek, &context, self.rng)?))
     }
 
-    fn unwrap<K: Role, const N: usize>(&self, bytes: &Bytes, device: &EkName, version: u32) -> Result<Key<K, N>, Stop> {
+    fn unwrap<K: Role, const N: usize>(
+        &self,
+        bytes: &Bytes,
+        device: &EkName,
+        version: u32,
+    ) -> Result<Key<K, N>, Stop> {
         Ok(opened(&self.core.keystore.dek, &context(&self.core.keystore.tenant, device, version), bytes)?)
     }
 
@@ -83,7 +93,13 @@ impl<R: Records> Work<'_, R> {
             return Err(Code::Label.into());
         }
         let known: Option<DeviceEntry> = self.records.load(DEVICES, device.as_bytes())?;
-        let reply = KeyReply::Delivered { device, epoch: release.epoch, kid, n_commit, serial: release.serial.clone() };
+        let reply = KeyReply::Delivered {
+            device,
+            epoch: release.epoch,
+            kid,
+            n_commit,
+            serial: release.serial.clone(),
+        };
         match known {
             Some(known) if known.epoch == release.epoch && known.kid == kid => return Ok(reply),
             // Another secret for an epoch that has one, or an older epoch: never silently replaced.
@@ -181,7 +197,10 @@ impl<R: Records> Work<'_, R> {
             m_em,
             th2: th1.after(Step::CHALLENGE, &wire).value(),
             activation: self.wrap(&activation, &device, entry.epoch)?,
-            salts: [self.wrap(&owner_salt, &device, entry.epoch)?, self.wrap(&lockout_salt, &device, entry.epoch)?],
+            salts: [
+                self.wrap(&owner_salt, &device, entry.epoch)?,
+                self.wrap(&lockout_salt, &device, entry.epoch)?,
+            ],
             nonce_callers,
             commands: None,
             owned: false,
@@ -236,6 +255,7 @@ impl<R: Records> Work<'_, R> {
         Ok(drawn)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the members of the request")]
     pub(crate) fn own(
         &mut self,
         sid: &Sid,
@@ -287,7 +307,10 @@ impl<R: Records> Work<'_, R> {
                 nonce_caller: nonce_caller.0,
                 keep_session: false,
             }));
-            tunnels.push(TunnelEntry { session_key: self.wrap(&key, &session.device, entry.epoch)?, nonce_caller });
+            tunnels.push(TunnelEntry {
+                session_key: self.wrap(&key, &session.device, entry.epoch)?,
+                nonce_caller,
+            });
         }
         let payload = OwnPayload { th3, commands }.encode();
         let wire = self.seal_signed(&root, Step::COMMANDS, sid, SignedType::C4, &payload)?;
@@ -300,6 +323,7 @@ impl<R: Records> Work<'_, R> {
         self.store_sealed(session, C4, wire)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a sealed message is made of")]
     fn seal_signed(
         &mut self,
         root: &Key<SessionSecret, 32>,
@@ -350,7 +374,11 @@ impl<R: Records> Work<'_, R> {
     }
 
     /// New channel keys, wrapped to the device's storage key and, in the same commit, at rest here (rule S3).
-    fn new_channel(&mut self, entry: &mut DeviceEntry, storage: &PublicKey) -> Result<Vec<DeliveredObject>, Stop> {
+    fn new_channel(
+        &mut self,
+        entry: &mut DeviceEntry,
+        storage: &PublicKey,
+    ) -> Result<Vec<DeliveredObject>, Stop> {
         let version = entry.channel_version.checked_add(1).ok_or(Code::State)?;
         entry.channel_version = version;
         let guek = Key::<Guek, 16>::generate(self.rng)?;
@@ -422,6 +450,7 @@ impl<R: Records> Work<'_, R> {
         Ok(KeyReply::Provisioned { wire, objects, configuration })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the members of the request")]
     pub(crate) fn finish(
         &mut self,
         sid: &Sid,

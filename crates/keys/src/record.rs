@@ -4,8 +4,7 @@ use alloc::{string::String, vec::Vec};
 
 use gridseal_crypto::{EnvelopeContext, Key, WrappedKey, role::Role};
 use gridseal_types::{
-    DeviceState, Digest, EkName, Epoch, Kid, N16, Nonce, Sid, SystemTitle, UtcTime,
-    records::Table,
+    DeviceState, Digest, EkName, Epoch, Kid, N16, Nonce, Sid, SystemTitle, UtcTime, records::Table,
     service::keys::Bytes,
 };
 

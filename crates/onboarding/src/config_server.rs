@@ -186,10 +186,10 @@ impl ConfigServer {
     }
 
     fn remember(&mut self, digest: Digest, reply: Vec<u8>) {
-        if self.answers_order.len() >= ANSWERS_COUNT_MAX {
-            if let Some(oldest) = self.answers_order.pop_front() {
-                self.answers.remove(&oldest);
-            }
+        if self.answers_order.len() >= ANSWERS_COUNT_MAX
+            && let Some(oldest) = self.answers_order.pop_front()
+        {
+            self.answers.remove(&oldest);
         }
         if self.answers.insert(digest, reply).is_none() {
             self.answers_order.push_back(digest);

@@ -171,7 +171,12 @@ impl EndpointManager {
     ///
     /// # Errors
     /// [`RecordsError`] when the register cannot be read: the process should stop.
-    pub fn handle<R: Records>(&mut self, records: &R, now: UtcTime, input: Input) -> Result<(), RecordsError> {
+    pub fn handle<R: Records>(
+        &mut self,
+        records: &R,
+        now: UtcTime,
+        input: Input,
+    ) -> Result<(), RecordsError> {
         match input {
             Input::Work(items) => {
                 for item in items {
@@ -208,10 +213,16 @@ impl EndpointManager {
         self.finish(task, None);
     }
 
-    fn message<R: Records>(&mut self, records: &R, now: UtcTime, item: RelayItem) -> Result<(), RecordsError> {
+    fn message<R: Records>(
+        &mut self,
+        records: &R,
+        now: UtcTime,
+        item: RelayItem,
+    ) -> Result<(), RecordsError> {
         let (task, wire) = (item.id, item.message);
         let envelope = Envelope::decode(&wire);
-        let size_max = envelope.as_ref().ok().and_then(Envelope::step).map_or(EVIDENCE_SIZE_MAX, Step::size_max);
+        let size_max =
+            envelope.as_ref().ok().and_then(Envelope::step).map_or(EVIDENCE_SIZE_MAX, Step::size_max);
         if wire.len() > size_max {
             self.refuse(task, "", Code::Size);
             return Ok(());
@@ -401,7 +412,10 @@ impl EndpointManager {
             self.step(task, now, registrar::Input::Persisted);
             let Some(admission) = admission else { continue };
             // The reply is held back until the head-end knows the meter, or cannot be told now.
-            let held = self.outputs.iter().position(|output| matches!(output, Output::Reply(of, Some(_)) if *of == task));
+            let held = self
+                .outputs
+                .iter()
+                .position(|output| matches!(output, Output::Reply(of, Some(_)) if *of == task));
             if let Some(Output::Reply(_, Some(reply))) = held.and_then(|at| self.outputs.remove(at)) {
                 self.running.insert(task, Running::Admitting { reply });
                 self.outputs.push_back(Output::Admit(task, admission));
@@ -419,7 +433,8 @@ impl EndpointManager {
     fn quarantined(&mut self, task: Task, device: EkName, code: Code) {
         let serial = self.serial(task);
         self.event(&serial, EventKind::Quarantined(code));
-        let request = KeyRequest::SetState { device, state: DeviceState::Quarantined, attested_at: UtcTime(0) };
+        let request =
+            KeyRequest::SetState { device, state: DeviceState::Quarantined, attested_at: UtcTime(0) };
         self.outputs.push_back(Output::Keys(task, request));
         self.running.insert(task, Running::Quarantining);
     }

@@ -66,7 +66,11 @@ pub struct Act<'a> {
 ///
 /// # Errors
 /// [`RecordsError`]: then the act must not be done.
-pub fn append<R: Records>(records: &mut Overlay<'_, R>, at: UtcTime, act: Act<'_>) -> Result<(), RecordsError> {
+pub fn append<R: Records>(
+    records: &mut Overlay<'_, R>,
+    at: UtcTime,
+    act: Act<'_>,
+) -> Result<(), RecordsError> {
     let head: Head = records.load(AUDIT_HEAD, &[])?.unwrap_or_default();
     let entry = Entry {
         sequence: head.sequence.saturating_add(1),
@@ -126,8 +130,10 @@ mod tests {
             let writes = overlay.into_writes();
             store.commit(writes).expect("memory");
         }
-        let entries: Vec<Vec<u8>> = store.range(AUDIT, &[], 10).unwrap().into_iter().map(|(_, value)| value).collect();
-        let check = |entries: &[Vec<u8>]| verify_chain(entries.iter().map(Vec::as_slice)).map(|chain| chain.len());
+        let entries: Vec<Vec<u8>> =
+            store.range(AUDIT, &[], 10).unwrap().into_iter().map(|(_, value)| value).collect();
+        let check =
+            |entries: &[Vec<u8>]| verify_chain(entries.iter().map(Vec::as_slice)).map(|chain| chain.len());
         assert_eq!(check(&entries), Ok(4));
         let mut changed = entries.clone();
         *changed[1].last_mut().unwrap() ^= 1;

@@ -154,6 +154,7 @@ pub struct ImportObject {
 /// One operation of the root.
 #[derive(Debug)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "made once, moved once, consumed")]
 pub enum RootRequest {
     /// At production only: make the endorsement key, keep N_root, define epoch counter, base and pin.
     /// Answer: [`RootReply::Described`].

@@ -73,7 +73,8 @@ mod tests {
     #[test]
     fn text_form_round_trips_and_wrong_separators_are_refused() {
         assert_eq!("1-0:1.8.0.255".parse(), Ok(ObisCode::ACTIVE_ENERGY_IMPORT));
-        for wrong in ["", "1.0.1.8.0.255", "1-0:1.8.0", "1-0:1.8.0.256", "1-0:1.8.0.255.1", "01-0:1.8.0.255"] {
+        for wrong in ["", "1.0.1.8.0.255", "1-0:1.8.0", "1-0:1.8.0.256", "1-0:1.8.0.255.1", "01-0:1.8.0.255"]
+        {
             assert_eq!(wrong.parse::<ObisCode>(), Err(ObisParseError), "{wrong}");
         }
     }

@@ -3,6 +3,9 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
+/// Key and value of one row.
+pub type Row = (Vec<u8>, Vec<u8>);
+
 /// Name of a table; each service declares its own.
 pub type Table = &'static str;
 
@@ -34,7 +37,7 @@ pub trait Records {
     ///
     /// # Errors
     /// [`RecordsError`].
-    fn range(&self, table: Table, after: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RecordsError>;
+    fn range(&self, table: Table, after: &[u8], limit: usize) -> Result<Vec<Row>, RecordsError>;
 }
 
 /// Writing side of the port.
@@ -116,7 +119,7 @@ impl Records for MemoryRecords {
         Ok(self.0.get(&(table, key.to_vec())).cloned())
     }
 
-    fn range(&self, table: Table, after: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RecordsError> {
+    fn range(&self, table: Table, after: &[u8], limit: usize) -> Result<Vec<Row>, RecordsError> {
         let start = core::ops::Bound::Excluded((table, after.to_vec()));
         let entries = self.0.range((start, core::ops::Bound::Unbounded));
         let entries = entries.take_while(|((found, _), _)| *found == table).take(limit);

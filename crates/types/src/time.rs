@@ -58,11 +58,12 @@ impl UtcTime {
 
     /// The instant of calendar fields in UTC, `None` for a date that does not exist or lies before 1970.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the fields of a civil time, from large to small")]
     pub fn from_civil(year: u16, month: u8, day: u8, hour: u8, minute: u8, second: u8) -> Option<Self> {
         if year < 1970 || !(1..=12).contains(&month) || day == 0 || hour > 23 || minute > 59 || second > 59 {
             return None;
         }
-        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let length = match month {
             2 => 28 + u8::from(leap),
             4 | 6 | 9 | 11 => 30,

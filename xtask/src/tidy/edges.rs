@@ -26,7 +26,8 @@ const EDGES: &[(&str, &[&[&str]])] = &[
     ("meter", &[LAYER_0, &["dlms", "lmn", "sts", "trust", "group"]]),
     ("store", &[LAYER_0, LAYER_1, LAYER_2]),
     ("io", &[LAYER_0, LAYER_1]),
-    ("api", &[LAYER_0, LAYER_1, LAYER_2]),
+    // The TLS settings of `io` (ADR 5).
+    ("api", &[LAYER_0, LAYER_1, LAYER_2, &["io"]]),
     ("sim", &[LAYER_0, LAYER_1, LAYER_2]),
     ("gridseal", &[LAYER_0, LAYER_1, LAYER_2, LAYER_3, &["sim"]]),
     ("xtask", &[]),

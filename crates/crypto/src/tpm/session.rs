@@ -111,8 +111,7 @@ pub fn change_auth_command(change: &ChangeAuth<'_>) -> Vec<u8> {
     tpm2b(&mut parameter, &encrypted);
     let cp_hash = command_hash(change.hierarchy, &parameter);
     let attributes = if change.keep_session { DECRYPT | CONTINUE_SESSION } else { DECRYPT };
-    let hmac =
-        Active::hmac_sha256(&key, &[&cp_hash, &change.nonce_caller, &change.nonce_tpm, &[attributes]]);
+    let hmac = Active::hmac_sha256(&key, &[&cp_hash, &change.nonce_caller, &change.nonce_tpm, &[attributes]]);
     let mut auth = Vec::with_capacity(57);
     auth.extend_from_slice(&change.session_handle.to_be_bytes());
     tpm2b(&mut auth, &change.nonce_caller);

@@ -3,11 +3,17 @@
 
 use std::{sync::mpsc, thread};
 
-use gridseal_crypto::{Key, Signer, SigningKey, role::{CaSigning, ServiceTls}};
+use gridseal_crypto::{
+    Key, Signer, SigningKey,
+    role::{CaSigning, ServiceTls},
+};
 use gridseal_io::{
     clock::utc_now,
     rng::OsRng,
-    tls::{Alpn, ClientTls, Identity, ServerTls, TlsKey, accept, connect, mutual, pinned, server, server_for_clients, spki_hash},
+    tls::{
+        Alpn, ClientTls, Identity, ServerTls, TlsKey, accept, connect, mutual, pinned, server,
+        server_for_clients, spki_hash,
+    },
 };
 use gridseal_pki::{Issuer, SubjectName, Validity, profile, self_signed};
 use gridseal_types::UtcTime;
@@ -17,11 +23,11 @@ use tokio::net::{TcpListener, TcpStream};
 const COUNT: usize = 400;
 
 /// CPU of the server's thread per handshake, seconds.
-pub struct Cost {
+pub(crate) struct Cost {
     /// Server certificate only.
-    pub server: f64,
+    pub(crate) server: f64,
     /// With a client certificate under a root and an issuing authority.
-    pub mutual: f64,
+    pub(crate) mutual: f64,
 }
 
 fn validity() -> Validity {
@@ -33,7 +39,7 @@ fn tls_key() -> SigningKey<ServiceTls> {
 }
 
 /// Measures both kinds.
-pub fn measure() -> Cost {
+pub(crate) fn measure() -> Cost {
     let key = tls_key();
     let host = [SubjectName::Ip([127, 0, 0, 1].into())];
     let draft = profile::pinned("bench", &host, &key.public(), validity()).unwrap();
@@ -51,12 +57,15 @@ pub fn measure() -> Cost {
     let root = self_signed(draft, &root_key, &mut OsRng).unwrap();
     let root_der = root.der().to_vec();
     let root = Issuer::new(root_key, root).unwrap();
-    let issuing = root.issue(profile::issuing("issuing", &issuing_key.public(), validity()).unwrap(), &mut OsRng).unwrap();
+    let issuing = root
+        .issue(profile::issuing("issuing", &issuing_key.public(), validity()).unwrap(), &mut OsRng)
+        .unwrap();
     let issuing_der = issuing.der().to_vec();
     let issuing = Issuer::new(issuing_key, issuing).unwrap();
     let identity = |name: &str| {
         let key = tls_key();
-        let leaf = issuing.issue(profile::service(name, &key.public(), validity()).unwrap(), &mut OsRng).unwrap();
+        let leaf =
+            issuing.issue(profile::service(name, &key.public(), validity()).unwrap(), &mut OsRng).unwrap();
         Identity::new(vec![leaf.der().to_vec(), issuing_der.clone()], TlsKey::software(key)).unwrap()
     };
     let roots = [root_der];

@@ -56,7 +56,8 @@ pub(super) fn plant(fleet: &Fleet, headend: &Path) -> Result<Option<PathBuf>> {
 /// Searches memory and files of the running head-end for every key of the run, and for the planted ones.
 pub(super) fn search_headend(fleet: &Fleet, checks: &mut Checks) -> Result<()> {
     let owner = fleet.dir.join("owner");
-    let inventory: Inventory = serde_json::from_slice(&crate::files::read(&owner.join("keys/inventory.json"))?)?;
+    let inventory: Inventory =
+        serde_json::from_slice(&crate::files::read(&owner.join("keys/inventory.json"))?)?;
     let planted: BTreeMap<String, String> =
         serde_json::from_slice(&crate::files::read(&owner.join("planted.json"))?)?;
     let search = Search::new(&inventory)?;
@@ -76,9 +77,9 @@ pub(super) fn search_headend(fleet: &Fleet, checks: &mut Checks) -> Result<()> {
     }
     let seen = places(&found_planted);
     for role in ROLES {
-        let in_both = ["memory", "file planted.bin"].iter().all(|place| {
-            seen.get(role).is_some_and(|places| places.iter().any(|found| found == place))
-        });
+        let in_both = ["memory", "file planted.bin"]
+            .iter()
+            .all(|place| seen.get(role).is_some_and(|places| places.iter().any(|found| found == place)));
         if !in_both {
             checks.problems.push(format!("the search does not find the planted key of role {role}"));
         }
@@ -130,7 +131,8 @@ pub(super) fn leave(fleet: &Fleet, to: &Path, checks: &Checks, outcome: &Outcome
     for (name, path) in audit_logs(&fleet.dir) {
         let entries = tools::audit::entries(&SqliteRecords::open(&path)?)?;
         if let Ok(chain) = verify_chain(entries.iter().map(Vec::as_slice)) {
-            let text: Vec<String> = chain.iter().map(|entry| tools::audit::to_json(entry).to_string()).collect();
+            let text: Vec<String> =
+                chain.iter().map(|entry| tools::audit::to_json(entry).to_string()).collect();
             write_atomic(&to.join(format!("audit-{name}.jsonl")), (text.join("\n") + "\n").as_bytes())?;
         }
     }

@@ -5,12 +5,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use gridseal_crypto::Signer;
 use gridseal_headend::ReadingFilter;
+use gridseal_io::clock::tick_now;
 use gridseal_store::{Access, SqliteReadings, SqliteRecords};
 use gridseal_trust::audit::verify_chain;
 use gridseal_types::{Reading, ReadingKey, SystemTitle, UtcTime};
@@ -182,6 +183,7 @@ impl Fleet {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one step of the set-up")]
     fn make_meters(
         &mut self,
         vendor: &Vendor,
@@ -236,13 +238,14 @@ impl Fleet {
 
     /// The address on which a process listens; waits for it.
     fn listening(&mut self, process: &str, side: &str, view: &mut View) -> Result<SocketAddr> {
-        let until = Instant::now() + START_WAIT;
-        let is_it = |line: &Line| line.process == process && line.event == "listening" && line.field("side") == side;
+        let until = tick_now() + START_WAIT;
+        let is_it =
+            |line: &Line| line.process == process && line.event == "listening" && line.field("side") == side;
         loop {
             if let Some(line) = self.log.iter().find(|line| is_it(line)) {
                 return line.field("address").parse().context("address");
             }
-            if Instant::now() > until {
+            if tick_now() > until {
                 bail!("{process} does not listen: {}", self.errors_of(process));
             }
             if let Some(line) = self.next_line(Duration::from_millis(50))? {

@@ -6,10 +6,11 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::Sender,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
+use gridseal_io::clock::tick_now;
 
 /// One event that a process told.
 #[derive(Debug, Clone)]
@@ -58,7 +59,8 @@ impl Process {
         std::thread::spawn(move || {
             for text in BufReader::new(output).lines().map_while(Result::ok) {
                 let Ok(json) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
-                let field = |name: &str| json.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+                let field =
+                    |name: &str| json.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
                 let (process, event) = (field("process"), field("event"));
                 if lines.send(Line { process, event, json }).is_err() {
                     return;
@@ -86,9 +88,13 @@ impl Process {
     }
 
     /// Waits for the end, and ends it if it does not stop by itself.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the demo's thread has nothing to do but wait for a process"
+    )]
     pub fn wait(&mut self) {
-        let until = Instant::now() + STOP_WAIT;
-        while Instant::now() < until {
+        let until = tick_now() + STOP_WAIT;
+        while tick_now() < until {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
                 return;
             }

@@ -75,9 +75,15 @@ impl Search {
     pub fn bytes(&self, place: &str, bytes: &[u8], found: &mut Vec<Found>) {
         for (at, head) in bytes.windows(8).enumerate() {
             let Ok(head) = <[u8; 8]>::try_from(head) else { continue };
-            for pattern in self.by_head.get(&head).into_iter().flatten().filter_map(|at| self.patterns.get(*at)) {
+            for pattern in
+                self.by_head.get(&head).into_iter().flatten().filter_map(|at| self.patterns.get(*at))
+            {
                 if bytes.get(at..).is_some_and(|rest| rest.starts_with(&pattern.bytes)) {
-                    found.push(Found { role: pattern.role.clone(), spelling: pattern.spelling, place: place.into() });
+                    found.push(Found {
+                        role: pattern.role.clone(),
+                        spelling: pattern.spelling,
+                        place: place.into(),
+                    });
                 }
             }
         }
@@ -105,8 +111,12 @@ impl Search {
         let maps = std::fs::read_to_string(format!("/proc/{process}/maps"))?;
         let mut memory = File::open(format!("/proc/{process}/mem"))?;
         let mut searched = 0;
-        for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw"))) {
-            let Some((start, end)) = line.split(' ').next().and_then(|range| range.split_once('-')) else { continue };
+        for line in
+            maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw")))
+        {
+            let Some((start, end)) = line.split(' ').next().and_then(|range| range.split_once('-')) else {
+                continue;
+            };
             let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
             let mut bytes = vec![0; usize::try_from(end - start)?];
             memory.seek(SeekFrom::Start(start))?;
@@ -118,7 +128,6 @@ impl Search {
         }
         Ok(searched)
     }
-
 }
 
 /// The part of a base64 text that does not depend on what stands around the key, when it starts `shift` bytes into a

@@ -1,26 +1,25 @@
 //! What a person sees of the demo.
 
-use std::time::Instant;
-
-use gridseal_types::Reading;
+use gridseal_io::clock::tick_now;
+use gridseal_types::{Reading, Tick};
 
 use super::process::Line;
 
 /// Shows steps as they happen; quiet when a machine reads.
 pub struct View {
     quiet: bool,
-    began: Instant,
+    began: Tick,
 }
 
 impl View {
     /// A view that begins now.
-    pub const fn new(quiet: bool, began: Instant) -> Self {
+    pub const fn new(quiet: bool, began: Tick) -> Self {
         Self { quiet, began }
     }
 
     fn print(&self, who: &str, what: &str) {
         if !self.quiet {
-            println!("{:6.2} s  {who:<18} {what}", self.began.elapsed().as_secs_f64());
+            println!("{:6.2} s  {who:<18} {what}", tick_now().since(self.began).as_secs_f64());
         }
     }
 
@@ -72,7 +71,14 @@ impl View {
         let key = reading.key;
         self.print(
             "reading",
-            &format!("{} {} {} = {} {}", key.meter, key.start, key.obis, reading.value, reading.unit.symbol()),
+            &format!(
+                "{} {} {} = {} {}",
+                key.meter,
+                key.start,
+                key.obis,
+                reading.value,
+                reading.unit.symbol()
+            ),
         );
     }
 }
@@ -81,10 +87,14 @@ fn describe(line: &Line) -> Option<String> {
     let text = match (line.process.split(' ').next().unwrap_or_default(), line.event.as_str()) {
         (_, "listening") => format!("listens on {} ({})", line.field("address"), line.field("side")),
         ("meter", "powered") => format!("is powered; root of trust: {}", line.field("root")),
-        ("meter", "owner-found") => "asked the init server: redirect signed by its owner, voucher checked".into(),
+        ("meter", "owner-found") => {
+            "asked the init server: redirect signed by its owner, voucher checked".into()
+        }
         ("meter", "keys-made") => "made its keys in the root of trust".into(),
         ("meter", "sent") => format!("sends {} {}", line.field("message"), meaning(line.field("message"))),
-        ("meter", "accepted") => format!("accepts {} {}", line.field("message"), meaning(line.field("message"))),
+        ("meter", "accepted") => {
+            format!("accepts {} {}", line.field("message"), meaning(line.field("message")))
+        }
         ("meter", "operating") => "is owned and provisioned".into(),
         ("meter", "refused") => format!("REFUSES an answer: {}", line.field("code")),
         ("meter", "root-failed") => format!("root of trust failed: {}", line.field("error")),

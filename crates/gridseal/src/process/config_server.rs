@@ -90,15 +90,17 @@ pub async fn run(path: &Path) -> Result<()> {
     });
 
     // Devices see a certificate of its own, pinned by their redirect; inner services one of the inner network.
-    let field_key = gridseal_io::tls::TlsKey::software(gridseal_crypto::SigningKey::new(&zone.load("field")?)?);
+    let field_key =
+        gridseal_io::tls::TlsKey::software(gridseal_crypto::SigningKey::new(&zone.load("field")?)?);
     let chain = crate::files::read_certificates(&dir.join("field.pem"))?;
     let field_tls = server(&gridseal_io::tls::Identity::new(chain, field_key)?, Alpn::Http)?;
     let inner_tls = server_for_clients(&service_identity(&zone)?, &inner_roots(&dir)?, Alpn::Http2)?;
 
     let state = Arc::clone(&shared);
-    let field = Router::new().route("/gso/v1/config", Access::Anyone, EVIDENCE_SIZE_MAX, move |peer, body| {
-        message(Arc::clone(&state), peer, body.to_vec())
-    });
+    let field =
+        Router::new().route("/gso/v1/config", Access::Anyone, EVIDENCE_SIZE_MAX, move |peer, body| {
+            message(Arc::clone(&state), peer, body.to_vec())
+        });
     let inner = Router::new().route(
         "/gso/v1/relay",
         Access::Services(&["endpoint-manager"]),

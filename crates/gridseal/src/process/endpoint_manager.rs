@@ -118,8 +118,8 @@ fn load_policy(path: &Path, key: &str) -> Result<Policy> {
 pub async fn run(path: &Path) -> Result<()> {
     let (setup, dir) = set_up(path)?;
     let observer = Observer::new("endpoint-manager");
-    let records = SqliteRecords::open(&dir.join("register.db")).context("cannot open the register")?;
-    let outbox_records = SqliteRecords::open(&dir.join("register.db")).context("cannot open the register")?;
+    let records = SqliteRecords::open(dir.join("register.db")).context("cannot open the register")?;
+    let outbox_records = SqliteRecords::open(dir.join("register.db")).context("cannot open the register")?;
     let peers = Arc::new(setup.peers);
     observer.event("started", &[]);
     let mut manager =
@@ -152,7 +152,10 @@ impl Manager {
         loop {
             let pull = RelayPull { replies: replies.clone(), most: u32::try_from(RELAY_BATCH_MAX)? };
             let answer = self.peers.config_server.post("/gso/v1/relay", pull.encode()).await;
-            let work = answer.ok().filter(|answer| answer.status == 200).and_then(|a| RelayWork::decode(&a.body).ok());
+            let work = answer
+                .ok()
+                .filter(|answer| answer.status == 200)
+                .and_then(|a| RelayWork::decode(&a.body).ok());
             let Some(RelayWork(items)) = work else {
                 self.observer.event("config-server-unreachable", &[]);
                 tokio::time::sleep(PULL_PAUSE).await;
@@ -231,7 +234,11 @@ fn tell(observer: &Observer, event: &Event) {
 }
 
 /// Asks a service for a batch; each task gets its reply, or none when the service could not be asked.
-async fn ask<Request, Reply>(client: &Client, path: &str, asked: Vec<(Task, Request)>) -> Vec<(Task, Option<Reply>)>
+async fn ask<Request, Reply>(
+    client: &Client,
+    path: &str,
+    asked: Vec<(Task, Request)>,
+) -> Vec<(Task, Option<Reply>)>
 where
     Request: minicbor::Encode<()>,
     Reply: for<'b> minicbor::Decode<'b, ()>,

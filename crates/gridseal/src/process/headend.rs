@@ -115,7 +115,9 @@ async fn certificate(pki: &Client) -> Result<(ServerTls, u64)> {
     let reply = loop {
         match pki.call::<_, CertificateReply>(pki::PATH, &request).await {
             Ok(Batch(mut replies)) => break replies.pop().context("empty answer")?,
-            Err(error) if waited > Duration::from_secs(30) => return Err(error).context("no certificate authority"),
+            Err(error) if waited > Duration::from_secs(30) => {
+                return Err(error).context("no certificate authority");
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
         waited += Duration::from_millis(200);
@@ -195,6 +197,7 @@ async fn accept_meters(
 }
 
 /// One link of a meter: handshake, admission, then bytes both ways.
+#[expect(clippy::too_many_arguments, reason = "what a link needs, once")]
 async fn meter(
     connection: ConnectionId,
     stream: TcpStream,
@@ -218,7 +221,6 @@ async fn meter(
     observer.event("meter-connected", &[("meter", &served.meter())]);
     let (to_meter, mut frames) = mpsc::channel::<Vec<u8>>(LINK_QUEUE);
     wire.send(Wire::Connected(connection, served, to_meter)).await.map_err(|_| "stopping")?;
-    // The first word is ours: the meter learns that it is admitted (an empty wrapper heartbeat is not needed).
     let mut buffer = vec![0; 4_096];
     let result = loop {
         tokio::select! {
@@ -345,7 +347,8 @@ impl Shell {
             let requests = apdus.into_iter().map(|apdu| KeyRequest::OpenApdu { apdu }).collect();
             let answer = keys.call::<KeyRequest, KeyReply>(keys::PATH, &Batch(requests)).await;
             let verdicts = answer.ok().map(|Batch(replies)| {
-                let verdict = |reply| if let KeyReply::Apdu(verdict) = reply { verdict } else { OpenVerdict::Rejected };
+                let verdict =
+                    |reply| if let KeyReply::Apdu(verdict) = reply { verdict } else { OpenVerdict::Rejected };
                 replies.into_iter().map(verdict).collect()
             });
             let _ = wire.send(Wire::Opened(batch, verdicts)).await;
@@ -371,7 +374,8 @@ struct Planted {
 }
 
 fn danger_plant(dir: &Path, file: &Path) -> Result<Planted> {
-    let keys: std::collections::BTreeMap<String, String> = serde_json::from_slice(&crate::files::read(file)?)?;
+    let keys: std::collections::BTreeMap<String, String> =
+        serde_json::from_slice(&crate::files::read(file)?)?;
     let raw = keys.values().map(hex::decode).collect::<Result<Vec<_>, _>>()?;
     crate::files::write_atomic(&dir.join("planted.bin"), &raw.concat())?;
     Ok(Planted { _raw: raw })

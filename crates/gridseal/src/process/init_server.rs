@@ -36,7 +36,7 @@ pub async fn run(path: &Path) -> Result<()> {
     let signer = SigningKey::<InitSigning>::new(&zone.load("init")?)?;
     let voucher_keys = config.voucher_keys.iter().map(|key| parse_public_key(key)).collect::<Result<_>>()?;
     let machine = Arc::new(InitServer::new(signer, voucher_keys));
-    let records = SqliteRecords::open(&dir.join("init.db")).context("cannot open the redirect store")?;
+    let records = SqliteRecords::open(dir.join("init.db")).context("cannot open the redirect store")?;
     let records = Arc::new(Mutex::new(records));
     let tls = server(&service_identity(&zone)?, Alpn::Http)?;
     let events = observer.clone();

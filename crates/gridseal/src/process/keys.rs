@@ -91,7 +91,8 @@ async fn answer(
     if count > 0 {
         observer.event("forbidden", &[("caller", &caller), ("requests", &count)]);
     }
-    let passed = requests.into_iter().zip(&allowed).filter(|(_, allowed)| **allowed).map(|(r, _)| r).collect();
+    let passed =
+        requests.into_iter().zip(&allowed).filter(|(_, allowed)| **allowed).map(|(r, _)| r).collect();
     let (answer, answered) = oneshot::channel();
     let busy = Refusal::Busy(Duration::from_secs(1));
     queue.try_send(Job { requests: passed, answer }).map_err(|_| busy)?;

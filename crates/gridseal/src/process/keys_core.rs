@@ -26,7 +26,7 @@ pub fn run(path: &Path) -> Result<()> {
     let voucher_keys = config.voucher_keys.iter().map(|key| parse_public_key(key)).collect::<Result<_>>()?;
     let keystore = Keystore::open(&file, Zone::open(&dir)?.into_dek(), delegation, voucher_keys)?;
     let core = Core::new(keystore, config.attestation_age_max_s);
-    let mut records = SqliteRecords::open(&dir.join("keys.db")).context("cannot open the key store")?;
+    let mut records = SqliteRecords::open(dir.join("keys.db")).context("cannot open the key store")?;
     let mut input = BufReader::new(std::io::stdin().lock());
     let mut output = BufWriter::new(std::io::stdout().lock());
     while let Some(frame) = read_frame(&mut input)? {

@@ -46,12 +46,14 @@ pub async fn run(path: &Path) -> Result<()> {
     let observer = Observer::new("pki");
     let zone = Zone::open(&dir)?;
     let certificates = read_certificates(&dir.join("issuing.pem"))?;
-    let parse = |der: Option<&Vec<u8>>| der.and_then(|der| Certificate::parse(der)).context("issuing.pem is broken");
+    let parse =
+        |der: Option<&Vec<u8>>| der.and_then(|der| Certificate::parse(der)).context("issuing.pem is broken");
     let issuer = Issuer::new(SigningKey::new(&zone.load("issuing")?)?, parse(certificates.first())?)?;
     let names = config.headend_names.iter().map(|name| subject_name(name)).collect();
-    let settings = Settings { servers: BTreeMap::from([("headend".to_owned(), names)]), ..Settings::default() };
+    let settings =
+        Settings { servers: BTreeMap::from([("headend".to_owned(), names)]), ..Settings::default() };
     let authority: Arc<Ca> = Arc::new(Authority::new(issuer, parse(certificates.last())?, settings)?);
-    let records = SqliteRecords::open(&dir.join("pki.db")).context("cannot open the certificate store")?;
+    let records = SqliteRecords::open(dir.join("pki.db")).context("cannot open the certificate store")?;
     let records = Arc::new(Mutex::new(records));
     let tls = server_for_clients(&service_identity(&zone)?, &inner_roots(&dir)?, Alpn::Http2)?;
     let events = observer.clone();
@@ -105,7 +107,9 @@ fn issue(
             _ => "server",
         };
         match reply {
-            CertificateReply::Issued { .. } => observer.event("issued", &[("kind", &kind), ("caller", &caller)]),
+            CertificateReply::Issued { .. } => {
+                observer.event("issued", &[("kind", &kind), ("caller", &caller)])
+            }
             CertificateReply::Refused { code } => {
                 observer.event("refused", &[("kind", &kind), ("caller", &caller), ("code", &code.name())]);
             }

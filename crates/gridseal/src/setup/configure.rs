@@ -61,7 +61,12 @@ pub fn pki(owner: &Path, listen: SocketAddr, headend: &SocketAddr) -> Result<()>
 }
 
 /// Config server.
-pub fn config_server(owner: &Path, listen: SocketAddr, listen_inner: SocketAddr, choices: &Choices) -> Result<()> {
+pub fn config_server(
+    owner: &Path,
+    listen: SocketAddr,
+    listen_inner: SocketAddr,
+    choices: &Choices,
+) -> Result<()> {
     let relay = config::ConfigServer { listen, listen_inner, hold_s: 20, log_frames: choices.log_frames };
     config::save(&owner.join("config-server/config.toml"), &relay)
 }
@@ -101,6 +106,7 @@ fn service(address: SocketAddr) -> Service {
 }
 
 /// Endpoint manager, with a first policy for a model. Returns its configuration file.
+#[expect(clippy::too_many_arguments, reason = "everything the endpoint manager is told")]
 pub fn endpoint_manager(
     owner_dir: &Path,
     owner_key: &SigningKey<OwnerSigning>,

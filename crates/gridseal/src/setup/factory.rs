@@ -68,7 +68,8 @@ impl Vendor {
         let zone = Zone::open_or_create(dir)?;
         let voucher = SigningKey::new(&zone.load_or_generate::<VoucherSigning>("voucher")?)?;
         let init_zone = Zone::open_or_create(init_server)?;
-        let init: SigningKey<InitSigning> = SigningKey::new(&init_zone.load_or_generate::<InitSigning>("init")?)?;
+        let init: SigningKey<InitSigning> =
+            SigningKey::new(&init_zone.load_or_generate::<InitSigning>("init")?)?;
         let certificate_path = init_server.join("identity.pem");
         if !certificate_path.exists() {
             let key = SigningKey::new(&init_zone.load_or_generate::<ServiceTls>("identity")?)?;
@@ -162,10 +163,17 @@ pub fn decode_shipment(bytes: &[u8]) -> Result<Vec<Papers>> {
 }
 
 /// Makes devices: each with a manufactured root in a directory of its own, and the shipment file for the buyer.
-pub fn make(vendor: &Vendor, order: &Order, out: &Path, mut progress: impl FnMut(&Made)) -> Result<Vec<Made>> {
+pub fn make(
+    vendor: &Vendor,
+    order: &Order,
+    out: &Path,
+    mut progress: impl FnMut(&Made),
+) -> Result<Vec<Made>> {
     let fits = |text: &str| {
         (1..=20).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase() || b"-.".contains(&byte))
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase() || b"-.".contains(&byte))
     };
     if !fits(&order.model) {
         bail!("model must be 1 to 20 characters of 0-9 A-Z - .");
@@ -200,14 +208,15 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
     };
     drop(root);
     let ek_name = tpm::name(&description.ek_public);
-    let ek = tpm::endorsement_key(&description.ek_public).map_err(|code| anyhow::anyhow!("root: {code}"))?;
+    let endorsement =
+        tpm::endorsement_key(&description.ek_public).map_err(|code| anyhow::anyhow!("root: {code}"))?;
     let system_title = system_title(&ek_name);
     let manifest = Manifest {
         serial: serial.into(),
         model: order.model.clone(),
         ek_name,
         ek_pub: description.ek_public,
-        spki: Digest(sha256(&[&subject_public_key_info(&ek)])),
+        spki: Digest(sha256(&[&subject_public_key_info(&endorsement)])),
         n_commit: n_1.commitment(),
         vendor: vendor.name.clone(),
         made: utc_now(),
@@ -309,9 +318,12 @@ fn base32(bytes: &[u8]) -> String {
 /// CRC-32 (ISO-HDLC).
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }
-        })
+        (0..8).fold(
+            crc ^ u32::from(*byte),
+            |crc, _| {
+                if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }
+            },
+        )
     })
 }
 
@@ -326,6 +338,10 @@ mod tests {
         let label = label_a("GS-1", "0000000001", &EkName([0xab; 34]));
         assert_eq!(label.split(':').count(), 6);
         assert_eq!(label.split(':').nth(4).map(str::len), Some(52));
-        assert!(label.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b":-.".contains(&byte)));
+        assert!(
+            label
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b":-.".contains(&byte))
+        );
     }
 }

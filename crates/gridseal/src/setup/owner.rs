@@ -56,7 +56,12 @@ pub fn owner_key(ceremony: &Path) -> Result<SigningKey<OwnerSigning>> {
 }
 
 /// The owner key delegates to the key service's K_config, for both uses.
-pub fn delegate(owner: &SigningKey<OwnerSigning>, keys: &PublicKeys, keys_dir: &Path, generation: u32) -> Result<()> {
+pub fn delegate(
+    owner: &SigningKey<OwnerSigning>,
+    keys: &PublicKeys,
+    keys_dir: &Path,
+    generation: u32,
+) -> Result<()> {
     let now = utc_now();
     let delegation = Delegation {
         owner_key: key_id(&owner.public()),
@@ -71,7 +76,12 @@ pub fn delegate(owner: &SigningKey<OwnerSigning>, keys: &PublicKeys, keys_dir: &
 }
 
 /// Signs an attestation policy. In this version the owner key signs policies too.
-pub fn sign_policy(owner: &SigningKey<OwnerSigning>, path: &Path, model: &str, pcrs: Vec<(u8, Vec<Digest>)>) -> Result<()> {
+pub fn sign_policy(
+    owner: &SigningKey<OwnerSigning>,
+    path: &Path,
+    model: &str,
+    pcrs: Vec<(u8, Vec<Digest>)>,
+) -> Result<()> {
     let policy = Policy {
         model: model.into(),
         release: "1".into(),
@@ -89,7 +99,9 @@ fn offline_root(ceremony: &Path, name: &str) -> Result<Issuer<SigningKey<CaSigni
     let key: SigningKey<CaSigning> = SigningKey::new(&zone.load_or_generate::<CaSigning>(name)?)?;
     let path = ceremony.join(format!("{name}.der"));
     let certificate = match read_if_there(&path)? {
-        Some(der) => Certificate::parse(&der).with_context(|| format!("{} is no certificate", path.display()))?,
+        Some(der) => {
+            Certificate::parse(&der).with_context(|| format!("{} is no certificate", path.display()))?
+        }
         None => {
             let draft = root(&format!("Gridseal {name}"), &key.public(), validity(YEAR * 20))?;
             let certificate = self_signed(draft, &key, &mut OsRng)?;
@@ -131,7 +143,7 @@ pub fn config_server_certificate(dir: &Path, host: &SocketAddr) -> Result<Digest
     let key: Key<ServiceTls, 32> = zone.load_or_generate("field")?;
     let key: SigningKey<ServiceTls> = SigningKey::new(&key)?;
     let certificate = pinned_certificate("config-server", &key, host)?;
-    write_certificates(&dir.join("field.pem"), &[certificate.clone()])?;
+    write_certificates(&dir.join("field.pem"), std::slice::from_ref(&certificate))?;
     Ok(spki_hash(&certificate)?)
 }
 

@@ -9,8 +9,10 @@ use gridseal_types::records::Records;
 
 /// Arguments of `audit`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 the chain is whole, 1 the log cannot be read, 2 the chain is broken.\n\n\
-    Example:\n  gridseal audit --db owner/keys/keys.db")]
+#[command(
+    after_help = "Exit codes: 0 the chain is whole, 1 the log cannot be read, 2 the chain is broken.\n\n\
+    Example:\n  gridseal audit --db owner/keys/keys.db"
+)]
 pub struct Arguments {
     /// Database of a process: keys/keys.db, endpoint-manager/register.db, init-server/init.db.
     #[arg(long, value_name = "FILE")]

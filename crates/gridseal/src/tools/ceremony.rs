@@ -15,7 +15,9 @@ use crate::{
     setup::{
         configure::{self, Choices, Inner, Manufacturer},
         factory::Anchor,
-        owner::{config_server_certificate, delegate, issuing_authority, keystore, owner_key, service_identities},
+        owner::{
+            config_server_certificate, delegate, issuing_authority, keystore, owner_key, service_identities,
+        },
     },
 };
 
@@ -51,7 +53,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("owner key        {}", file.owner_key);
     println!("encryption key   {}", file.encryption_key);
     println!("config server pin {pin}");
-    println!("give {} to the manufacturer; keep {} offline", out.join("owner.toml").display(), ceremony.display());
+    println!(
+        "give {} to the manufacturer; keep {} offline",
+        out.join("owner.toml").display(),
+        ceremony.display()
+    );
     Ok(())
 }
 
@@ -115,7 +121,8 @@ pub fn configure(arguments: &Configure) -> Result<()> {
     configure::headend(owner, &addresses, &choices)?;
     let anchor = if arguments.danger_accept_software_roots { Anchor::Software } else { Anchor::Tpm };
     let key = owner_key(&owner.join("ceremony"))?;
-    let manager = configure::endpoint_manager(owner, &key, &manufacturer, &addresses, &arguments.model, anchor)?;
+    let manager =
+        configure::endpoint_manager(owner, &key, &manufacturer, &addresses, &arguments.model, anchor)?;
     for name in ["pki", "keys", "config-server", "headend", "endpoint-manager"] {
         println!("gridseal {name} --config {}", owner.join(name).join("config.toml").display());
     }

@@ -65,7 +65,7 @@ pub fn register(arguments: &Register) -> Result<()> {
 }
 
 async fn register_all(setup: &Setup, dir: &Path, papers: &[Papers], json: bool) -> Result<usize> {
-    let mut records = SqliteRecords::open(&dir.join("register.db"))?;
+    let mut records = SqliteRecords::open(dir.join("register.db"))?;
     let mut refused = 0;
     for (step, chunk) in papers.chunks(STEP).enumerate() {
         for outcome in register_chunk(setup, &mut records, chunk).await? {
@@ -94,7 +94,11 @@ fn report(json: bool, (serial, refused): &Outcome) {
 }
 
 /// Checks papers, gives owner secrets to the key service, has redirects signed, and enters all of it in the register.
-async fn register_chunk(setup: &Setup, records: &mut SqliteRecords, papers: &[Papers]) -> Result<Vec<Outcome>> {
+async fn register_chunk(
+    setup: &Setup,
+    records: &mut SqliteRecords,
+    papers: &[Papers],
+) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     let mut shipped = Vec::new();
     let mut deliveries = Vec::new();
@@ -152,7 +156,7 @@ async fn ask(setup: &Setup, requests: Vec<KeyRequest>) -> Result<Vec<KeyReply>> 
 /// Shows the register.
 pub fn show(arguments: &Show) -> Result<()> {
     let dir = arguments.config.parent().context("config has no directory")?;
-    let records = SqliteRecords::open(&dir.join("register.db"))?;
+    let records = SqliteRecords::open(dir.join("register.db"))?;
     let mut after: Vec<u8> = Vec::new();
     loop {
         let rows = records.range(DEVICES, &after, STEP)?;

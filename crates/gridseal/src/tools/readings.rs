@@ -12,7 +12,9 @@ use crate::files::Zone;
 
 /// Arguments of `readings`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  gridseal readings --dir owner/headend --meter 47534c0102030405 --limit 20")]
+#[command(
+    after_help = "Example:\n  gridseal readings --dir owner/headend --meter 47534c0102030405 --limit 20"
+)]
 pub struct Arguments {
     /// Directory of the head-end.
     #[arg(long, value_name = "DIR")]
@@ -37,7 +39,8 @@ pub struct Arguments {
 /// Opens the reading store of a head-end's directory.
 pub fn open(dir: &std::path::Path) -> Result<SqliteReadings> {
     let zone = Zone::open(dir)?;
-    SqliteReadings::open(dir.join("readings.db"), zone.load("readings")?, OsRng).context("cannot open the reading store")
+    SqliteReadings::open(dir.join("readings.db"), zone.load("readings")?, OsRng)
+        .context("cannot open the reading store")
 }
 
 /// Lists readings.
@@ -47,8 +50,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bytes.and_then(|bytes| SystemTitle::from_slice(&bytes)).context("--meter is not 16 hex digits")
     });
     let store = open(&arguments.dir)?;
-    let mut filter =
-        ReadingFilter { meter: meter.transpose()?, limit: arguments.limit.min(LIST_MAX), ..ReadingFilter::default() };
+    let mut filter = ReadingFilter {
+        meter: meter.transpose()?,
+        limit: arguments.limit.min(LIST_MAX),
+        ..ReadingFilter::default()
+    };
     let mut left = arguments.limit;
     while left > 0 {
         filter.limit = left.min(LIST_MAX);

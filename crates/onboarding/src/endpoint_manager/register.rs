@@ -160,7 +160,8 @@ impl Shipped {
     /// we support or its Name is another; [`Code::Policy`] for a software root where none is accepted.
     pub fn check(rules: &RegistrationRules, manifest: &[u8], voucher: &[u8]) -> Result<Self, Code> {
         let signed = Sign1::decode(manifest)?;
-        let vendor = rules.voucher_keys.iter().find(|key| key_id(key) == signed.key_id).ok_or(Code::Voucher)?;
+        let vendor =
+            rules.voucher_keys.iter().find(|key| key_id(key) == signed.key_id).ok_or(Code::Voucher)?;
         if !signed.verify(SignedType::Manifest, vendor) {
             return Err(Code::Voucher);
         }
@@ -279,8 +280,12 @@ impl Shipped {
         });
         entry.redirects.push(SignedType::Redirect.hash(redirect_payload));
         entry.registration_pending = Some(Bytes(encode_registration(&signed)));
-        let act =
-            Act { actor: "endpoint-manager", act: "device.registered", subject: &device, detail: &entry.serial };
+        let act = Act {
+            actor: "endpoint-manager",
+            act: "device.registered",
+            subject: &device,
+            detail: &entry.serial,
+        };
         audit::append(&mut overlay, now, act)?;
         overlay.save(DEVICES, device.as_bytes(), &entry);
         Ok(overlay.into_writes())

@@ -35,12 +35,16 @@ pub struct Release {
 
 fn protected() -> Vec<u8> {
     // {1: 3}: A256GCM.
-    encode(|w| { w.map(1).key(1).uint(3u8); })
+    encode(|w| {
+        w.map(1).key(1).uint(3u8);
+    })
 }
 
 fn recipient_protected() -> Vec<u8> {
     // {1: -25}: ECDH-ES + HKDF-256, direct.
-    encode(|w| { w.map(1).key(1).key(-25); })
+    encode(|w| {
+        w.map(1).key(1).key(-25);
+    })
 }
 
 fn kdf_info() -> Vec<u8> {
@@ -82,9 +86,8 @@ pub fn deliver<S: Signer<Error = KeyError>>(
     let signed = SecretBytes::starting_with(&sign(vendor, SignedType::Release, payload.as_slice())?);
     let ephemeral = AgreementKey::new(&Key::<Ephemeral, 32>::generate_scalar(rng)?)?;
     let nonce = random::<12>(rng)?;
-    let sealed =
-        delivery_seal(&ephemeral, recipient, &kdf_info(), &nonce, &aad(), signed.as_slice())
-            .ok_or(KeyError::Scalar)?;
+    let sealed = delivery_seal(&ephemeral, recipient, &kdf_info(), &nonce, &aad(), signed.as_slice())
+        .ok_or(KeyError::Scalar)?;
     Ok(encode(|w| {
         w.array(4).bytes(&protected()).map(1).key(5).bytes(&nonce).bytes(&sealed);
         w.array(1).array(3).bytes(&recipient_protected()).map(2);
@@ -188,7 +191,8 @@ fn decode_release(bytes: &[u8]) -> Read<(Release, Key<OwnerSecret, 32>)> {
 
 /// Both decoders on any bytes: no panic, and equal input gives equal output.
 pub(super) fn fuzz_entry(bytes: &[u8]) {
-    let parts = |bytes| decode(bytes).map(|record: Record<'_>| (record.nonce, record.sealed.len(), record.recipient));
+    let parts =
+        |bytes| decode(bytes).map(|record: Record<'_>| (record.nonce, record.sealed.len(), record.recipient));
     assert_eq!(parts(bytes), parts(bytes), "equal input gives equal output");
     let release = |bytes| decode_release(bytes).map(|(release, _)| release);
     assert_eq!(release(bytes), release(bytes), "equal input gives equal output");

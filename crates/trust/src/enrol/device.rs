@@ -75,6 +75,7 @@ pub enum Peer {
 }
 
 /// What the shell must do.
+#[expect(clippy::large_enum_variant, reason = "made once, moved once, consumed")]
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Output {
@@ -183,7 +184,10 @@ enum State {
     Describing,
     /// Random values for I1: M of the init exchange and jitter.
     NamingInit,
-    AwaitingRedirect { m: Nonce, wire: Vec<u8> },
+    AwaitingRedirect {
+        m: Nonce,
+        wire: Vec<u8>,
+    },
     StoringRedirect,
     MakingKeys,
     StoringKeys,
@@ -193,12 +197,22 @@ enum State {
     Pinning(alloc::boxed::Box<Session>),
     Raising(alloc::boxed::Box<Session>),
     Attesting(alloc::boxed::Box<Session>),
-    SigningRequest { session: alloc::boxed::Box<Session>, to_be_signed: Vec<u8> },
+    SigningRequest {
+        session: alloc::boxed::Box<Session>,
+        to_be_signed: Vec<u8>,
+    },
     AwaitingCommands(alloc::boxed::Box<Session>),
     Executing(alloc::boxed::Box<Session>),
     AwaitingConfiguration(alloc::boxed::Box<Session>),
-    Importing { session: alloc::boxed::Box<Session>, installed: alloc::boxed::Box<Installed>, wire: Vec<u8> },
-    Installing { session: alloc::boxed::Box<Session>, names: Vec<EkName> },
+    Importing {
+        session: alloc::boxed::Box<Session>,
+        installed: alloc::boxed::Box<Installed>,
+        wire: Vec<u8>,
+    },
+    Installing {
+        session: alloc::boxed::Box<Session>,
+        names: Vec<EkName>,
+    },
     AwaitingDone(alloc::boxed::Box<Session>),
     Confirming,
     Operating,
@@ -206,7 +220,10 @@ enum State {
     Flushing,
     /// Random value for the back-off.
     Jittering(alloc::boxed::Box<State>),
-    Waiting { until: Tick, then: alloc::boxed::Box<State> },
+    Waiting {
+        until: Tick,
+        then: alloc::boxed::Box<State>,
+    },
 }
 
 /// The machine. One mutation, then drain [`Device::poll`] until `None`.

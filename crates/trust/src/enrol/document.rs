@@ -385,8 +385,12 @@ impl Redirect {
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
             w.map(7).key(1).bytes(self.ek_name.as_bytes()).key(2).uint(self.epoch);
-            w.key(3).list(&self.urls, |w, url| { w.text(url); });
-            w.key(4).list(&self.pins, |w, pin| { w.bytes(pin.as_bytes()); });
+            w.key(3).list(&self.urls, |w, url| {
+                w.text(url);
+            });
+            w.key(4).list(&self.pins, |w, pin| {
+                w.bytes(pin.as_bytes());
+            });
             w.key(5).uint(self.not_before.0).key(6).uint(self.expires.0).key(7).uint(self.seq);
         })
     }
@@ -449,7 +453,9 @@ impl Policy {
         encode(|w| {
             w.map(9).key(1).text(&self.model).key(2).text(&self.release);
             w.key(3).list(&self.pcrs, |w, (pcr, values)| {
-                w.array(2).uint(*pcr).list(values, |w, value| { w.bytes(value.as_bytes()); });
+                w.array(2).uint(*pcr).list(values, |w, value| {
+                    w.bytes(value.as_bytes());
+                });
             });
             w.key(4).array(0).key(5).array(0).key(6).uint(self.version).key(7).uint(1u8);
             w.key(8).boolean(self.logs_may_be_empty).key(9).uint(self.issued.0);

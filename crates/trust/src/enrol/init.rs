@@ -41,7 +41,9 @@ impl InitHello {
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
             w.array(4).uint(1u8).uint(I1).bytes(self.m.as_bytes()).map(3);
-            w.key(1).list(&self.suites, |w, suite| { w.uint(*suite); });
+            w.key(1).list(&self.suites, |w, suite| {
+                w.uint(*suite);
+            });
             w.key(2).bytes(self.ek_name.as_bytes()).key(3).uint(self.epoch);
         })
     }
@@ -213,17 +215,9 @@ impl InitRedirect {
                 }
                 Ok(true)
             })?;
-            let signed = SignedRedirect {
-                redirect: r.required(redirect)?,
-                delegation,
-                voucher: r.required(voucher)?,
-            };
-            Ok(Self {
-                ek_name: r.required(ek_name)?,
-                m: r.required(m)?,
-                suite: r.required(suite)?,
-                signed,
-            })
+            let signed =
+                SignedRedirect { redirect: r.required(redirect)?, delegation, voucher: r.required(voucher)? };
+            Ok(Self { ek_name: r.required(ek_name)?, m: r.required(m)?, suite: r.required(suite)?, signed })
         })
     }
 }

@@ -19,9 +19,7 @@ use gridseal_types::{
 
 use super::{
     document::Policy,
-    session::{
-        EvidenceBody, HelloBody, InstalledBody, ResponsesBody, SUITE_P256, Step, Transcript, sid_of,
-    },
+    session::{EvidenceBody, HelloBody, InstalledBody, ResponsesBody, SUITE_P256, Step, Transcript, sid_of},
 };
 use crate::tpm;
 
@@ -176,14 +174,32 @@ enum State {
     /// Waits for the device.
     Idle,
     SealingChallenge,
-    OpeningEvidence { wire: Vec<u8> },
-    SealingCommands { wire: Vec<u8>, proven: Proven },
-    OpeningResponses { wire: Vec<u8> },
-    Confirming { wire: Vec<u8> },
-    Certifying { wire: Vec<u8> },
-    SealingProvision { wire: Vec<u8> },
-    OpeningInstalled { wire: Vec<u8> },
-    SealingDone { wire: Vec<u8>, th7: Digest },
+    OpeningEvidence {
+        wire: Vec<u8>,
+    },
+    SealingCommands {
+        wire: Vec<u8>,
+        proven: Proven,
+    },
+    OpeningResponses {
+        wire: Vec<u8>,
+    },
+    Confirming {
+        wire: Vec<u8>,
+    },
+    Certifying {
+        wire: Vec<u8>,
+    },
+    SealingProvision {
+        wire: Vec<u8>,
+    },
+    OpeningInstalled {
+        wire: Vec<u8>,
+    },
+    SealingDone {
+        wire: Vec<u8>,
+        th7: Digest,
+    },
     Storing,
     /// Refused for good: the device was quarantined.
     StoringQuarantine(Code),
@@ -249,7 +265,8 @@ impl Registrar {
             attested: UtcTime(0),
             csr: Vec::new(),
         };
-        let outputs = VecDeque::from([Output::Accepted(Step::HELLO), Output::Keys(KeyRequest::Challenge(challenge))]);
+        let outputs =
+            VecDeque::from([Output::Accepted(Step::HELLO), Output::Keys(KeyRequest::Challenge(challenge))]);
         Ok(Self { facts, rules, record, state: State::SealingChallenge, outputs })
     }
 
@@ -300,11 +317,16 @@ impl Registrar {
                 self.quarantine(Code::Owned);
                 Ok(())
             }
-            (State::OpeningResponses { wire }, Input::Keys(KeyReply::Opened { body })) => self.responses(wire, &body),
+            (State::OpeningResponses { wire }, Input::Keys(KeyReply::Opened { body })) => {
+                self.responses(wire, &body)
+            }
             (State::Confirming { wire }, Input::Keys(KeyReply::Done)) => {
                 self.ask(Output::Certificate(self.certificate_request()), State::Certifying { wire })
             }
-            (State::Certifying { wire }, Input::Certificate(CertificateReply::Issued { chain, root, .. })) => {
+            (
+                State::Certifying { wire },
+                Input::Certificate(CertificateReply::Issued { chain, root, .. }),
+            ) => {
                 let provision = self.provision(now, &wire, chain, root)?;
                 self.ask(Output::Keys(KeyRequest::Provision(provision)), State::SealingProvision { wire })
             }
@@ -325,9 +347,11 @@ impl Registrar {
                 Ok(())
             }
             (State::StoringQuarantine(code), Input::Persisted) => Err(code),
-            (_, Input::Keys(KeyReply::Refused { code }) | Input::Certificate(CertificateReply::Refused { code })) => {
-                Err(code)
-            }
+            (
+                _,
+                Input::Keys(KeyReply::Refused { code })
+                | Input::Certificate(CertificateReply::Refused { code }),
+            ) => Err(code),
             (state, _) => {
                 self.state = state;
                 Err(Code::State)
@@ -419,7 +443,13 @@ impl Registrar {
         }
     }
 
-    fn provision(&self, now: UtcTime, wire: &[u8], chain: Vec<Bytes>, root: Vec<u8>) -> Result<Provision, Code> {
+    fn provision(
+        &self,
+        now: UtcTime,
+        wire: &[u8],
+        chain: Vec<Bytes>,
+        root: Vec<u8>,
+    ) -> Result<Provision, Code> {
         let [_, storage, _, _] = &self.record.keys;
         Ok(Provision {
             sid: self.record.sid,

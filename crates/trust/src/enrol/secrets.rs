@@ -4,8 +4,9 @@
 //! Onboarding specification, section 7.4.
 
 use gridseal_crypto::{
-    Key, sha256,
+    Key,
     role::{ActivationSecret, DeviceRootSecret, OwnerSecret, Seal, SessionSecret},
+    sha256,
 };
 use gridseal_types::{Digest, Epoch, Kid, Nonce};
 

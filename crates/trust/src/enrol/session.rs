@@ -4,7 +4,9 @@ mod body;
 mod payload;
 
 pub use body::{EvidenceBody, HelloBody, InstalledBody, ResponsesBody};
-pub use payload::{ChallengeBody, ChallengePayload, Configuration, DeliveredObject, FinishedPayload, OwnPayload};
+pub use payload::{
+    ChallengeBody, ChallengePayload, Configuration, DeliveredObject, FinishedPayload, OwnPayload,
+};
 
 use alloc::vec::Vec;
 
@@ -183,9 +185,11 @@ impl<'b> Envelope<'b> {
                     (1, 5) => {
                         Ok(Self::Hello { kid: Kid(r.fixed()?), m: Nonce(r.fixed()?), sealed: read_box(r)? })
                     }
-                    (2, 5) => {
-                        Ok(Self::Challenge { sid: Sid(r.fixed()?), m_em: Nonce(r.fixed()?), sealed: read_box(r)? })
-                    }
+                    (2, 5) => Ok(Self::Challenge {
+                        sid: Sid(r.fixed()?),
+                        m_em: Nonce(r.fixed()?),
+                        sealed: read_box(r)?,
+                    }),
                     (step @ 3..=8, 4) => Ok(Self::Message {
                         step: Step(u8::try_from(step).unwrap_or(u8::MAX)),
                         sid: Sid(r.fixed()?),

@@ -35,7 +35,9 @@ impl Voucher {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.array(2).bytes(&self.header).list(&self.entries, |w, entry| { w.bytes(entry); });
+            w.array(2).bytes(&self.header).list(&self.entries, |w, entry| {
+                w.bytes(entry);
+            });
         })
     }
 

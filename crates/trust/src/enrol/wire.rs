@@ -463,7 +463,9 @@ mod tests {
 
     #[test]
     fn only_the_deterministic_form_is_read() {
-        for good in [&[0x00][..], &[0x18, 24], &[0x41, 7], &[0x82, 0x01, 0xf6], &[0xa2, 0x01, 0x02, 0x20, 0x03]] {
+        for good in
+            [&[0x00][..], &[0x18, 24], &[0x41, 7], &[0x82, 0x01, 0xf6], &[0xa2, 0x01, 0x02, 0x20, 0x03]]
+        {
             assert_eq!(any(good), Ok(()), "{good:02x?}");
         }
         for (bad, rule) in [
@@ -506,13 +508,25 @@ mod tests {
 
     #[test]
     fn written_numbers_are_in_their_shortest_form() {
-        for value in [0u64, 23, 24, 255, 256, 65_535, 65_536, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX] {
+        for value in
+            [0u64, 23, 24, 255, 256, 65_535, 65_536, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX]
+        {
             let bytes = encode(|w| {
                 w.uint(value);
             });
             assert_eq!(Reader::whole(&bytes, |r| r.uint(0..=u64::MAX)), Ok(value));
         }
-        assert_eq!(encode(|w| { w.key(-1); }), [0x20]);
-        assert_eq!(encode(|w| { w.key(-25); }), [0x38, 24]);
+        assert_eq!(
+            encode(|w| {
+                w.key(-1);
+            }),
+            [0x20]
+        );
+        assert_eq!(
+            encode(|w| {
+                w.key(-25);
+            }),
+            [0x38, 24]
+        );
     }
 }

@@ -3,10 +3,10 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
 };
 
 use anyhow::{Context, Result};
+use gridseal_io::clock::tick_now;
 use tokio::sync::Semaphore;
 
 use super::{Meter, onboard, push};
@@ -27,7 +27,7 @@ pub async fn run(dir: &Path, concurrency: usize) -> Result<()> {
         .collect();
     devices.sort();
     let slots = Arc::new(Semaphore::new(concurrency.max(1)));
-    let began = Instant::now();
+    let began = tick_now();
     let mut meters = tokio::task::JoinSet::new();
     for device in devices {
         let slot = Arc::clone(&slots).acquire_owned().await?;
@@ -51,7 +51,7 @@ pub async fn run(dir: &Path, concurrency: usize) -> Result<()> {
             }
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = tick_now().since(began).as_secs_f64();
     let each = |sum: u64| sum as f64 / onboarded.max(1) as f64;
     println!(
         "{}",

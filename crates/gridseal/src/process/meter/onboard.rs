@@ -62,9 +62,17 @@ impl<'m> Shell<'m> {
         let tls = dateless(&[ca], UtcTime(0), None, Alpn::Http1)?;
         let init = meter.firmware.init_servers.iter().map(|url| {
             let address = url.trim_start_matches("https://");
-            FieldClient::new(address, tls.clone(), host_of(address)).with_limits(CALL_TIMEOUT, ANSWER_SIZE_MAX)
+            FieldClient::new(address, tls.clone(), host_of(address))
+                .with_limits(CALL_TIMEOUT, ANSWER_SIZE_MAX)
         });
-        Ok(Self { meter, init: init.collect(), machine, config: Vec::new(), turn: 0, traffic: Traffic::default() })
+        Ok(Self {
+            meter,
+            init: init.collect(),
+            machine,
+            config: Vec::new(),
+            turn: 0,
+            traffic: Traffic::default(),
+        })
     }
 
     /// What the flash holds.
@@ -85,7 +93,9 @@ impl<'m> Shell<'m> {
     /// Drives the machine until the meter may go to its terminus.
     pub async fn until_operating(&mut self) -> Result<()> {
         while !self.drain().await? {
-            let Some(deadline) = self.machine.deadline() else { bail!("the device machine waits for nothing") };
+            let Some(deadline) = self.machine.deadline() else {
+                bail!("the device machine waits for nothing")
+            };
             tokio::time::sleep(deadline.since(tick_now()).max(Duration::from_millis(1))).await;
             self.machine.handle(tick_now().max(deadline), Input::Timeout)?;
         }
@@ -133,7 +143,8 @@ impl<'m> Shell<'m> {
             let tls = pinned(pins, Alpn::Http1)?;
             let client = |url: &String| {
                 let address = url.trim_start_matches("https://");
-                FieldClient::new(address, tls.clone(), host_of(address)).with_limits(CALL_TIMEOUT, ANSWER_SIZE_MAX)
+                FieldClient::new(address, tls.clone(), host_of(address))
+                    .with_limits(CALL_TIMEOUT, ANSWER_SIZE_MAX)
             };
             self.config = urls.iter().map(client).collect();
         }

@@ -207,7 +207,8 @@ impl<'m> Pushing<'m> {
                     }
                 }
                 Output::Random => {
-                    self.machine.handle(tick_now(), PushInput::Random(gridseal_crypto::random(&mut OsRng)?))?;
+                    self.machine
+                        .handle(tick_now(), PushInput::Random(gridseal_crypto::random(&mut OsRng)?))?;
                 }
                 Output::Event(Event::Confirmed { start }) => {
                     self.meter.observer.event("confirmed", &[("start", &start)]);

@@ -20,6 +20,7 @@ use crate::{
 };
 
 /// Whichever root the device has.
+#[expect(clippy::large_enum_variant, reason = "one value for each meter")]
 enum AnyRoot {
     Device(Tpm2Root<DeviceFile>),
     Emulator(Tpm2Root<Swtpm>),

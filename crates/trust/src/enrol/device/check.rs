@@ -28,7 +28,11 @@ use crate::{
 
 impl Device {
     /// I2: signed by an init key, for this device and nonce; voucher and redirect valid; not older than what was accepted.
-    pub(super) fn check_redirect(&self, wire: &[u8], m: &Nonce) -> Result<(InitRedirect, VerifiedRedirect), Code> {
+    pub(super) fn check_redirect(
+        &self,
+        wire: &[u8],
+        m: &Nonce,
+    ) -> Result<(InitRedirect, VerifiedRedirect), Code> {
         let answer = InitRedirect::open(wire, &self.firmware.init_keys, m)?;
         let description = self.description.as_ref().ok_or(Code::State)?;
         if answer.ek_name != tpm::name(&description.ek_public) {
@@ -47,10 +51,11 @@ impl Device {
         if let Some(pin) = &description.pin {
             verified.voucher.contains(pin)?;
         }
-        if let Some((epoch, seq)) = self.record.redirect_seq {
-            if verified.redirect.epoch == epoch && verified.redirect.seq < seq {
-                return Err(Code::Rollback);
-            }
+        if let Some((epoch, seq)) = self.record.redirect_seq
+            && verified.redirect.epoch == epoch
+            && verified.redirect.seq < seq
+        {
+            return Err(Code::Rollback);
         }
         if verified.redirect.expires < self.record.floor {
             return Err(Code::Time);
@@ -99,7 +104,8 @@ impl Device {
         if !same {
             return Err(Code::Transcript);
         }
-        let pin = OwnerPin { index: voucher.index(), generation: delegation.generation, entry: voucher.head() };
+        let pin =
+            OwnerPin { index: voucher.index(), generation: delegation.generation, entry: voucher.head() };
         Ok(Challenge { payload, config_key: delegation.key, pin })
     }
 

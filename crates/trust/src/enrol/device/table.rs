@@ -80,7 +80,10 @@ impl Device {
             (State::Attesting(session), Input::Root(Ok(RootReply::Attested(attested)))) => {
                 self.attested(session, *attested);
             }
-            (State::SigningRequest { session, to_be_signed }, Input::Root(Ok(RootReply::Signature(signature)))) => {
+            (
+                State::SigningRequest { session, to_be_signed },
+                Input::Root(Ok(RootReply::Signature(signature))),
+            ) => {
                 self.say_evidence(now, session, &assemble_csr(&to_be_signed, &signature));
             }
             (State::AwaitingCommands(session), Input::Received(wire)) => {
@@ -92,13 +95,16 @@ impl Device {
             (State::AwaitingConfiguration(session), Input::Received(wire)) => {
                 self.configuration_received(now, session, wire);
             }
-            (State::Importing { session, mut installed, wire }, Input::Root(Ok(RootReply::Imported(imported)))) => {
-                match Self::check_imported(&mut installed, imported) {
-                    Ok(names) => self.install(session, installed, names, &wire),
-                    Err(code) => self.give_up(code),
-                }
+            (
+                State::Importing { session, mut installed, wire },
+                Input::Root(Ok(RootReply::Imported(imported))),
+            ) => match Self::check_imported(&mut installed, imported) {
+                Ok(names) => self.install(session, installed, names, &wire),
+                Err(code) => self.give_up(code),
+            },
+            (State::Installing { session, names }, Input::Persisted) => {
+                self.say_installed(now, session, names)
             }
-            (State::Installing { session, names }, Input::Persisted) => self.say_installed(now, session, names),
             (State::AwaitingDone(session), Input::Received(wire)) => self.done_received(now, session, wire),
             (State::Confirming, Input::Persisted) => self.operate(),
             (State::Operating, Input::TerminusAccepted) => self.terminus_accepted(),
@@ -343,7 +349,8 @@ impl Device {
     fn say_evidence(&mut self, now: Tick, mut session: Box<Session>, csr: &[u8]) {
         let th2 = session.transcript.value();
         let Some(description) = &self.description else { return self.give_up(Code::State) };
-        let Some(Secrets { activation, attested: Attested2 { sessions, statements }, .. }) = &mut session.secrets
+        let Some(Secrets { activation, attested: Attested2 { sessions, statements }, .. }) =
+            &mut session.secrets
         else {
             return self.give_up(Code::State);
         };
@@ -461,7 +468,7 @@ impl Device {
     fn retry(&mut self, waiting: State) {
         self.reply_due = None;
         self.failures = self.failures.saturating_add(1);
-        if self.failures % FAILURES_MAX != 0 {
+        if !self.failures.is_multiple_of(FAILURES_MAX) {
             self.back_off(waiting);
         } else if matches!(waiting, State::AwaitingDone(_)) {
             // Complete but for the owner's word: the terminus tells whether C7 arrived.

@@ -53,7 +53,8 @@ pub(super) fn check_hello(facts: &DeviceFacts, hello: &HelloBody) -> Result<EkNa
         tpm::tls_key(&hello.tls_pub)?,
         tpm::identity_key(&hello.iak_pub)?,
     ];
-    let distinct = keys.iter().enumerate().all(|(at, key)| !keys.iter().skip(at.saturating_add(1)).any(|k| k == key));
+    let distinct =
+        keys.iter().enumerate().all(|(at, key)| !keys.iter().skip(at.saturating_add(1)).any(|k| k == key));
     if distinct { Ok(tpm::name(&hello.ak_pub)) } else { Err(Code::AkAttr) }
 }
 
@@ -99,7 +100,8 @@ fn check_measurements(policy: &Policy, body: &EvidenceBody, quoted: &Digest) -> 
     if !policy.logs_may_be_empty || !body.event_log.is_empty() || !body.ima_log.is_empty() {
         return Err(Code::Policy);
     }
-    let combinations = policy.pcrs.iter().try_fold(1usize, |product, (_, values)| product.checked_mul(values.len()));
+    let combinations =
+        policy.pcrs.iter().try_fold(1usize, |product, (_, values)| product.checked_mul(values.len()));
     let combinations = combinations.filter(|count| *count <= COMBINATIONS_MAX).ok_or(Code::Policy)?;
     let matches = (0..combinations).any(|combination| {
         let mut rest = combination;

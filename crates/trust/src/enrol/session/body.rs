@@ -47,7 +47,9 @@ fn read_cmd(r: &mut Reader<'_>) -> Read<Vec<u8>> {
 }
 
 pub(super) fn write_commands(w: &mut Writer, commands: &[Vec<u8>]) {
-    w.list(commands, |w, command| { w.bytes(command); });
+    w.list(commands, |w, command| {
+        w.bytes(command);
+    });
 }
 
 pub(super) fn read_commands(r: &mut Reader<'_>) -> Read<Vec<Vec<u8>>> {
@@ -59,7 +61,9 @@ impl HelloBody {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.map(10).key(1).list(&self.suites, |w, suite| { w.uint(*suite); });
+            w.map(10).key(1).list(&self.suites, |w, suite| {
+                w.uint(*suite);
+            });
             w.key(2).bytes(self.ek_name.as_bytes()).key(3).bytes(&self.ek_pub);
             w.key(5).uint(self.epoch).key(6).bytes(&self.ak_pub).key(7).bytes(&self.sto_pub);
             w.key(8).bytes(&self.tls_pub).key(9).bytes(&self.iak_pub);
@@ -272,7 +276,9 @@ impl InstalledBody {
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
             w.map(3).key(1).bytes(self.th6.as_bytes()).key(2).bytes(self.receipt.as_bytes());
-            w.key(3).list(&self.names, |w, name| { w.bytes(name.as_bytes()); });
+            w.key(3).list(&self.names, |w, name| {
+                w.bytes(name.as_bytes());
+            });
         })
     }
 

@@ -93,10 +93,16 @@ impl ChallengePayload {
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
             w.map(14).key(1).bytes(self.th1.as_bytes()).key(2).bytes(self.ek_name.as_bytes());
-            w.key(3).uint(self.epoch).key(4).list(&self.suites, |w, suite| { w.uint(*suite); });
+            w.key(3).uint(self.epoch).key(4).list(&self.suites, |w, suite| {
+                w.uint(*suite);
+            });
             w.key(5).uint(self.suite).key(6).bytes(&self.credential).key(7).bytes(&self.secret);
-            w.key(8).list(&self.salts, |w, salt| { w.bytes(salt); });
-            w.key(9).list(&self.nonce_callers, |w, nonce| { w.bytes(nonce.as_bytes()); });
+            w.key(8).list(&self.salts, |w, salt| {
+                w.bytes(salt);
+            });
+            w.key(9).list(&self.nonce_callers, |w, nonce| {
+                w.bytes(nonce.as_bytes());
+            });
             w.key(10).bytes(&self.pcr_selection).key(11).uint(self.ima_next);
             w.key(12).bytes(self.voucher_head.as_bytes());
             w.key(13).bytes(self.m.as_bytes()).key(14).bytes(self.m_em.as_bytes());
@@ -294,10 +300,18 @@ impl Configuration {
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
             w.map(10).key(1).bytes(self.th5.as_bytes());
-            w.key(2).list(&self.ldevid_chain, |w, der| { w.bytes(der); });
-            w.key(3).list(&self.ca_bundle, |w, der| { w.bytes(der); });
-            w.key(4).map(2).key(1).list(&self.terminus_urls, |w, url| { w.text(url); });
-            w.key(2).list(&self.terminus_pins, |w, pin| { w.bytes(pin.as_bytes()); });
+            w.key(2).list(&self.ldevid_chain, |w, der| {
+                w.bytes(der);
+            });
+            w.key(3).list(&self.ca_bundle, |w, der| {
+                w.bytes(der);
+            });
+            w.key(4).map(2).key(1).list(&self.terminus_urls, |w, url| {
+                w.text(url);
+            });
+            w.key(2).list(&self.terminus_pins, |w, pin| {
+                w.bytes(pin.as_bytes());
+            });
             w.key(5).list(&self.objects, |w, object| {
                 w.map(4).key(1).uint(object.id).key(2).bytes(&object.public);
                 w.key(3).bytes(&object.duplicate).key(4).bytes(&object.in_sym_seed);
