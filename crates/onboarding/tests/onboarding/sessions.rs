@@ -152,13 +152,16 @@ fn a_flood_of_hellos_does_not_push_a_proven_session_out() {
     assert!(world.run_until(|world| count(world, Step::COMMANDS) == 1));
     let (_, hello) = world.sent.iter().find(|(leg, _)| *leg == Leg::Session(Step::HELLO)).unwrap().clone();
     let proven = sid_of(&hello);
+    let mut flooded = Vec::new();
     for number in 0..10 {
         // Somebody with the label: fresh M, sealed as it must be.
         let flood = world.spy.fresh_hello(&hello, number);
+        flooded.push(sid_of(&flood));
         assert!(world.ask_relay(flood).is_some());
         assert!(world.entry().sessions.contains(&proven), "after {number}");
         assert!(world.entry().sessions.len() <= 5);
     }
+    assert_eq!(world.entry().sessions[1..], flooded[6..], "the oldest unproven ones went");
     world.run();
     assert!(world.is_confirmed());
 }
