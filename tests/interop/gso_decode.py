@@ -897,6 +897,42 @@ def self_test(evidence: Evidence) -> None:
     print(f"{changed} changes, all found")
 
 
+def check_vector(report: Report) -> None:
+    """The script itself against the protocol's framing vector, which neither it nor Gridseal has made."""
+    path = Path(__file__).resolve().parent.parent / "vectors/onboarding/gso_framing.toml"
+    v = {key: bytes.fromhex(value) for key, value in tomllib.loads(path.read_text())["value"].items()}
+    n_1 = mac(v["n_root"], b"gs-ndev-v1", (1).to_bytes(8, "big"))
+    need(n_1 == v["n_1"] and sha(b"gs-ndev-commit-v1", n_1) == v["n_commit"], "vector: owner secret")
+    need(mac(n_1, b"gs-kid-v1")[:16] == v["kid"], "vector: pseudonym")
+    cose_key = decode(v["owner_cose_key"])
+    owner = point_of(cose_key)
+    need(key_id(owner) == v["owner_key_id"], "vector: key id")
+    delegation = decode(signed(v["delegation"], "gso1-delegation", owner))
+    redirect_payload = signed(v["redirect"], "gso1-redirect", owner)
+    need(sha(b"gso1-redirect", redirect_payload) == v["redirect_hash"], "vector: redirect")
+    header, (entry,) = decode(v["voucher"])
+    need(decode(header)[2] == v["voucher_header_payload"], "vector: voucher header")
+    need(sha(b"gso1-entry", decode(entry)[2]) == v["voucher_head"], "vector: voucher head")
+    c1, c2, c5 = (decode(v[name]) for name in ("c1_wire", "c2_wire", "c5_wire_example"))
+    need(unseal(mac(n_1, b"gs-seal-c1", c1[3]), c1, "vector C1") == v["c1_body"], "vector: C1")
+    th = [sha(b"GSO-v1")]
+    th.append(sha(th[0], b"gso1-c1", v["c1_wire"]))
+    th.append(sha(th[1], b"gso1-c2", v["c2_wire"]))
+    need(th == [v["th0"], v["th1"], v["th2"]] and sha(v["c1_wire"])[:16] == v["sid"] == c2[2], "vector: transcript")
+    sign1, grant, _ = decode(unseal(mac(n_1, b"gs-seal-c2", c1[3], c2[3]), c2, "vector C2"))
+    payload = signed(sign1, "gso1-c2", point_of(delegation[3]))
+    need(payload == v["c2_payload"] and grant == v["grant"], "vector: C2")
+    need(grant == mac(n_1, b"gs-grant-v1", th[1], sha(payload)), "vector: grant")
+    root = mac(n_1, b"gs-sess-v1", th[2], v["k_act"])
+    m2e, e2m = mac(root, b"gs-m2e-v1"), mac(root, b"gs-e2m-v1")
+    need((root, m2e, e2m) == (v["k_s"], v["k_m2e"], v["k_e2m"]), "vector: session keys")
+    need(mac(v["k_act"], b"gs-act-v1", th[2]) == v["act"], "vector: act")
+    purposes = ("qd_sto", "qd_tls", "qd_iak", "qd_quote")
+    need([qd(number, th[2]) for number in range(1, 5)] == [v[name] for name in purposes], "vector: qualifying data")
+    need(unseal(m2e, c5, "vector C5") == v["c5_body_example"], "vector: C5")
+    report.ok("vector", "this script reproduces the protocol's framing vector")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("evidence", type=Path)
@@ -912,6 +948,7 @@ def main() -> int:
     try:
         evidence = Evidence(arguments.evidence)
         report = Report()
+        check_vector(report)
         check(evidence, report)
         print(f"{report.count} checks hold")
         if arguments.self_test:
