@@ -168,6 +168,16 @@ impl ConfigServer {
         RelayWork(work)
     }
 
+    /// Another endpoint manager asks, the same one after a restart mostly: what was handed out and is not answered was lost
+    /// with the one before. It is handed out again, oldest first; who was not gone after all answers it twice.
+    pub fn taken_over(&mut self) {
+        for (id, pending) in self.pending.iter_mut().rev() {
+            if pending.handed_out.take().is_some() {
+                self.queue.push_front(*id);
+            }
+        }
+    }
+
     fn replied(&mut self, id: u64, reply: Option<Vec<u8>>) {
         let Some(pending) = self.pending.remove(&id) else { return };
         self.by_digest.remove(&pending.digest);
@@ -238,6 +248,23 @@ mod tests {
         assert!(!server.has_work());
         server.message(Tick(6_000), 3, N16([0; 16]), c3(1));
         assert_eq!(server.pull(Tick(6_000), RelayPull { replies: vec![], most: 1 }), first);
+    }
+
+    #[test]
+    fn onboarding_7_6_work_of_a_dead_endpoint_manager_goes_to_the_next_one_at_once() {
+        let mut server = ConfigServer::new(0);
+        server.message(Tick(0), 1, N16([0; 16]), c3(1));
+        server.message(Tick(0), 2, N16([0; 16]), c3(2));
+        let first = server.pull(Tick(0), RelayPull { replies: vec![], most: 64 });
+        assert_eq!(first.0.len(), 2);
+        assert!(!server.has_work());
+        server.taken_over();
+        assert_eq!(server.pull(Tick(1), RelayPull { replies: vec![], most: 64 }), first);
+        // What is answered is not handed out again.
+        server.pull(Tick(2), RelayPull { replies: vec![(first.0[0].id, Some(vec![9]))], most: 64 });
+        server.taken_over();
+        assert_eq!(server.pull(Tick(3), RelayPull { replies: vec![], most: 64 }).0, first.0[1..]);
+        assert_eq!(drained(&mut server), [Output { connection: 1, answer: Answer::Message(vec![9]) }]);
     }
 
     #[test]
