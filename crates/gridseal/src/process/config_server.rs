@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +21,7 @@ use gridseal_io::{
 };
 use gridseal_onboarding::config_server::{Answer, ConfigServer, Connection};
 use gridseal_trust::enrol::{
-    relay::{RELAY_SIZE_MAX, RelayPull},
+    relay::{RELAY_SIZE_MAX, RelayPull, RelayWork},
     session::EVIDENCE_SIZE_MAX,
 };
 use gridseal_types::N16;
@@ -42,6 +43,8 @@ struct Relay {
     machine: ConfigServer,
     waiting: HashMap<Connection, oneshot::Sender<Answer>>,
     next_connection: Connection,
+    /// Connection over which the endpoint manager asks.
+    manager: Option<SocketAddr>,
 }
 
 struct Shared {
@@ -81,6 +84,7 @@ pub async fn run(path: &Path) -> Result<()> {
             machine: ConfigServer::new(first_id),
             waiting: HashMap::new(),
             next_connection: 0,
+            manager: None,
         }),
         work: Notify::new(),
         address_key: gridseal_crypto::random(&mut OsRng)?,
@@ -105,7 +109,7 @@ pub async fn run(path: &Path) -> Result<()> {
         "/gso/v1/relay",
         Access::Services(&["endpoint-manager"]),
         RELAY_SIZE_MAX,
-        move |_, body| pull(Arc::clone(&shared), body.to_vec()),
+        move |peer, body| pull(Arc::clone(&shared), peer, body.to_vec()),
     );
     let field = Server::bind(config.listen, field_tls, field, Limits::FIELD).await?;
     let inner = Server::bind(config.listen_inner, inner_tls, inner, Limits::INNER).await?;
@@ -154,11 +158,22 @@ async fn message(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
     }
 }
 
-async fn pull(shared: Arc<Shared>, body: Vec<u8>) -> Reply {
+async fn pull(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
     let Ok(pull) = RelayPull::decode(&body) else { return Reply::Refused(Refusal::Malformed) };
     let most = pull.most;
+    {
+        let mut relay = shared.relay();
+        // A new connection: the endpoint manager was started again, and what it had taken is lost.
+        if relay.manager.replace(peer.address) != Some(peer.address) {
+            relay.machine.taken_over();
+        }
+    }
     let take = |pull: RelayPull| {
         let mut relay = shared.relay();
+        // A call that is held for somebody who has gone must take nothing.
+        if relay.manager != Some(peer.address) {
+            return RelayWork(Vec::new());
+        }
         let work = relay.machine.pull(tick_now(), pull);
         relay.deliver();
         work
@@ -167,6 +182,10 @@ async fn pull(shared: Arc<Shared>, body: Vec<u8>) -> Reply {
     if work.0.is_empty() {
         let _ = tokio::time::timeout(PULL_HOLD, shared.work.notified()).await;
         work = take(RelayPull { replies: Vec::new(), most });
+    }
+    // More than this call took, or than this caller may have: for the next one that is held.
+    if shared.relay().machine.has_work() {
+        shared.work.notify_one();
     }
     Reply::Body(work.encode())
 }

@@ -52,9 +52,10 @@ pub async fn run(path: &Path) -> Result<()> {
     drop(zone);
     let (queue, jobs) = mpsc::sync_channel::<Job>(QUEUE);
     let (ended, core_ended) = oneshot::channel();
+    let (gone, core_gone) = oneshot::channel();
     let core_config = path.to_path_buf();
     std::thread::spawn(move || {
-        let _ = ended.send(drive_core(&core_config, &jobs));
+        let _ = ended.send(drive_core(&core_config, &jobs, gone));
     });
     let queue = Arc::new(queue);
     let events = observer.clone();
@@ -76,6 +77,8 @@ pub async fn run(path: &Path) -> Result<()> {
             Ok(Err(error)) => Err(error.context("keys-core ended")),
             _ => bail!("keys-core ended"),
         },
+        // Without a request that would notice: whoever watches over this process shall start it again.
+        _ = core_gone => bail!("keys-core is gone"),
     }
 }
 
@@ -113,7 +116,7 @@ impl Drop for CoreProcess {
 
 /// Starts the core and gives it one frame after the other. Jobs that wait while it works go into the next frame
 /// together, so that one commit serves them all.
-fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>) -> Result<()> {
+fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>, gone: oneshot::Sender<()>) -> Result<()> {
     let program = std::env::current_exe().context("own program not found")?;
     let mut child = Command::new(program)
         .arg("keys-core")
@@ -127,6 +130,15 @@ fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>) -> Result<()> {
     let _core = CoreProcess(child);
     let mut to_core = BufWriter::new(stdin.context("keys-core has no input")?);
     let mut from_core = BufReader::new(stdout.context("keys-core has no output")?);
+    let (sender, answers) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        while let Ok(Some(frame)) = read_frame(&mut from_core) {
+            if sender.send(frame).is_err() {
+                break;
+            }
+        }
+        let _ = gone.send(());
+    });
     let mut held: Option<Job> = None;
     while let Some(first) = held.take().or_else(|| jobs.recv().ok()) {
         let mut requests = first.requests;
@@ -140,7 +152,7 @@ fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>) -> Result<()> {
             requests.extend(job.requests);
         }
         write_frame(&mut to_core, &minicbor::to_vec(Batch(requests))?)?;
-        let reply = read_frame(&mut from_core)?.context("keys-core closed its output")?;
+        let reply = answers.recv().context("keys-core closed its output")?;
         let Batch(replies): Batch<KeyReply> = minicbor::decode(&reply)?;
         let mut replies = replies.into_iter();
         for (count, answer) in waiting {
