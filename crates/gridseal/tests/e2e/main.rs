@@ -15,4 +15,6 @@
 )]
 
 mod demo;
+mod faults;
 mod machine;
+mod site;
