@@ -35,8 +35,9 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A link that lives this long was not refused: a terminus that does not admit a meter closes it at once.
 const LINK_STANDS_AFTER: Duration = Duration::from_millis(250);
-/// Links that a terminus must refuse before an unconfirmed configuration is given up.
-const REFUSALS_MAX: u32 = 10;
+/// Links that a terminus must refuse before an unconfirmed configuration is given up: as many failures as begin a new
+/// session (onboarding 7.6). More would only let the back-off grow to hours when power failed just before C7 was sent.
+const REFUSALS_MAX: u32 = gridseal_trust::enrol::device::FAILURES_MAX;
 
 /// Pushes until the terminus refuses a configuration that was never confirmed.
 pub async fn run(meter: &Meter, owner: &mut Shell<'_>) -> Result<()> {
