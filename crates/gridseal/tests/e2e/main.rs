@@ -17,4 +17,5 @@
 mod demo;
 mod faults;
 mod machine;
+mod power;
 mod site;

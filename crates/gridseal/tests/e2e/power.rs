@@ -1,0 +1,67 @@
+//! Power cuts of a meter with a TPM, at each step: the kill of the meter takes its emulator with it, without any notice.
+//! The device ends operating, and the TPM's lock-out counter never moves (onboarding 9, A17 and A30).
+
+use std::path::Path;
+
+use gridseal_io::tpm::Swtpm;
+use gridseal_trust::root::TpmTransport;
+
+use crate::{
+    faults::{STEPS, Step, cell, settled},
+    machine::has_tpm_emulator,
+    site::{Plan, Site},
+};
+
+/// TPM_PT_LOCKOUT_COUNTER.
+const LOCKOUT_COUNTER: u32 = 0x20e;
+/// TPM_PT_PERMANENT.
+const PERMANENT: u32 = 0x200;
+/// ownerAuthSet, endorsementAuthSet not touched, lockoutAuthSet; inLockout.
+const OWNER_AUTH_SET: u32 = 1;
+const LOCKOUT_AUTH_SET: u32 = 1 << 2;
+const IN_LOCKOUT: u32 = 1 << 9;
+
+/// A property of the TPM whose state lies in a directory and which nobody else runs.
+fn property(state: &Path, property: u32) -> u32 {
+    let mut tpm = Swtpm::start(state).unwrap();
+    // TPM2_Startup(CLEAR) was done by the emulator's flag or is done here; either answer is fine.
+    tpm.transmit(&[0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0]).unwrap();
+    // TPM2_GetCapability(TPM_CAP_TPM_PROPERTIES, property, 1).
+    let mut command = vec![0x80, 1, 0, 0, 0, 22, 0, 0, 1, 0x7a, 0, 0, 0, 6];
+    command.extend_from_slice(&property.to_be_bytes());
+    command.extend_from_slice(&1u32.to_be_bytes());
+    let response = tpm.transmit(&command).unwrap();
+    // Header, moreData, capability, count, then property and value.
+    assert_eq!((&response[6..10], &response[15..19]), (&[0; 4][..], &[0, 0, 0, 1][..]), "{response:02x?}");
+    assert_eq!(response[19..23], property.to_be_bytes());
+    u32::from_be_bytes(response[23..27].try_into().unwrap())
+}
+
+#[test]
+fn onboarding_9_a17_power_cuts_at_each_step_never_lock_the_tpm() {
+    if !has_tpm_emulator() {
+        return;
+    }
+    let steps: Vec<Step> = STEPS.to_vec();
+    let mut site = Site::new("power", Plan { meters: steps.len(), anchor: "tpm", ..Plan::default() });
+    let mut failures = Vec::new();
+    for (step, serial) in steps.into_iter().zip(site.meters.clone()) {
+        if let Err(why) = cell(&mut site, "meter", step, &serial) {
+            failures.push(format!("power cut at {step:?}, meter {serial}: {why}"));
+        }
+        let state = site.factory(&serial).join("tpm");
+        let permanent = property(&state, PERMANENT);
+        let counter = property(&state, LOCKOUT_COUNTER);
+        if counter != 0 || permanent & IN_LOCKOUT != 0 {
+            failures.push(format!("power cut at {step:?}: lock-out counter {counter}, permanent {permanent:#x}"));
+        }
+        // Owned, and by the one whose register says operating: see `settled`.
+        if permanent & (OWNER_AUTH_SET | LOCKOUT_AUTH_SET) != OWNER_AUTH_SET | LOCKOUT_AUTH_SET {
+            failures.push(format!("power cut at {step:?}: nobody owns the TPM, permanent {permanent:#x}"));
+        }
+    }
+    if failures.is_empty() {
+        failures = settled(&site);
+    }
+    assert!(failures.is_empty(), "{} cells failed:\n{}", failures.len(), failures.join("\n"));
+}
