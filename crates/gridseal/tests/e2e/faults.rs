@@ -67,8 +67,14 @@ impl Step {
     }
 }
 
-/// One cell: the meter starts, the victim dies at the step and comes back at once; then a reading must be confirmed.
-pub(crate) fn cell(site: &mut Site, victim: &str, step: Step, serial: &str) -> Result<Duration, String> {
+/// One cell: the meter starts, the victim dies so long after the step and comes back at once; then a reading must be
+/// confirmed.
+pub(crate) fn cell(
+    site: &mut Site,
+    victim: &str,
+    (step, after): (Step, Duration),
+    serial: &str,
+) -> Result<Duration, String> {
     site.settle();
     let from = site.log.len();
     let meter = format!("meter {serial}");
@@ -83,6 +89,8 @@ pub(crate) fn cell(site: &mut Site, victim: &str, step: Step, serial: &str) -> R
         if !reached {
             return Err(format!("the step was never reached: {}", site.report(site.log.len() - from)));
         }
+        // Where a fault falls between two events there is none to wait for.
+        std::thread::sleep(after);
         site.kill(victim);
     }
     // Nothing that was told before the fault counts.
@@ -106,21 +114,34 @@ pub(crate) fn cell(site: &mut Site, victim: &str, step: Step, serial: &str) -> R
     }
 }
 
-/// Every step for one victim, a fresh meter each.
+/// Moments of the fault for one victim: every step; and for those that decide something, moments between the steps.
+fn moments(victim: &str) -> Vec<(Step, Duration)> {
+    let mut moments: Vec<_> = STEPS.into_iter().map(|step| (step, Duration::ZERO)).collect();
+    if ["endpoint-manager", "keys", "meter"].contains(&victim) {
+        for step in ["C1", "C3", "C5", "C7"].map(|message| Meter("sent", message)) {
+            moments.extend([2, 5, 9, 14].map(|after_ms| (step, Duration::from_millis(after_ms))));
+        }
+    }
+    moments
+}
+
+/// Every moment for one victim, a fresh meter each.
 fn row(victim: &str) -> Vec<String> {
-    let mut site = Site::new(&format!("kill-{victim}"), Plan { meters: STEPS.len(), ..Plan::default() });
+    let moments = moments(victim);
+    let count = moments.len();
+    let mut site = Site::new(&format!("kill-{victim}"), Plan { meters: count, ..Plan::default() });
     let mut failures = Vec::new();
     let (mut longest, mut total) = (Duration::ZERO, Duration::ZERO);
-    for (step, serial) in STEPS.into_iter().zip(site.meters.clone()) {
-        match cell(&mut site, victim, step, &serial) {
+    for (moment, serial) in moments.into_iter().zip(site.meters.clone()) {
+        match cell(&mut site, victim, moment, &serial) {
             Ok(took) => {
                 longest = longest.max(took);
                 total += took;
             }
-            Err(why) => failures.push(format!("{victim} killed at {step:?}, meter {serial}: {why}")),
+            Err(why) => failures.push(format!("{victim} killed at {moment:?}, meter {serial}: {why}")),
         }
     }
-    println!("{victim}: {} steps, recovery {total:?} in total, {longest:?} at most", STEPS.len());
+    println!("{victim}: {count} moments, recovery {total:?} in total, {longest:?} at most");
     if failures.is_empty() {
         failures.extend(settled(&site).into_iter().map(|what| format!("{victim} killed: {what}")));
     }
