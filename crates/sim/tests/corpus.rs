@@ -6,8 +6,10 @@ use std::{fs, path::Path};
 use gridseal_dlms::fuzz_entry as dlms;
 use gridseal_trust::{csr, enrol::fuzz_entry as enrol, enrol::session, tpm};
 
+type Target = (&'static str, fn(&[u8]));
+
 /// Targets and their entries, as in `fuzz/targets`.
-const TARGETS: [(&str, fn(&[u8])); 12] = [
+const TARGETS: [Target; 12] = [
     ("axdr_data", dlms::axdr_data),
     ("certificate_request", csr::fuzz_entry),
     ("ciphered_apdu", dlms::ciphered_apdu),

@@ -18,6 +18,7 @@ use gridseal_onboarding::endpoint_manager::register::RegisterEntry;
 use gridseal_trust::{
     enrol::{
         device::DeviceRecord,
+        init::InitHello,
         registrar::SessionRecord,
         session::{Envelope, Step as Message, sid_of},
     },
@@ -72,6 +73,11 @@ struct Seen {
     permanent: u32,
     durable: BTreeMap<UtcTime, Row>,
     confirmed: BTreeSet<UtcTime>,
+}
+
+/// What an answer is bound to: I1 carries no proof, so its answer is bound to its fresh value; others to every bit.
+pub(super) fn question(message: &[u8]) -> Digest {
+    InitHello::decode(message).map_or_else(|_| digest(message), |hello| digest(&hello.m.0))
 }
 
 fn broken(rule: Rule, detail: impl Into<String>) -> Step {
@@ -163,12 +169,12 @@ impl Checker {
 
     /// The right answer to a message.
     pub(super) fn answered(&mut self, message: &[u8], reply: &[u8]) {
-        self.genuine.insert((digest(message), digest(reply)));
+        self.genuine.insert((question(message), digest(reply)));
     }
 
     /// Whether the owner or the init server gave this answer to this message.
-    pub(super) fn is_genuine(&self, message: &Digest, reply: &[u8]) -> bool {
-        self.genuine.contains(&(*message, digest(reply)))
+    pub(super) fn is_genuine(&self, question: &Digest, reply: &[u8]) -> bool {
+        self.genuine.contains(&(*question, digest(reply)))
     }
 
     /// Replies that a transaction of the endpoint manager makes durable; each answers what a device really sent.

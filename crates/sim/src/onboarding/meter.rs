@@ -17,6 +17,7 @@ use gridseal_trust::{
 use gridseal_types::{Digest, EkName, SystemTitle, Tick};
 
 use super::{
+    check::question,
     network::Content,
     report::{Fault, Point, Rule, Violation},
     works::{Made, measured_boot},
@@ -53,7 +54,7 @@ pub(super) struct Meter {
 struct Memory {
     device: Device,
     inbox: VecDeque<Arrived>,
-    /// Connection and digest of the message that waits for its answer.
+    /// Connection and question that wait for their answer.
     asked: Option<(u64, Digest)>,
     terminus: Terminus,
     terminus_at: Tick,
@@ -284,7 +285,7 @@ impl World {
         let record = meter.record();
         self.check.device_sends(&wire, &record)?;
         let connection = self.number();
-        let digest = Digest(sha256(&[&wire]));
+        let digest = question(&wire);
         if let Some(memory) = self.memory(number) {
             memory.asked = Some((connection, digest));
         }
