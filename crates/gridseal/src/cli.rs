@@ -124,6 +124,12 @@ enum Device {
     Register(tools::device::Register),
     /// Show registered devices.
     Show(tools::device::Show),
+    /// Let a quarantined device try again; every check is made again.
+    #[command(
+        after_help = "Example:\n  gridseal device release --config endpoint-manager/config.toml 4C1F2A000001 \
+        --reason 'firmware replaced'"
+    )]
+    Release(tools::device::Release),
 }
 
 /// Runs the command line.
@@ -154,6 +160,7 @@ pub fn run() -> Result<ExitCode> {
         }
         Command::Device(Device::Register(arguments)) => tools::device::register(&arguments)?,
         Command::Device(Device::Show(arguments)) => tools::device::show(&arguments)?,
+        Command::Device(Device::Release(arguments)) => tools::device::release(&arguments)?,
         Command::Readings(arguments) => tools::readings::run(&arguments)?,
         Command::Audit(arguments) => return tools::audit::run(&arguments),
     }

@@ -18,7 +18,7 @@ use crate::{
     record::{CHANNELS, ChannelEntry, ChannelState, DeviceEntry, TITLES, channel_key, context, opened},
 };
 
-/// Newest versions of a meter's keys that are tried: the active one and what was sent since.
+/// Newest versions of a meter's keys that are tried beside the active one.
 const CANDIDATES_MAX: u32 = 4;
 
 impl<R: Records> Work<'_, R> {
@@ -32,7 +32,9 @@ impl<R: Records> Work<'_, R> {
             return Err(Code::State.into());
         }
         let oldest = entry.channel_version.saturating_sub(CANDIDATES_MAX).saturating_add(1).max(1);
-        for version in (oldest..=entry.channel_version).rev() {
+        // However many were sent and lost since: the one that the meter is known to have is always tried.
+        let active = (1..oldest).contains(&entry.active_version).then_some(entry.active_version);
+        for version in (oldest..=entry.channel_version).rev().chain(active) {
             let key = channel_key(&name, version);
             let Some(channel) = self.records.load::<ChannelEntry>(CHANNELS, &key)? else { continue };
             if channel.state == ChannelState::Deactivated {
@@ -72,6 +74,9 @@ impl<R: Records> Work<'_, R> {
             // An APDU under the new key, verified here: only this confirms a change (rule S3).
             channel.state = ChannelState::Active;
             self.deactivate_older(entry, version)?;
+            let mut entry = entry.clone();
+            entry.active_version = version;
+            self.save_device(&entry);
             self.audit("channel-keys.confirmed", &entry.device, &version)?;
         }
         if let Arrival::Fresh { .. } = arrival {

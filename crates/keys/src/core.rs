@@ -1,6 +1,6 @@
 //! `keys-core`: what a batch of requests changes, and what each is answered.
 
-use alloc::vec::Vec;
+use alloc::{collections::BTreeMap, vec::Vec};
 
 use gridseal_crypto::{EnvelopeError, Key, KeyError, Rng, RngError, role::OwnerSecret};
 use gridseal_trust::audit::{self, Act};
@@ -95,6 +95,8 @@ pub(crate) struct Work<'w, R> {
     pub(crate) rng: &'w mut dyn Rng,
     /// APDU digests of this batch, for the one audit entry that covers them.
     pub(crate) opened: Vec<[u8; 32]>,
+    /// Why APDUs of this batch were rejected, and how many: the wire does not tell.
+    rejected: BTreeMap<&'static str, usize>,
 }
 
 impl Core {
@@ -124,7 +126,14 @@ impl Core {
         rng: &mut dyn Rng,
         requests: Vec<KeyRequest>,
     ) -> Result<Decision, KeysError> {
-        let mut work = Work { core: self, records: Overlay::new(records), now, rng, opened: Vec::new() };
+        let mut work = Work {
+            core: self,
+            records: Overlay::new(records),
+            now,
+            rng,
+            opened: Vec::new(),
+            rejected: BTreeMap::new(),
+        };
         let mut replies = Vec::with_capacity(requests.len());
         for request in requests {
             replies.push(work.one(request)?);
@@ -165,6 +174,7 @@ impl<R: Records> Work<'_, R> {
                     self.audit("refused", &name, &code.name())?;
                     return Ok(KeyReply::Refused { code });
                 }
+                *self.rejected.entry(code.name()).or_default() += 1;
                 Ok(KeyReply::Apdu(OpenVerdict::Rejected))
             }
         }
@@ -181,6 +191,9 @@ impl<R: Records> Work<'_, R> {
 
     /// One entry for all APDUs of the batch: their number and a hash over their digests (class B of rule S10).
     fn audit_opened(&mut self) -> Result<(), RecordsError> {
+        for (code, count) in core::mem::take(&mut self.rejected) {
+            self.audit("apdus.rejected", &code, &count)?;
+        }
         if self.opened.is_empty() {
             return Ok(());
         }

@@ -119,6 +119,7 @@ impl<R: Records> Work<'_, R> {
             auth_confirmed: false,
             channel_version: 0,
             n_commit,
+            active_version: 0,
         };
         self.audit("owner-secret.imported", &device, &entry.epoch)?;
         self.save_device(&entry);
@@ -159,6 +160,10 @@ impl<R: Records> Work<'_, R> {
         let (entry, m) = self.by_pseudonym(&challenge.c1)?;
         let owner_secret = self.owner_secret(&entry)?;
         let endorsement = PublicKey::from_point(&challenge.endorsement_point).ok_or(Code::Endorsement)?;
+        // The point is the caller's word; the Name is the register's, bound to the secret: a credential goes to that TPM.
+        if tpm::name(&tpm::with_point(&tpm::ENDORSEMENT_TEMPLATE, &endorsement)) != entry.device {
+            return Err(Code::Endorsement.into());
+        }
         let activation = Key::<ActivationSecret, 32>::generate(self.rng)?;
         let (seed, secret) = share_secret(SecretLabel::Identity, &endorsement, self.rng)?;
         let credential = make_credential(&seed, challenge.ak_name.as_bytes(), &activation);

@@ -58,6 +58,9 @@ pub struct DeviceEntry {
     /// Commitment to the secret.
     #[n(11)]
     pub n_commit: Digest,
+    /// Version of the channel keys that an APDU has confirmed last, 0 before.
+    #[n(12)]
+    pub active_version: u32,
 }
 
 /// One onboarding session.

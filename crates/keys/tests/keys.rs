@@ -10,7 +10,7 @@ use gridseal_keys::{
     record::{CHANNELS, ChannelEntry, ChannelState, DEVICES, DeviceEntry, SESSIONS, channel_key},
 };
 use gridseal_trust::{
-    audit::{AUDIT, verify_chain},
+    audit::{AUDIT, end, verify_chain},
     enrol::{
         delivery::{Release, deliver},
         device::{Event, Input},
@@ -170,10 +170,12 @@ fn one_apdu_twice_in_a_batch_is_fresh_once_and_audited_once() {
     ));
     world.key_records.commit(decision.writes).unwrap();
     let entries = world.key_records.range(AUDIT, &[], 1_000).unwrap();
-    let acts = verify_chain(entries.iter().map(|(_, value)| value.as_slice())).unwrap();
+    let acts =
+        verify_chain(entries.iter().map(|(_, value)| value.as_slice()), end(&world.key_records).unwrap())
+            .unwrap();
     let new: Vec<(&str, &str)> =
         acts[audited..].iter().map(|entry| (entry.act.as_str(), entry.detail.as_str())).collect();
-    assert_eq!(new, [("channel-keys.confirmed", "1"), ("apdus.opened", "1")]);
+    assert_eq!(new, [("channel-keys.confirmed", "1"), ("apdus.rejected", "1"), ("apdus.opened", "1")]);
 }
 
 #[test]
@@ -504,7 +506,8 @@ fn the_audit_log_of_an_onboarding_is_a_chain_that_names_each_act() {
     let world = onboarded();
     let acts = |records: &MemoryRecords| {
         let rows = records.range(AUDIT, &[], 1_000).unwrap();
-        let entries = verify_chain(rows.iter().map(|(_, value)| value.as_slice())).expect("a chain");
+        let entries = verify_chain(rows.iter().map(|(_, value)| value.as_slice()), end(records).unwrap())
+            .expect("a chain");
         entries.into_iter().map(|entry| entry.act).collect::<Vec<_>>()
     };
     assert_eq!(

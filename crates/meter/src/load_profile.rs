@@ -42,6 +42,8 @@ pub struct LoadProfile {
     consumption: Consumption,
     register_mwh: u64,
     last_end: Option<UtcTime>,
+    /// Intervals passed without power since the last row.
+    has_gap: bool,
 }
 
 impl LoadProfile {
@@ -54,6 +56,17 @@ impl LoadProfile {
             consumption,
             register_mwh: last.map_or(0, |row| row.energy_wh.saturating_mul(1_000)),
             last_end: last.map(Row::end),
+            has_gap: false,
+        }
+    }
+
+    /// Power came back, or came for the first time: whatever ended before `now` was not measured and stays missing.
+    pub fn powered_on(&mut self, now: UtcTime) {
+        let interval_s = u64::from(self.interval_s);
+        let end = UtcTime(now.0 / interval_s * interval_s);
+        if self.last_end.is_none_or(|last_end| last_end < end) {
+            self.has_gap = self.last_end.is_some();
+            self.last_end = Some(end);
         }
     }
 
@@ -75,7 +88,7 @@ impl LoadProfile {
         if self.last_end.is_some_and(|last_end| last_end >= end) {
             return None;
         }
-        let is_after_gap = self.last_end.is_some_and(|last_end| last_end < start);
+        let is_after_gap = core::mem::take(&mut self.has_gap) || self.last_end.is_some_and(|end| end < start);
         let energy_mwh = self.consumption.energy_mwh(start, self.interval_s);
         self.register_mwh = self.register_mwh.saturating_add(energy_mwh);
         self.last_end = Some(end);
@@ -107,6 +120,20 @@ mod tests {
             last = Some(row);
         }
         assert_eq!(profile.next_capture_at(UtcTime(1_800_000_000)), UtcTime(1_800_000_900));
+    }
+
+    #[test]
+    fn what_ended_before_power_came_is_not_invented() {
+        let mut fresh = LoadProfile::resume(900, Consumption::new(1, 500), None);
+        fresh.powered_on(UtcTime(1_800_000_100));
+        assert_eq!(fresh.capture(UtcTime(1_800_000_200)), None);
+        let first = fresh.capture(UtcTime(1_800_000_900)).unwrap();
+        assert_eq!((first.start, first.status), (UtcTime(1_800_000_000), 0));
+        let mut again = LoadProfile::resume(900, Consumption::new(1, 500), Some(&first));
+        again.powered_on(UtcTime(1_800_009_100));
+        assert_eq!(again.capture(UtcTime(1_800_009_200)), None);
+        let after = again.capture(UtcTime(1_800_009_900)).unwrap();
+        assert_eq!((after.start, after.status), (UtcTime(1_800_009_000), ROW_STATUS_POWER_DOWN));
     }
 
     #[test]

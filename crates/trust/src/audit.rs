@@ -96,11 +96,33 @@ pub struct ChainBroken {
     pub sequence: u64,
 }
 
-/// Checks a chain of encoded entries from the first on and returns them decoded.
+/// The end of a chain as it is on record: number and hash of the last entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Number of the last entry, 0 for an empty log.
+    pub sequence: u64,
+    /// Its hash, zero for an empty log.
+    pub hash: Digest,
+}
+
+/// Reads the end of a chain.
+///
+/// # Errors
+/// [`RecordsError`].
+pub fn end<R: Records>(records: &R) -> Result<End, RecordsError> {
+    let head: Head = Overlay::new(records).load(AUDIT_HEAD, &[])?.unwrap_or_default();
+    Ok(End { sequence: head.sequence, hash: head.hash.unwrap_or(Digest([0; 32])) })
+}
+
+/// Checks a chain of encoded entries from the first on to its recorded end, and returns them decoded. A tail that was cut
+/// off is noticed as long as the end itself was not changed with it; against that only a witness helps.
 ///
 /// # Errors
 /// [`ChainBroken`].
-pub fn verify_chain<'e>(entries: impl Iterator<Item = &'e [u8]>) -> Result<Vec<Entry>, ChainBroken> {
+pub fn verify_chain<'e>(
+    entries: impl Iterator<Item = &'e [u8]>,
+    end: End,
+) -> Result<Vec<Entry>, ChainBroken> {
     let mut previous = Digest([0; 32]);
     let mut chain: Vec<Entry> = Vec::new();
     for bytes in entries {
@@ -111,6 +133,10 @@ pub fn verify_chain<'e>(entries: impl Iterator<Item = &'e [u8]>) -> Result<Vec<E
         }
         previous = Digest(sha256(&[bytes]));
         chain.push(entry);
+    }
+    let last = chain.last().map_or(0, |entry| entry.sequence);
+    if last != end.sequence || previous != end.hash {
+        return Err(ChainBroken { sequence: last.saturating_add(1) });
     }
     Ok(chain)
 }
@@ -132,9 +158,12 @@ mod tests {
         }
         let entries: Vec<Vec<u8>> =
             store.range(AUDIT, &[], 10).unwrap().into_iter().map(|(_, value)| value).collect();
-        let check =
-            |entries: &[Vec<u8>]| verify_chain(entries.iter().map(Vec::as_slice)).map(|chain| chain.len());
+        let end = end(&store).unwrap();
+        let check = |entries: &[Vec<u8>]| {
+            verify_chain(entries.iter().map(Vec::as_slice), end).map(|chain| chain.len())
+        };
         assert_eq!(check(&entries), Ok(4));
+        assert_eq!(check(&entries[..3]), Err(ChainBroken { sequence: 4 }), "a cut tail");
         let mut changed = entries.clone();
         *changed[1].last_mut().unwrap() ^= 1;
         assert_eq!(check(&changed), Err(ChainBroken { sequence: 3 }));

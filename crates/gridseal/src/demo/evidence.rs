@@ -10,7 +10,6 @@ use std::{
 use anyhow::{Context, Result};
 use gridseal_io::rng::OsRng;
 use gridseal_store::SqliteRecords;
-use gridseal_trust::audit::verify_chain;
 
 use super::{
     Outcome,
@@ -129,8 +128,7 @@ pub(super) fn leave(fleet: &Fleet, to: &Path, checks: &Checks, outcome: &Outcome
         .collect();
     write_atomic(&to.join("frames.jsonl"), (frames.join("\n") + "\n").as_bytes())?;
     for (name, path) in audit_logs(&fleet.dir) {
-        let entries = tools::audit::entries(&SqliteRecords::open(&path)?)?;
-        if let Ok(chain) = verify_chain(entries.iter().map(Vec::as_slice)) {
+        if let Ok(chain) = tools::audit::checked(&SqliteRecords::open(&path)?)? {
             let text: Vec<String> =
                 chain.iter().map(|entry| tools::audit::to_json(entry).to_string()).collect();
             write_atomic(&to.join(format!("audit-{name}.jsonl")), (text.join("\n") + "\n").as_bytes())?;

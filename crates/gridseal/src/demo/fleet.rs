@@ -13,7 +13,6 @@ use gridseal_crypto::Signer;
 use gridseal_headend::ReadingFilter;
 use gridseal_io::clock::tick_now;
 use gridseal_store::{Access, SqliteReadings, SqliteRecords};
-use gridseal_trust::audit::verify_chain;
 use gridseal_types::{Reading, ReadingKey, SystemTitle, UtcTime};
 
 use super::{
@@ -383,8 +382,7 @@ impl Fleet {
 
     fn check_audit(&self, checks: &mut Checks) -> Result<()> {
         for (name, path) in audit_logs(&self.dir) {
-            let entries = tools::audit::entries(&SqliteRecords::open(&path)?)?;
-            match verify_chain(entries.iter().map(Vec::as_slice)) {
+            match tools::audit::checked(&SqliteRecords::open(&path)?)? {
                 Ok(chain) => checks.audit_entries += chain.len(),
                 Err(broken) => checks.problems.push(format!("{name}: {broken}")),
             }

@@ -2,6 +2,7 @@
 
 use gridseal_io::clock::tick_now;
 use gridseal_types::{Reading, Tick};
+use qrcode::render::unicode::Dense1x2;
 
 use super::process::Line;
 
@@ -47,7 +48,13 @@ impl View {
             return;
         }
         if let Ok(code) = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::M) {
-            let picture = code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build();
+            // Light modules are drawn: terminals are dark, and a code with its colours swapped is not read by every scanner.
+            let picture = code
+                .render::<Dense1x2>()
+                .dark_color(Dense1x2::Light)
+                .light_color(Dense1x2::Dark)
+                .quiet_zone(true)
+                .build();
             println!("{picture}");
         }
         println!("{text}");

@@ -17,7 +17,7 @@ use gridseal_api::{
 use gridseal_crypto::{Key, Signer, SigningKey, role::ServiceTls};
 use gridseal_headend::{
     BatchId, ConnectionId, Event, Ingest, Input, Output, PushModel, ReadingStore,
-    admission::{self, Standing},
+    admission::{self, Change, Standing},
 };
 use gridseal_io::{
     clock::{tick_now, utc_now},
@@ -156,12 +156,15 @@ fn admissions(store: Store, wire: mpsc::Sender<Wire>, observer: Observer) -> Rou
                 let recorded = batch.clone();
                 let work = move || {
                     let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-                    recorded.iter().try_for_each(|one| admission::record(&mut *store, one).map(drop)).is_ok()
+                    let change = |one| {
+                        admission::record(&mut *store, one).ok().map(|change| change == Change::Applied)
+                    };
+                    recorded.iter().map(change).collect::<Option<Vec<bool>>>()
                 };
-                if !tokio::task::spawn_blocking(work).await.unwrap_or(false) {
+                let Ok(Some(applied)) = tokio::task::spawn_blocking(work).await else {
                     return Err(Refusal::Busy(Duration::from_secs(1)));
-                }
-                for admission in &batch {
+                };
+                for (admission, _) in batch.iter().zip(applied).filter(|(_, applied)| *applied) {
                     let (meter, state) = (admission.meter, admission.state.name());
                     observer.event("admission", &[("meter", &meter), ("state", &state)]);
                     let _ = wire.send(Wire::Admitted(admission.clone())).await;

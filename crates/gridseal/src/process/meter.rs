@@ -8,10 +8,13 @@ pub mod root;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use gridseal_io::clock::utc_now;
 use gridseal_trust::{
     enrol::device::{DeviceRecord, Input},
     root::DeviceRoot,
 };
+
+use gridseal_types::UtcTime;
 
 use crate::{
     config::{self, Firmware},
@@ -26,6 +29,8 @@ struct Meter {
     dir: PathBuf,
     root: SharedRoot,
     observer: Observer,
+    /// When power came: nothing before it was measured.
+    powered_at: UtcTime,
 }
 
 /// Runs a meter out of its directory.
@@ -48,7 +53,7 @@ impl Meter {
         let observer = if is_quiet { Observer::quiet() } else { Observer::new(name) };
         let root = SharedRoot::power_on(&firmware.root, &dir)?;
         observer.event("powered", &[("root", &root.lock()?.assurance().name())]);
-        Ok(Self { firmware, dir, root, observer })
+        Ok(Self { firmware, dir, root, observer, powered_at: utc_now() })
     }
 
     fn record_path(&self) -> PathBuf {

@@ -178,6 +178,13 @@ pub fn make(
     if !fits(&order.model) {
         bail!("model must be 1 to 20 characters of 0-9 A-Z - .");
     }
+    let shipment_path = out.join("shipment.cbor");
+    if shipment_path.exists() {
+        bail!(
+            "{} exists: its devices are not to be forgotten, choose another --out",
+            shipment_path.display()
+        );
+    }
     let batch: [u8; 3] = random(&mut OsRng)?;
     let mut made = Vec::new();
     let mut shipment = Vec::new();
@@ -188,7 +195,7 @@ pub fn make(
         made.push(device);
         shipment.push(papers);
     }
-    write_atomic(&out.join("shipment.cbor"), &encode_shipment(&shipment))?;
+    write_atomic(&shipment_path, &encode_shipment(&shipment))?;
     Ok(made)
 }
 

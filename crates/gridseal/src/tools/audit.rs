@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use gridseal_store::SqliteRecords;
-use gridseal_trust::audit::{AUDIT, Entry, verify_chain};
+use gridseal_trust::audit::{self, AUDIT, ChainBroken, Entry, verify_chain};
 use gridseal_types::records::Records;
 
 /// Arguments of `audit`.
@@ -26,7 +26,7 @@ pub struct Arguments {
 const STEP: usize = 1_000;
 
 /// All entries of a log, encoded.
-pub fn entries(records: &SqliteRecords) -> Result<Vec<Vec<u8>>> {
+fn entries(records: &SqliteRecords) -> Result<Vec<Vec<u8>>> {
     let mut all: Vec<Vec<u8>> = Vec::new();
     let mut after: Vec<u8> = Vec::new();
     loop {
@@ -35,6 +35,13 @@ pub fn entries(records: &SqliteRecords) -> Result<Vec<Vec<u8>>> {
         after.clone_from(last);
         all.extend(rows.into_iter().map(|(_, value)| value));
     }
+}
+
+/// All entries of a log, their chain checked up to the end that is on record.
+pub fn checked(records: &SqliteRecords) -> Result<Result<Vec<Entry>, ChainBroken>> {
+    let entries = entries(records)?;
+    let end = audit::end(records).context("the end of the chain cannot be read")?;
+    Ok(verify_chain(entries.iter().map(Vec::as_slice), end))
 }
 
 /// Entry as one JSON object.
@@ -47,9 +54,11 @@ pub fn to_json(entry: &Entry) -> serde_json::Value {
 
 /// Prints a log and checks it.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if !arguments.db.is_file() {
+        anyhow::bail!("{} does not exist", arguments.db.display());
+    }
     let records = SqliteRecords::open(&arguments.db).context("cannot open the database")?;
-    let entries = entries(&records)?;
-    match verify_chain(entries.iter().map(Vec::as_slice)) {
+    match checked(&records)? {
         Ok(chain) => {
             for entry in &chain {
                 if arguments.json {

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use gridseal_io::clock::utc_now;
-use gridseal_onboarding::endpoint_manager::register::{DEVICES, RegisterEntry, Shipped};
+use gridseal_onboarding::endpoint_manager::register::{self, DEVICES, RegisterEntry, Shipped};
 use gridseal_store::SqliteRecords;
 use gridseal_trust::enrol::init::SignedRedirect;
 use gridseal_types::{
+    DeviceState, UtcTime,
     records::{Records, RecordsError},
     service::{
         Batch,
@@ -46,6 +47,19 @@ pub struct Show {
     /// Print one JSON object per device.
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `device release`.
+#[derive(Debug, clap::Args)]
+pub struct Release {
+    /// Configuration of the endpoint manager.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Serial number.
+    serial: String,
+    /// Why it may try again: recorded in the audit log.
+    #[arg(long)]
+    reason: String,
 }
 
 /// Devices asked for in one step.
@@ -151,6 +165,24 @@ async fn ask(setup: &Setup, requests: Vec<KeyRequest>) -> Result<Vec<KeyReply>> 
     }
     let Batch(replies) = setup.peers.keys.call(keys::PATH, &Batch(requests)).await.context("key service")?;
     Ok(replies)
+}
+
+/// Lets a quarantined device try again. Every check is made again: a release overrides none.
+pub fn release(arguments: &Release) -> Result<()> {
+    let (setup, dir) = set_up(&arguments.config)?;
+    let mut records = SqliteRecords::open(dir.join("register.db"))?;
+    let released =
+        records.transact(|view| register::release(view, utc_now(), &arguments.serial, &arguments.reason))?;
+    let Some(device) = released else { bail!("no device {} is in quarantine", arguments.serial) };
+    let request = KeyRequest::SetState { device, state: DeviceState::Registered, attested_at: UtcTime(0) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(ask(&setup, vec![request]))?.pop() {
+        Some(KeyReply::Done) => {
+            println!("released {}: it may onboard again", arguments.serial);
+            Ok(())
+        }
+        _ => bail!("the key service did not take it; release it again"),
+    }
 }
 
 /// Shows the register.

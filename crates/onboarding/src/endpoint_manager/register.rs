@@ -353,3 +353,44 @@ pub fn told<R: Records>(records: &R, told: &[(EkName, Told)]) -> Result<Vec<Writ
     }
     Ok(overlay.into_writes())
 }
+
+/// Lets a quarantined device try again, to be committed: its state is `registered`. A device
+/// that was released before gets the same answer, so that a half-done release can be repeated. `None` when there is no such
+/// device or it is neither quarantined nor just released.
+///
+/// # Errors
+/// [`RecordsError`] from the store.
+pub fn release<R: Records>(
+    records: &R,
+    now: UtcTime,
+    serial: &str,
+    reason: &str,
+) -> Result<(Vec<Write>, Option<EkName>), RecordsError> {
+    let mut overlay = Overlay::new(records);
+    let mut after: Vec<u8> = Vec::new();
+    loop {
+        let rows = records.range(DEVICES, &after, 256)?;
+        let Some((last, _)) = rows.last() else { return Ok((Vec::new(), None)) };
+        after.clone_from(last);
+        for (_, value) in &rows {
+            let mut entry: RegisterEntry = minicbor::decode(value).map_err(|_| RecordsError)?;
+            if entry.serial != serial {
+                continue;
+            }
+            if entry.state == DeviceState::Registered {
+                return Ok((Vec::new(), Some(entry.device)));
+            }
+            if entry.state != DeviceState::Quarantined {
+                return Ok((Vec::new(), None));
+            }
+            entry.state = DeviceState::Registered;
+            entry.quarantine = None;
+            entry.revision = entry.revision.saturating_add(1);
+            let act =
+                Act { actor: "operator", act: "device.released", subject: &entry.device, detail: &reason };
+            audit::append(&mut overlay, now, act)?;
+            overlay.save(DEVICES, entry.device.as_bytes(), &entry);
+            return Ok((overlay.into_writes(), Some(entry.device)));
+        }
+    }
+}

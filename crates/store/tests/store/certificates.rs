@@ -5,10 +5,10 @@ use gridseal_store::{
     SqliteRecords,
     certificates::{CERTIFICATES, issue_batch},
 };
-use gridseal_trust::audit::{AUDIT, verify_chain};
+use gridseal_trust::audit::{self, AUDIT, verify_chain};
 use gridseal_types::{
     Digest, EkName, UtcTime,
-    records::{MemoryRecords, Records, RecordsError},
+    records::{Commit, MemoryRecords, Records, RecordsError},
 };
 
 fn record(holder: Holder, key: u8, serial: u8) -> CertificateRecord {
@@ -55,15 +55,16 @@ fn the_newest_certificate_of_a_key_is_found_and_the_former_stay() {
 
 #[test]
 fn every_certificate_has_an_audit_entry_in_its_transaction() {
-    let records = MemoryRecords::default();
+    let mut records = MemoryRecords::default();
     let (writes, ()) = issue_batch(&records, |certificates| {
         certificates.remember(Some(record(Holder::Device(EkName([7; 34])), 1, 1)));
         certificates.remember(Some(record(Holder::Service("headend".into()), 2, 2)));
     })
     .unwrap();
-    let entries: Vec<Vec<u8>> =
-        writes.into_iter().filter(|write| write.table == AUDIT).filter_map(|write| write.value).collect();
-    let chain = verify_chain(entries.iter().map(Vec::as_slice)).unwrap();
+    records.commit(writes).unwrap();
+    let entries = records.range(AUDIT, &[], 10).unwrap();
+    let end = audit::end(&records).unwrap();
+    let chain = verify_chain(entries.iter().map(|(_, value)| value.as_slice()), end).unwrap();
     let told: Vec<_> = chain.iter().map(|entry| (entry.actor.as_str(), entry.act.as_str())).collect();
     assert_eq!(told, [("endpoint-manager", "certificate.issued"), ("headend", "certificate.issued")]);
     assert_eq!(chain[0].subject, "07".repeat(34));

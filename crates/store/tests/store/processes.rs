@@ -9,7 +9,7 @@ use std::{
 };
 
 use gridseal_store::SqliteRecords;
-use gridseal_trust::audit::{AUDIT, Act, append, verify_chain};
+use gridseal_trust::audit::{AUDIT, Act, append, end, verify_chain};
 use gridseal_types::{
     UtcTime,
     records::{Commit, Overlay, Records, RecordsError, Write},
@@ -169,7 +169,8 @@ fn two_processes_that_audit_at_once_make_one_unbroken_chain() {
     }
     let store = SqliteRecords::open(&path).unwrap();
     let entries = store.range(AUDIT, &[], usize::MAX).unwrap();
-    let chain = verify_chain(entries.iter().map(|(_, value)| value.as_slice())).unwrap();
+    let chain =
+        verify_chain(entries.iter().map(|(_, value)| value.as_slice()), end(&store).unwrap()).unwrap();
     assert_eq!(chain.len(), 2 * AUDITED_BY_EACH);
     let mut writers: Vec<&str> = chain.iter().map(|entry| entry.actor.as_str()).collect();
     writers.sort_unstable();

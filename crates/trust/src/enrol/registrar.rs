@@ -400,7 +400,7 @@ impl Registrar {
 
     fn evidence(&mut self, now: UtcTime, wire: Vec<u8>, body: &[u8]) -> Result<(), Code> {
         let body = EvidenceBody::decode(body)?;
-        if let Err(code) = evidence::check_evidence(&self.record, &self.rules, &body) {
+        if let Err(code) = evidence::check_evidence(&self.facts, &self.record, &self.rules, &body) {
             // The seal proved that this came from the registered TPM: what fails now is the device itself.
             self.quarantine(code);
             return Ok(());

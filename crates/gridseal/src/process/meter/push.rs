@@ -45,14 +45,17 @@ pub async fn run(meter: &Meter, owner: &mut Shell<'_>) -> Result<()> {
     let keys = owner.record().keys.clone().context("no keys were made")?;
     let mut pushing = Pushing::resume(meter, &installed, &keys)?;
     let mut refusals = 0;
+    let mut turn = 0usize;
     loop {
-        match dial(meter, &installed, &keys, owner.record()).await {
+        match dial(meter, &installed, &keys, owner.record(), turn).await {
             Ok(link) => {
                 let stood = pushing.over(link, owner).await?;
                 refusals = if stood { 0 } else { refusals + 1 };
             }
             Err(error) => meter.observer.event("terminus-unreachable", &[("error", &format!("{error:#}"))]),
         }
+        // The next try goes to the next address.
+        turn = turn.wrapping_add(1);
         let confirmed = owner.record().installed.as_ref().is_some_and(|installed| installed.confirmed);
         if refusals >= REFUSALS_MAX && !confirmed {
             return Ok(());
@@ -65,7 +68,7 @@ pub async fn run(meter: &Meter, owner: &mut Shell<'_>) -> Result<()> {
 pub async fn reach(meter: &Meter, record: &DeviceRecord) -> Result<()> {
     let installed = record.installed.as_ref().context("nothing is installed")?;
     let keys = record.keys.as_ref().context("no keys were made")?;
-    let mut link = dial(meter, installed, keys, record).await?;
+    let mut link = dial(meter, installed, keys, record, 0).await?;
     Ok(link.shutdown().await?)
 }
 
@@ -75,6 +78,7 @@ async fn dial(
     installed: &Installed,
     keys: &OwnerKeys,
     record: &DeviceRecord,
+    turn: usize,
 ) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
     let root = meter.root.clone();
     let tls_blob = keys.tls.clone();
@@ -89,7 +93,12 @@ async fn dial(
     let identity = Identity::new(chain, TlsKey::external(public, sign))?;
     let roots: Vec<Vec<u8>> = installed.ca_bundle.iter().map(|der| der.0.clone()).collect();
     let tls = dateless(&roots, record.floor, Some(&identity), Alpn::Raw)?;
-    let url = installed.terminus_urls.first().context("no terminus")?;
+    if !installed.terminus_pins.is_empty() {
+        // They cannot be checked yet; to go on without them would be to ignore what the owner demands.
+        bail!("the configuration pins its terminus, which this version cannot check");
+    }
+    let count = installed.terminus_urls.len().max(1);
+    let url = installed.terminus_urls.get(turn % count).context("no terminus")?;
     let address = url.trim_start_matches("tls://");
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
@@ -124,11 +133,12 @@ impl<'m> Pushing<'m> {
             Some(bytes) => Push::resume(config, push_keys, &bytes).context("push.cbor is no push record")?,
         };
         let seed = u64::from_be_bytes(system_title.0);
-        let profile = LoadProfile::resume(
+        let mut profile = LoadProfile::resume(
             meter.firmware.interval_s,
             Consumption::new(seed, meter.firmware.simulated_w),
             machine.last_row(),
         );
+        profile.powered_on(meter.powered_at);
         Ok(Self { meter, machine, profile })
     }
 

@@ -65,7 +65,12 @@ pub(super) fn pcr_selection(policy: &Policy) -> Vec<u8> {
 }
 
 /// C3, opened: certify of three keys, quote, measured software, certificate request, state of the TPM.
-pub(super) fn check_evidence(record: &SessionRecord, rules: &Rules, body: &EvidenceBody) -> Result<(), Code> {
+pub(super) fn check_evidence(
+    facts: &DeviceFacts,
+    record: &SessionRecord,
+    rules: &Rules,
+    body: &EvidenceBody,
+) -> Result<(), Code> {
     let [attestation, storage, tls, identity] = &record.keys;
     let attestation = tpm::attestation_key(&attestation.0)?;
     // The transcript after C2 is what the evidence is bound to.
@@ -81,6 +86,9 @@ pub(super) fn check_evidence(record: &SessionRecord, rules: &Rules, body: &Evide
     let selection = pcr_selection(&rules.policy);
     let quoted =
         tpm::attest::verify_quote(&body.quote, &attestation, &qualifying(4, &th2), &selection, None)?;
+    if rules.policy.model != facts.model {
+        return Err(Code::Policy);
+    }
     check_measurements(&rules.policy, body, &quoted.pcr_digest)?;
     if parse_csr(&body.csr)? != tpm::tls_key(&tls.0)? {
         return Err(Code::Csr);
