@@ -17,5 +17,7 @@
 mod demo;
 mod faults;
 mod machine;
+mod peer;
+mod ports;
 mod power;
 mod site;

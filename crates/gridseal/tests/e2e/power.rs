@@ -55,7 +55,9 @@ fn onboarding_9_a17_power_cuts_at_each_step_never_lock_the_tpm() {
         let permanent = property(&state, PERMANENT);
         let counter = property(&state, LOCKOUT_COUNTER);
         if counter != 0 || permanent & IN_LOCKOUT != 0 {
-            failures.push(format!("power cut at {moment:?}: lock-out counter {counter}, permanent {permanent:#x}"));
+            failures.push(format!(
+                "power cut at {moment:?}: lock-out counter {counter}, permanent {permanent:#x}"
+            ));
         }
         // Owned, and by the one whose register says operating: see `settled`.
         if permanent & (OWNER_AUTH_SET | LOCKOUT_AUTH_SET) != OWNER_AUTH_SET | LOCKOUT_AUTH_SET {

@@ -341,6 +341,7 @@ impl Site {
     }
 
     /// As [`Site::wait`], for what must come.
+    #[track_caller]
     pub(crate) fn expect(&mut self, what: &str, is_it: impl Fn(&Told) -> bool) -> Told {
         match self.wait(START_WITHIN, is_it) {
             Some(told) => told,
