@@ -14,6 +14,7 @@
     reason = "tests: a broken expectation is a panic, the clock is the machine's, output is for the reader of a failure"
 )]
 
+mod borders;
 mod demo;
 mod faults;
 mod machine;
