@@ -22,6 +22,8 @@ struct Pattern {
 
 /// Finds any of many keys in one pass.
 pub struct Search {
+    /// Whether a pattern starts with these two bytes: rules out nearly every place at the cost of one look.
+    starts: Vec<bool>,
     by_head: HashMap<[u8; 8], Vec<usize>>,
     patterns: Vec<Pattern>,
     keys: usize,
@@ -59,11 +61,13 @@ impl Search {
             }
         }
         let mut by_head: HashMap<[u8; 8], Vec<usize>> = HashMap::new();
+        let mut starts = vec![false; 1 << 16];
         for (at, pattern) in patterns.iter().enumerate() {
             let head = pattern.bytes.first_chunk::<8>().context("key is too short to search for")?;
             by_head.entry(*head).or_default().push(at);
+            starts[start(head)] = true;
         }
-        Ok(Self { by_head, patterns, keys })
+        Ok(Self { starts, by_head, patterns, keys })
     }
 
     /// Number of keys.
@@ -74,6 +78,9 @@ impl Search {
     /// Searches one piece of memory or file.
     pub fn bytes(&self, place: &str, bytes: &[u8], found: &mut Vec<Found>) {
         for (at, head) in bytes.windows(8).enumerate() {
+            if !self.starts[start(head)] {
+                continue;
+            }
             let Ok(head) = <[u8; 8]>::try_from(head) else { continue };
             for pattern in
                 self.by_head.get(&head).into_iter().flatten().filter_map(|at| self.patterns.get(*at))
@@ -128,6 +135,11 @@ impl Search {
         }
         Ok(searched)
     }
+}
+
+/// The first two bytes as a number.
+fn start(bytes: &[u8]) -> usize {
+    usize::from(bytes[0]) << 8 | usize::from(bytes[1])
 }
 
 /// The part of a base64 text that does not depend on what stands around the key, when it starts `shift` bytes into a
