@@ -19,10 +19,10 @@ use crate::machine::{
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 
 /// A demo in its own process group, with nothing but `scratch` to write to.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn start(scratch: &Scratch, arguments: &[&str]) -> Self {
+    pub(crate) fn start(scratch: &Scratch, arguments: &[&str]) -> Self {
         let (temporary, home) = (scratch.path().join("tmp"), scratch.path().join("home"));
         std::fs::create_dir_all(&temporary).unwrap();
         std::fs::create_dir_all(&home).unwrap();
@@ -59,7 +59,7 @@ impl Running {
         panic!("the demo never said {text:?}:\n{seen}");
     }
 
-    fn finish(mut self) -> (std::process::ExitStatus, String, String) {
+    pub(crate) fn finish(mut self) -> (std::process::ExitStatus, String, String) {
         use std::io::Read;
         let (mut out, mut err) = (String::new(), String::new());
         self.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
@@ -77,7 +77,7 @@ impl Drop for Running {
 }
 
 /// The last line, which is the object.
-fn object(output: &str) -> Value {
+pub(crate) fn object(output: &str) -> Value {
     serde_json::from_str(output.lines().last().expect("an object")).expect("JSON")
 }
 
@@ -99,6 +99,10 @@ fn issue_2_demo_json_exits_0_with_anchor_tpm_and_whole_evidence() {
     assert!(object["readings_stored"].as_u64().unwrap() >= 3, "{object}");
     assert!(object["seconds_to_first_reading"].as_f64().unwrap() > 0.0, "{object}");
     assert_eq!(object["ok"], true);
+    // Rule S4: no key of the run in the head-end, and each planted one found there.
+    let search = &object["key_search"];
+    assert_eq!((&search["found"], &search["planted_found"]), (&0.into(), &search["planted"]), "{search}");
+    assert_eq!((&search["planted"], &search["roles"]), (&13.into(), &13.into()), "{search}");
 
     // Nothing is left running, nothing was written but the evidence.
     assert_eq!(processes_of(scratch.path()), []);

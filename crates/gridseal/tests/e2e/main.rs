@@ -21,4 +21,9 @@ mod machine;
 mod peer;
 mod ports;
 mod power;
+// The search of the demo itself: what is proven here is what the demo relies on.
+#[allow(dead_code, unreachable_pub, reason = "the demo uses more of it")]
+#[path = "../../src/demo/scan.rs"]
+mod scan;
 mod site;
+mod zones;

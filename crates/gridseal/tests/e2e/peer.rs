@@ -14,7 +14,7 @@ use gridseal_api::{
 };
 use gridseal_crypto::{
     EnvelopeContext, Key, SigningKey, WrappedKey,
-    role::{Dek, ServiceTls},
+    role::{Dek, Role, ServiceTls},
     sha256,
 };
 use gridseal_io::{
@@ -50,13 +50,22 @@ fn zone_key(dir: &Path) -> Key<Dek, 32> {
     Key::take_slice(&mut std::fs::read(dir.join("zone.kek")).unwrap()).unwrap()
 }
 
+fn unwrapped<R: Role>(dir: &Path, name: &str) -> Key<R, 32> {
+    let mut object = [0; 16];
+    object.copy_from_slice(&sha256(&[name.as_bytes()])[..16]);
+    let context = EnvelopeContext { tenant: [0; 16], object, version: 1 };
+    let wrapped = WrappedKey(std::fs::read(dir.join(format!("{name}.key"))).unwrap());
+    Key::unwrap_key(&zone_key(dir), &context, &wrapped).unwrap()
+}
+
+/// A private key of a directory in hex: to search for it where it must not be.
+pub(crate) fn wrapped_key_hex<R: Role>(dir: &Path, name: &str) -> String {
+    unwrapped::<R>(dir, name).danger_reveal_hex()
+}
+
 /// The identity of an inner service, as somebody has it who has taken over its host.
 pub(crate) fn stolen_identity(dir: &Path) -> Identity {
-    let mut object = [0; 16];
-    object.copy_from_slice(&sha256(&[b"identity"])[..16]);
-    let context = EnvelopeContext { tenant: [0; 16], object, version: 1 };
-    let wrapped = WrappedKey(std::fs::read(dir.join("identity.key")).unwrap());
-    let key: Key<ServiceTls, 32> = Key::unwrap_key(&zone_key(dir), &context, &wrapped).unwrap();
+    let key = unwrapped::<ServiceTls>(dir, "identity");
     let key = TlsKey::software(SigningKey::new(&key).unwrap());
     Identity::new(certificates(&dir.join("identity.pem")), key).unwrap()
 }
