@@ -74,25 +74,25 @@ pub struct Configure {
     #[arg(long, default_value = "GS-1")]
     model: String,
     /// Config server, for devices.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8443")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7441")]
     config_listen: SocketAddr,
     /// Config server, for the endpoint manager.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8444")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7442")]
     config_listen_inner: SocketAddr,
     /// Key service.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8445")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7443")]
     keys_listen: SocketAddr,
     /// Certificate authority.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8446")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7444")]
     pki_listen: SocketAddr,
     /// Head-end, for meters.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4059")]
     headend_listen: SocketAddr,
     /// Head-end, for the endpoint manager.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8447")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7445")]
     headend_listen_inner: SocketAddr,
     /// The manufacturer's init server.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8442")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7440")]
     init_server: SocketAddr,
     /// Length of the meters' load-profile interval, seconds.
     #[arg(long, default_value_t = 900)]
