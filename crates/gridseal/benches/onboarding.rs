@@ -245,6 +245,7 @@ fn main() {
     println!("  onboardings per second      {:8.1}", per / report["seconds"].as_f64().unwrap());
     println!("  round trips each            {:8.1}", report["round_trips_each"].as_f64().unwrap());
     println!("  bytes of messages each      {:8.0}", report["bytes_each"].as_f64().unwrap());
+    println!("  CPU of the meters each      {:8.0} us", report["cpu_s"].as_f64().unwrap() / per * 1e6);
     println!("server CPU per onboarding, microseconds");
     for ((name, _), used) in bench.servers.iter().zip(&used) {
         println!("  {name:<27} {:8.0}", used / per * 1e6);

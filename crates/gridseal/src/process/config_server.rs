@@ -161,6 +161,8 @@ async fn message(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
 async fn pull(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
     let Ok(pull) = RelayPull::decode(&body) else { return Reply::Refused(Refusal::Malformed) };
     let most = pull.most;
+    // A call that brought replies is answered at once, so that it can bring the next; only an empty one is held.
+    let is_held = pull.replies.is_empty();
     {
         let mut relay = shared.relay();
         // A new connection: the endpoint manager was started again, and what it had taken is lost.
@@ -179,7 +181,7 @@ async fn pull(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
         work
     };
     let mut work = take(pull);
-    if work.0.is_empty() {
+    if work.0.is_empty() && is_held {
         let _ = tokio::time::timeout(PULL_HOLD, shared.work.notified()).await;
         work = take(RelayPull { replies: Vec::new(), most });
     }

@@ -23,12 +23,14 @@ use gridseal_trust::enrol::{
 use gridseal_types::{
     Digest, UtcTime,
     service::{
-        Batch,
+        BATCH_MAX, Batch,
         admission::{Admission, AdmissionReply},
         certificates::{CertificateReply, CertificateRequest},
         keys::{KeyReply, KeyRequest},
     },
 };
+
+use tokio::task::JoinSet;
 
 use crate::{
     config,
@@ -136,87 +138,174 @@ struct Manager {
     observer: Observer,
 }
 
-/// What one round of the machine asks for.
+/// What the machine asks for, until it is on its way.
 #[derive(Default)]
-struct Round {
+struct Waiting {
     keys: Vec<(Task, KeyRequest)>,
     certificates: Vec<(Task, CertificateRequest)>,
     admissions: Vec<(Task, Admission)>,
-    commit: bool,
+    replies: Replies,
+}
+
+type Replies = Vec<(u64, Option<Vec<u8>>)>;
+
+/// A call that has ended.
+enum Done {
+    /// The config server took the replies and gave work, or could not be reached.
+    Pulled {
+        replies: Replies,
+        work: Option<RelayWork>,
+    },
+    Keys(Vec<(Task, Option<KeyReply>)>),
+    Certificates(Vec<(Task, Option<CertificateReply>)>),
+    Admissions(Vec<(Task, Option<AdmissionReply>)>),
+    /// The pause after an unreachable config server is over.
+    Paused,
+}
+
+/// Batches to one service at a time (decision D1); what comes meanwhile goes together in the next.
+const BATCHES_MAX: usize = 8;
+
+/// How many calls are under way, by kind.
+#[derive(Default)]
+struct UnderWay {
+    pulls: usize,
+    keys: usize,
+    is_paused: bool,
 }
 
 impl Manager {
-    /// Pulls work, answers it, pulls again.
+    /// Pulls work, answers it, pulls again. Calls to the other services overlap: while one batch is away, the next
+    /// messages are taken in, and one commit serves whatever waits for it.
     async fn run(&mut self) -> Result<()> {
-        let mut replies = Vec::new();
+        let mut calls = JoinSet::new();
+        let mut waiting = Waiting::default();
+        let mut under_way = UnderWay::default();
         loop {
-            let pull = RelayPull { replies: replies.clone(), most: u32::try_from(RELAY_BATCH_MAX)? };
-            let answer = self.peers.config_server.post("/gso/v1/relay", pull.encode()).await;
-            let work = answer
-                .ok()
-                .filter(|answer| answer.status == 200)
-                .and_then(|a| RelayWork::decode(&a.body).ok());
-            let Some(RelayWork(items)) = work else {
-                self.observer.event("config-server-unreachable", &[]);
-                tokio::time::sleep(PULL_PAUSE).await;
-                continue;
+            self.drain(&mut waiting)?;
+            self.send(&mut waiting, &mut under_way, &mut calls)?;
+            let Some(first) = calls.join_next().await else {
+                bail!("the endpoint manager waits for nothing")
             };
-            self.machine.handle(&self.records, utc_now(), Input::Work(items))?;
-            replies = self.work_off().await?;
+            self.take(first?, &mut waiting, &mut under_way, &mut calls)?;
+            // What has ended meanwhile goes into the same round.
+            while let Some(more) = calls.try_join_next() {
+                self.take(more?, &mut waiting, &mut under_way, &mut calls)?;
+            }
         }
     }
 
-    /// Drives the machine until it asks for nothing more; returns the replies for the config server.
-    async fn work_off(&mut self) -> Result<Vec<(u64, Option<Vec<u8>>)>> {
-        let mut replies = Vec::new();
+    /// Sends what waits: at most one held pull, at most [`BATCHES_MAX`] batches to the key service.
+    fn send(&self, waiting: &mut Waiting, under_way: &mut UnderWay, calls: &mut JoinSet<Done>) -> Result<()> {
+        let peers = &self.peers;
+        if !waiting.keys.is_empty() && under_way.keys < BATCHES_MAX {
+            under_way.keys += 1;
+            let (peers, asked) = (Arc::clone(peers), batch_of(&mut waiting.keys));
+            calls.spawn(async move { Done::Keys(ask(&peers.keys, keys::PATH, asked).await) });
+        }
+        if !waiting.certificates.is_empty() {
+            let (peers, asked) = (Arc::clone(peers), batch_of(&mut waiting.certificates));
+            calls.spawn(async move { Done::Certificates(ask(&peers.pki, pki::PATH, asked).await) });
+        }
+        if !waiting.admissions.is_empty() {
+            let (peers, asked) = (Arc::clone(peers), batch_of(&mut waiting.admissions));
+            calls.spawn(async move { Done::Admissions(ask(&peers.headend, headend::PATH, asked).await) });
+        }
+        while !under_way.is_paused && (under_way.pulls == 0 || !waiting.replies.is_empty()) {
+            under_way.pulls += 1;
+            let count = waiting.replies.len().min(RELAY_BATCH_MAX);
+            let replies: Replies = waiting.replies.drain(..count).collect();
+            let pull = RelayPull { replies: replies.clone(), most: u32::try_from(RELAY_BATCH_MAX)? };
+            let peers = Arc::clone(peers);
+            calls.spawn(async move {
+                let answer = peers.config_server.post("/gso/v1/relay", pull.encode()).await.ok();
+                let answer = answer.filter(|answer| answer.status == 200);
+                Done::Pulled { replies, work: answer.and_then(|answer| RelayWork::decode(&answer.body).ok()) }
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives what came back to the machine.
+    fn take(
+        &mut self,
+        done: Done,
+        waiting: &mut Waiting,
+        under_way: &mut UnderWay,
+        calls: &mut JoinSet<Done>,
+    ) -> Result<()> {
+        match done {
+            Done::Pulled { work: Some(RelayWork(items)), .. } => {
+                under_way.pulls -= 1;
+                self.machine.handle(&self.records, utc_now(), Input::Work(items))?;
+            }
+            Done::Pulled { replies, work: None } => {
+                under_way.pulls -= 1;
+                // Not delivered, as far as we know: again, the config server takes a reply once.
+                waiting.replies.extend(replies);
+                if !std::mem::replace(&mut under_way.is_paused, true) {
+                    self.observer.event("config-server-unreachable", &[]);
+                    calls.spawn(async {
+                        tokio::time::sleep(PULL_PAUSE).await;
+                        Done::Paused
+                    });
+                }
+            }
+            Done::Paused => under_way.is_paused = false,
+            Done::Keys(replies) => {
+                under_way.keys -= 1;
+                for (task, reply) in replies {
+                    let input = reply.map_or(Input::Unavailable(task), |reply| Input::Keys(task, reply));
+                    self.machine.handle(&self.records, utc_now(), input)?;
+                }
+            }
+            Done::Certificates(replies) => {
+                for (task, reply) in replies {
+                    let input =
+                        reply.map_or(Input::Unavailable(task), |reply| Input::Certificate(task, reply));
+                    self.machine.handle(&self.records, utc_now(), input)?;
+                }
+            }
+            Done::Admissions(replies) => {
+                for (task, reply) in replies {
+                    self.machine.handle(&self.records, utc_now(), Input::Admitted(task, reply.is_some()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes everything out of the machine, commits included.
+    fn drain(&mut self, waiting: &mut Waiting) -> Result<()> {
         loop {
-            let round = self.drain(&mut replies);
-            let idle = round.keys.is_empty() && round.certificates.is_empty() && round.admissions.is_empty();
-            if idle && !round.commit {
-                return Ok(replies);
+            let mut has_commit = false;
+            while let Some(output) = self.machine.poll() {
+                match output {
+                    Output::Keys(task, request) => waiting.keys.push((task, request)),
+                    Output::Certificate(task, request) => waiting.certificates.push((task, request)),
+                    Output::Admit(task, admission) => waiting.admissions.push((task, admission)),
+                    Output::Commit => has_commit = true,
+                    Output::Reply(task, reply) => waiting.replies.push((task, reply)),
+                    Output::Event(event) => tell(&self.observer, &event),
+                    _ => {}
+                }
             }
-            if round.commit {
-                let machine = &mut self.machine;
-                self.records.transact(|view| {
-                    Ok::<_, gridseal_types::records::RecordsError>((machine.writes(view, utc_now())?, ()))
-                })?;
-                self.machine.handle(&self.records, utc_now(), Input::Committed)?;
+            if !has_commit {
+                return Ok(());
             }
-            let peers = Arc::clone(&self.peers);
-            let (keys, certificates, admissions) = tokio::join!(
-                ask::<KeyRequest, KeyReply>(&peers.keys, keys::PATH, round.keys),
-                ask::<CertificateRequest, CertificateReply>(&peers.pki, pki::PATH, round.certificates),
-                ask::<Admission, AdmissionReply>(&peers.headend, headend::PATH, round.admissions),
-            );
-            for (task, reply) in keys {
-                let input = reply.map_or(Input::Unavailable(task), |reply| Input::Keys(task, reply));
-                self.machine.handle(&self.records, utc_now(), input)?;
-            }
-            for (task, reply) in certificates {
-                let input = reply.map_or(Input::Unavailable(task), |reply| Input::Certificate(task, reply));
-                self.machine.handle(&self.records, utc_now(), input)?;
-            }
-            for (task, reply) in admissions {
-                self.machine.handle(&self.records, utc_now(), Input::Admitted(task, reply.is_some()))?;
-            }
+            let machine = &mut self.machine;
+            self.records.transact(|view| {
+                Ok::<_, gridseal_types::records::RecordsError>((machine.writes(view, utc_now())?, ()))
+            })?;
+            self.machine.handle(&self.records, utc_now(), Input::Committed)?;
         }
     }
+}
 
-    fn drain(&mut self, replies: &mut Vec<(u64, Option<Vec<u8>>)>) -> Round {
-        let mut round = Round::default();
-        while let Some(output) = self.machine.poll() {
-            match output {
-                Output::Keys(task, request) => round.keys.push((task, request)),
-                Output::Certificate(task, request) => round.certificates.push((task, request)),
-                Output::Admit(task, admission) => round.admissions.push((task, admission)),
-                Output::Commit => round.commit = true,
-                Output::Reply(task, reply) => replies.push((task, reply)),
-                Output::Event(event) => tell(&self.observer, &event),
-                _ => {}
-            }
-        }
-        round
-    }
+/// As much of what waits as one batch takes.
+fn batch_of<T>(waiting: &mut Vec<T>) -> Vec<T> {
+    let count = waiting.len().min(BATCH_MAX);
+    waiting.drain(..count).collect()
 }
 
 fn tell(observer: &Observer, event: &Event) {

@@ -232,6 +232,8 @@ pub struct Device {
     record: DeviceRecord,
     state: State,
     description: Option<Description>,
+    /// The redirect of the record, once its signatures were checked since power came.
+    verified: Option<VerifiedRedirect>,
     failures: u32,
     /// A new session is to replace a configuration that the owner never confirmed.
     is_renewing: bool,
@@ -254,6 +256,7 @@ impl Device {
             record,
             state: State::Off,
             description: None,
+            verified: None,
             failures: 0,
             is_renewing: false,
             reply_due: None,
@@ -270,8 +273,8 @@ impl Device {
     /// Addresses and pins of the owner's config servers, once a redirect was accepted.
     #[must_use]
     pub fn config_servers(&self) -> Option<(Vec<String>, Vec<Digest>)> {
-        let verified = self.verified_redirect().ok()?;
-        Some((verified.redirect.urls, verified.redirect.pins))
+        let redirect = &self.verified.as_ref()?.redirect;
+        Some((redirect.urls.clone(), redirect.pins.clone()))
     }
 
     /// Next output. Drain after every [`Device::handle`].
@@ -294,9 +297,13 @@ impl Device {
         self.state.name()
     }
 
-    fn verified_redirect(&self) -> Result<VerifiedRedirect, Code> {
-        let signed = self.record.redirect.as_ref().ok_or(Code::State)?;
-        signed.verify(&self.firmware.voucher_keys)
+    /// Checks the redirect that the flash holds; what was checked since power came is not checked again.
+    fn verify_stored_redirect(&mut self) -> bool {
+        if self.verified.is_none() {
+            let signed = self.record.redirect.as_ref();
+            self.verified = signed.and_then(|signed| signed.verify(&self.firmware.voucher_keys).ok());
+        }
+        self.verified.is_some()
     }
 
     fn event(&mut self, event: Event) {

@@ -58,6 +58,7 @@ pub async fn run(dir: &Path, concurrency: usize) -> Result<()> {
         serde_json::json!({
             "event": "fleet", "onboarded": onboarded, "failed": failed, "seconds": seconds,
             "round_trips_each": each(total.round_trips), "bytes_each": each(total.bytes),
+            "cpu_s": own_cpu_s(),
         })
     );
     Ok(())
@@ -70,4 +71,13 @@ async fn one(dir: &Path) -> Result<Cost> {
     push::reach(&meter, owner.record()).await?;
     let traffic = owner.traffic();
     Ok(Cost { round_trips: traffic.round_trips, bytes: traffic.bytes })
+}
+
+/// CPU of this process so far, seconds; zero where the system does not tell.
+fn own_cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // After the command name: state, then numbers; the 12th and 13th are user and system ticks of 10 ms.
+    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    ticks / 100.0
 }

@@ -146,7 +146,7 @@ impl Device {
         self.description = Some(description);
         if self.record.installed.is_some() && !self.is_renewing {
             self.operate();
-        } else if self.record.redirect.is_some() && self.verified_redirect().is_ok() {
+        } else if self.verify_stored_redirect() {
             self.make_keys();
         } else {
             self.outputs.push_back(Output::Random(NONCE_SIZE));
@@ -211,6 +211,7 @@ impl Device {
                 self.failures = 0;
                 self.record.redirect_seq = Some((verified.redirect.epoch, verified.redirect.seq));
                 self.record.redirect = Some(answer.signed);
+                self.verified = Some(verified);
                 self.outputs.push_back(Output::Persist);
                 self.state = State::StoringRedirect;
             }
@@ -228,12 +229,13 @@ impl Device {
     }
 
     fn derive_secret(&mut self) {
-        match self.verified_redirect() {
-            Ok(verified) => {
-                self.root(RootRequest::OwnerSecret(verified.voucher.epoch));
+        match &self.verified {
+            Some(verified) => {
+                let epoch = verified.voucher.epoch;
+                self.root(RootRequest::OwnerSecret(epoch));
                 self.state = State::DerivingSecret;
             }
-            Err(code) => self.give_up(code),
+            None => self.give_up(Code::State),
         }
     }
 
@@ -243,8 +245,8 @@ impl Device {
         owner_secret: gridseal_crypto::Key<gridseal_crypto::role::OwnerSecret, 32>,
         random: &[u8],
     ) {
-        let (Some(m), Some(description), Some(keys), Ok(redirect)) =
-            (Nonce::from_slice(random), &self.description, &self.record.keys, self.verified_redirect())
+        let (Some(m), Some(description), Some(keys), Some(redirect)) =
+            (Nonce::from_slice(random), &self.description, &self.record.keys, self.verified.clone())
         else {
             return self.give_up(Code::State);
         };
@@ -495,6 +497,7 @@ impl Device {
         if self.failures >= 2 * FAILURES_MAX && !is_confirmed {
             // The owner may have moved: ask the init server again.
             self.record.redirect = None;
+            self.verified = None;
         }
     }
 
