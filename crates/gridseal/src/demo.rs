@@ -63,6 +63,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let began = tick_now();
     let mut view = View::new(arguments.json, began);
+    if let Some(evidence) = &arguments.evidence
+        && std::fs::read_dir(evidence).is_ok_and(|mut entries| entries.next().is_some())
+    {
+        bail!("{} is not empty: evidence of two runs must not be mixed", evidence.display());
+    }
     let anchor = choose_anchor(arguments.anchor, &mut view);
     let dir = WorkDir::new(arguments)?;
     let stop = interrupted()?;
@@ -85,6 +90,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     let checks = fleet.finish(arguments.evidence.as_deref(), &outcome, &mut view)?;
+    let mut checks = checks;
+    let expected = fleet.meters().len();
+    if outcome.onboarded() < expected {
+        checks.problems.push(format!("{} of {expected} meters were onboarded", outcome.onboarded()));
+    }
+    if checks.readings_by_meter.len() < expected {
+        checks.problems.push(format!("{} of {expected} meters delivered", checks.readings_by_meter.len()));
+    }
     let good = outcome.first_reading.is_some()
         && outcome.onboarded() == fleet.meters().len()
         && checks.readings_by_meter.len() == fleet.meters().len()
@@ -162,25 +175,25 @@ fn report(
             "key_search": checks.key_search,
             "problems": checks.problems,
         });
-        println!("{object}");
+        crate::observe::show(&format!("{object}"));
     } else {
-        println!();
-        println!(
+        crate::observe::show("");
+        crate::observe::show(&format!(
             "{} of {} meters onboarded, anchor {}",
             outcome.onboarded(),
             arguments.meters,
             anchor.name()
-        );
-        println!(
+        ));
+        crate::observe::show(&format!(
             "{} readings stored, each sealed by its meter, opened by `keys`, stored once",
             checks.readings
-        );
-        println!("{} audit entries, chains whole", checks.audit_entries);
+        ));
+        crate::observe::show(&format!("{} audit entries, chains whole", checks.audit_entries));
         if let Some(first) = first {
-            println!("first reading after {first:.1} s");
+            crate::observe::show(&format!("first reading after {first:.1} s"));
         }
         for problem in &checks.problems {
-            println!("PROBLEM: {problem}");
+            crate::observe::show(&format!("PROBLEM: {problem}"));
         }
     }
 }
@@ -244,18 +257,24 @@ fn interrupted() -> Result<std::sync::mpsc::Receiver<()>> {
         runtime.block_on(async {
             let mut terminate =
                 tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
-            let terminated = async {
-                match &mut terminate {
-                    Some(signal) => signal.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
+            let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
-                _ = terminated => {}
+                () = received(&mut terminate) => {}
+                () = received(&mut hang_up) => {}
             }
             let _ = sender.send(());
         });
     });
     Ok(receiver)
+}
+
+/// Ready with the next of these signals; never when they cannot be had.
+async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
 }

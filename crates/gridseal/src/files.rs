@@ -1,9 +1,9 @@
 //! Files of a process: written whole or not at all, readable by their owner alone, keys only as envelopes.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -44,6 +44,16 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
+/// Keeps a second copy of a process out of its directory, until the returned file is dropped.
+pub fn lock_directory(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => bail!("another process works in {}", dir.display()),
+    }
+}
+
 /// A directory whose private keys are wrapped under one key file: a software keystore, to be replaced by an HSM.
 #[derive(Debug)]
 pub struct Zone {
@@ -56,7 +66,12 @@ const ZONE_KEY: &str = "zone.kek";
 impl Zone {
     /// Opens a zone.
     pub fn open(dir: &Path) -> Result<Self> {
-        let mut bytes = read(&dir.join(ZONE_KEY))?;
+        let path = dir.join(ZONE_KEY);
+        let mut bytes = read(&path)?;
+        let mode = fs::metadata(&path)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            bail!("{} may be read by others (mode {:o}): chmod 600", path.display(), mode & 0o777);
+        }
         let Some(dek) = Key::take_slice(&mut bytes) else {
             bail!("{} is not a key file of 32 bytes", dir.join(ZONE_KEY).display());
         };
@@ -66,7 +81,11 @@ impl Zone {
     /// Opens a zone, or makes one with a fresh key.
     pub fn open_or_create(dir: &Path) -> Result<Self> {
         if !dir.join(ZONE_KEY).exists() {
-            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .with_context(|| format!("cannot make {}", dir.display()))?;
             let mut bytes = gridseal_crypto::random::<32>(&mut OsRng)?;
             write_atomic(&dir.join(ZONE_KEY), &bytes)?;
             bytes.fill(0);

@@ -46,3 +46,15 @@ impl Observer {
         }
     }
 }
+
+/// Prints a line of a command's answer. A reader that has seen enough (`| head`) ends the command, quietly.
+pub fn say(line: &str) {
+    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a line for a person who watches; whether anybody still does changes nothing.
+pub fn show(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}

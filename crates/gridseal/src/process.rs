@@ -102,3 +102,13 @@ pub async fn serve(observer: &Observer, name: &str, server: Server) -> Result<()
         .await;
     Ok(())
 }
+
+/// Takes the port of a server, naming it in the error.
+pub async fn bind(
+    address: std::net::SocketAddr,
+    tls: gridseal_io::tls::ServerTls,
+    router: gridseal_api::router::Router,
+    limits: gridseal_api::server::Limits,
+) -> Result<Server> {
+    Server::bind(address, tls, router, limits).await.with_context(|| format!("cannot listen on {address}"))
+}

@@ -20,7 +20,10 @@ impl View {
 
     fn print(&self, who: &str, what: &str) {
         if !self.quiet {
-            println!("{:6.2} s  {who:<18} {what}", tick_now().since(self.began).as_secs_f64());
+            crate::observe::show(&format!(
+                "{:6.2} s  {who:<18} {what}",
+                tick_now().since(self.began).as_secs_f64()
+            ));
         }
     }
 
@@ -55,9 +58,9 @@ impl View {
                 .light_color(Dense1x2::Dark)
                 .quiet_zone(true)
                 .build();
-            println!("{picture}");
+            crate::observe::show(&picture);
         }
-        println!("{text}");
+        crate::observe::show(text);
     }
 
     /// An event of a process.

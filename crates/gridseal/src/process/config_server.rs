@@ -12,7 +12,7 @@ use anyhow::Result;
 use gridseal_api::{
     Refusal, Reply,
     router::{Access, Peer, Router},
-    server::{Limits, Server},
+    server::Limits,
 };
 use gridseal_io::{
     clock::tick_now,
@@ -31,7 +31,7 @@ use crate::{
     config,
     files::Zone,
     observe::Observer,
-    process::{inner_roots, serve, service_identity},
+    process::{bind, inner_roots, serve, service_identity},
 };
 
 /// How long the endpoint manager's call is held when there is no work.
@@ -111,8 +111,8 @@ pub async fn run(path: &Path) -> Result<()> {
         RELAY_SIZE_MAX,
         move |peer, body| pull(Arc::clone(&shared), peer, body.to_vec()),
     );
-    let field = Server::bind(config.listen, field_tls, field, Limits::FIELD).await?;
-    let inner = Server::bind(config.listen_inner, inner_tls, inner, Limits::INNER).await?;
+    let field = bind(config.listen, field_tls, field, Limits::FIELD).await?;
+    let inner = bind(config.listen_inner, inner_tls, inner, Limits::INNER).await?;
     tokio::try_join!(serve(&observer, "field", field), serve(&observer, "inner", inner))?;
     Ok(())
 }

@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     config,
-    files::{Zone, parse_public_key, read, read_certificates},
+    files::{Zone, lock_directory, parse_public_key, read, read_certificates},
     observe::Observer,
     process::{headend, inner_client, keys, pki},
 };
@@ -120,6 +120,7 @@ fn load_policy(path: &Path, key: &str) -> Result<Policy> {
 pub async fn run(path: &Path) -> Result<()> {
     let (setup, dir) = set_up(path)?;
     let observer = Observer::new("endpoint-manager");
+    let _lock = lock_directory(&dir)?;
     let records = SqliteRecords::open(dir.join("register.db")).context("cannot open the register")?;
     let outbox_records = SqliteRecords::open(dir.join("register.db")).context("cannot open the register")?;
     let peers = Arc::new(setup.peers);

@@ -12,7 +12,7 @@ use gridseal_api::{
     Refusal,
     client::Client,
     router::{Access, Router},
-    server::{Limits, Server},
+    server::Limits,
 };
 use gridseal_crypto::{Key, Signer, SigningKey, role::ServiceTls};
 use gridseal_headend::{
@@ -42,7 +42,7 @@ use crate::{
     config,
     files::Zone,
     observe::Observer,
-    process::{inner_client, inner_roots, keys, pki, serve, service_identity},
+    process::{bind, inner_client, inner_roots, keys, pki, serve, service_identity},
 };
 
 /// Path of the admissions.
@@ -83,7 +83,7 @@ pub async fn run(path: &Path) -> Result<()> {
     let (field_tls, renew_at) = certificate(&pki).await?;
     let (tls_sender, tls) = watch::channel(field_tls);
     let admissions = admissions(Arc::clone(&store), wire.clone(), observer.clone());
-    let inner = Server::bind(config.listen_inner, inner_tls, admissions, Limits::INNER).await?;
+    let inner = bind(config.listen_inner, inner_tls, admissions, Limits::INNER).await?;
     let listener = TcpListener::bind(config.listen).await?;
     observer.event("listening", &[("side", &"field"), ("address", &listener.local_addr()?)]);
     let shell = Shell {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use gridseal_api::{
     Refusal, Reply,
     router::{Access, Router},
-    server::{Limits, Server},
+    server::Limits,
 };
 use gridseal_crypto::{SigningKey, role::InitSigning};
 use gridseal_io::{
@@ -25,7 +25,7 @@ use crate::{
     config,
     files::{Zone, parse_public_key},
     observe::Observer,
-    process::{serve, service_identity},
+    process::{bind, serve, service_identity},
 };
 
 /// Runs the init server.
@@ -59,7 +59,7 @@ pub async fn run(path: &Path) -> Result<()> {
             }
         }
     });
-    let server = Server::bind(config.listen, tls, router, Limits::FIELD).await?;
+    let server = bind(config.listen, tls, router, Limits::FIELD).await?;
     serve(&observer, "field", server).await
 }
 

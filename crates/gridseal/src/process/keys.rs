@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use gridseal_api::{
     Refusal,
     router::{Access, Router},
-    server::{Limits, Server},
+    server::Limits,
 };
 use gridseal_io::tls::{Alpn, server_for_clients};
 use gridseal_keys::front::{self, ENDPOINT_MANAGER, HEADEND};
@@ -30,7 +30,7 @@ use crate::{
     config,
     files::Zone,
     observe::Observer,
-    process::{inner_roots, serve, service_identity},
+    process::{bind, inner_roots, serve, service_identity},
 };
 
 /// Path of the service.
@@ -70,7 +70,7 @@ pub async fn run(path: &Path) -> Result<()> {
             }
         },
     );
-    let server = Server::bind(config.listen, tls, router, Limits::INNER).await?;
+    let server = bind(config.listen, tls, router, Limits::INNER).await?;
     tokio::select! {
         result = serve(&observer, "inner", server) => result,
         result = core_ended => match result {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use gridseal_api::{
     Refusal,
     router::{Access, Router},
-    server::{Limits, Server},
+    server::Limits,
 };
 use gridseal_crypto::{SigningKey, role::CaSigning};
 use gridseal_io::{
@@ -30,7 +30,7 @@ use crate::{
     config,
     files::{Zone, read_certificates},
     observe::Observer,
-    process::{inner_roots, serve, service_identity},
+    process::{bind, inner_roots, serve, service_identity},
 };
 
 /// Path of the service.
@@ -72,7 +72,7 @@ pub async fn run(path: &Path) -> Result<()> {
             }
         },
     );
-    let server = Server::bind(config.listen, tls, router, Limits::INNER).await?;
+    let server = bind(config.listen, tls, router, Limits::INNER).await?;
     serve(&observer, "inner", server).await
 }
 

@@ -57,15 +57,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !arguments.db.is_file() {
         anyhow::bail!("{} does not exist", arguments.db.display());
     }
+    if std::fs::metadata(&arguments.db)?.len() == 0 {
+        anyhow::bail!("{} is empty: no process of ours leaves that", arguments.db.display());
+    }
     let records = SqliteRecords::open(&arguments.db).context("cannot open the database")?;
     match checked(&records)? {
         Ok(chain) => {
             for entry in &chain {
                 if arguments.json {
-                    println!("{}", to_json(entry));
+                    crate::observe::say(&format!("{}", to_json(entry)));
                 } else {
                     let Entry { sequence, at, actor, act, subject, detail, .. } = entry;
-                    println!("{sequence:>6} {at} {actor} {act} {subject} {detail}");
+                    crate::observe::say(&format!("{sequence:>6} {at} {actor} {act} {subject} {detail}"));
                 }
             }
             eprintln!("{} entries, chain whole", chain.len());

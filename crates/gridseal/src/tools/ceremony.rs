@@ -95,8 +95,11 @@ pub struct Configure {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7440")]
     init_server: SocketAddr,
     /// Length of the meters' load-profile interval, seconds.
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     interval_s: u32,
+    /// Replace configuration files that are there.
+    #[arg(long)]
+    replace: bool,
     /// Accept devices whose root of trust is software. Tests only.
     #[arg(long)]
     danger_accept_software_roots: bool,
@@ -105,6 +108,13 @@ pub struct Configure {
 /// Writes the configuration files of an owner's processes.
 pub fn configure(arguments: &Configure) -> Result<()> {
     let owner = &arguments.out;
+    let edited = owner.join("endpoint-manager/config.toml");
+    if edited.exists() && !arguments.replace {
+        anyhow::bail!(
+            "{} exists and may have been edited: --replace writes all of them anew",
+            edited.display()
+        );
+    }
     let manufacturer = manufacturer(&arguments.factory, arguments.init_server)?;
     let addresses = Inner {
         config: arguments.config_listen,

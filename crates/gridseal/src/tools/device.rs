@@ -98,12 +98,17 @@ type Outcome = (String, Option<gridseal_types::Code>);
 
 fn report(json: bool, (serial, refused): &Outcome) {
     match (json, refused) {
-        (true, None) => println!("{}", serde_json::json!({"serial": serial, "registered": true})),
-        (true, Some(code)) => {
-            println!("{}", serde_json::json!({"serial": serial, "registered": false, "code": code.name()}));
+        (true, None) => {
+            crate::observe::say(&format!("{}", serde_json::json!({"serial": serial, "registered": true})))
         }
-        (false, None) => println!("registered {serial}"),
-        (false, Some(code)) => println!("refused    {serial}: {code}"),
+        (true, Some(code)) => {
+            crate::observe::say(&format!(
+                "{}",
+                serde_json::json!({"serial": serial, "registered": false, "code": code.name()})
+            ));
+        }
+        (false, None) => crate::observe::say(&format!("registered {serial}")),
+        (false, Some(code)) => crate::observe::say(&format!("refused    {serial}: {code}")),
     }
 }
 
@@ -178,7 +183,7 @@ pub fn release(arguments: &Release) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(ask(&setup, vec![request]))?.pop() {
         Some(KeyReply::Done) => {
-            println!("released {}: it may onboard again", arguments.serial);
+            crate::observe::say(&format!("released {}: it may onboard again", arguments.serial));
             Ok(())
         }
         _ => bail!("the key service did not take it; release it again"),
@@ -198,7 +203,7 @@ pub fn show(arguments: &Show) -> Result<()> {
             let entry: RegisterEntry = minicbor::decode(value).context("register row does not decode")?;
             let quarantine = entry.quarantine.map(|code| code.name());
             if arguments.json {
-                println!(
+                crate::observe::say(&format!(
                     "{}",
                     serde_json::json!({
                         "serial": entry.serial, "model": entry.model, "device": entry.device.to_string(),
@@ -207,10 +212,15 @@ pub fn show(arguments: &Show) -> Result<()> {
                         "epoch": entry.epoch, "quarantine": quarantine,
                         "redirect_registered": entry.registration_pending.is_none(),
                     })
-                );
+                ));
             } else {
                 let reason = quarantine.map(|code| format!(" ({code})")).unwrap_or_default();
-                println!("{} {} {}{reason}", entry.serial, entry.system_title, entry.state.name());
+                crate::observe::say(&format!(
+                    "{} {} {}{reason}",
+                    entry.serial,
+                    entry.system_title,
+                    entry.state.name()
+                ));
             }
         }
     }

@@ -23,11 +23,11 @@ pub struct Arguments {
     /// Manufacturer's name.
     #[arg(long)]
     vendor: String,
-    /// Model: 1 to 20 of 0-9 A-Z - .
+    /// Model: 1 to 20 characters of 0-9, A-Z, dash and full stop.
     #[arg(long)]
     model: String,
     /// How many devices.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
     /// Root of trust.
     #[arg(long, value_enum, default_value = "tpm")]
@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Length of a load-profile interval, seconds.
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     interval_s: u32,
 }
 

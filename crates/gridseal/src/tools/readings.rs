@@ -71,14 +71,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn print(reading: &Reading, json: bool) {
     let Reading { key, interval_s, value, unit, quality } = reading;
     if json {
-        println!(
+        crate::observe::say(&format!(
             "{}",
             serde_json::json!({
                 "start": key.start.to_string(), "interval_s": interval_s, "meter": key.meter.to_string(),
                 "obis": key.obis.to_string(), "value": value, "unit": unit.symbol(), "status": quality.0,
             })
-        );
+        ));
     } else {
-        println!("{} +{interval_s}s  {}  {}  {value} {}", key.start, key.meter, key.obis, unit.symbol());
+        crate::observe::say(&format!(
+            "{} +{interval_s}s  {}  {}  {value} {}",
+            key.start,
+            key.meter,
+            key.obis,
+            unit.symbol()
+        ));
     }
 }

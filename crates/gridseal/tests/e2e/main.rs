@@ -26,4 +26,5 @@ mod power;
 #[path = "../../src/demo/scan.rs"]
 mod scan;
 mod site;
+mod storage;
 mod zones;

@@ -134,6 +134,8 @@ pub enum Input<'i> {
     NoReply,
     /// The deadline has come.
     Timeout,
+    /// The counter of the delivered keys is on flash. To be told before its first value is used.
+    CounterBegun,
     /// The terminus, authenticated by the CA bundle, accepted the LDevID: as good as C8.
     TerminusAccepted,
     /// The terminus refused a device whose configuration was never confirmed.

@@ -60,7 +60,7 @@ pub async fn run(meter: &Meter, owner: &mut Shell<'_>) -> Result<()> {
         if refusals >= REFUSALS_MAX && !confirmed {
             return Ok(());
         }
-        pushing.pause(refusals).await?;
+        pushing.pause(refusals, owner).await?;
     }
 }
 
@@ -129,6 +129,11 @@ impl<'m> Pushing<'m> {
         let generation = u32::from_be_bytes(*installed.digest.0.first_chunk().context("digest")?);
         let config = PushConfig { system_title, key_generation: generation };
         let machine = match read_if_there(&meter.dir.join("push.cbor"))? {
+            None if installed.is_counting => {
+                bail!(
+                    "push.cbor is gone: which counters these keys have used cannot be known, the meter needs new keys"
+                );
+            }
             None => Push::begin(config, push_keys),
             Some(bytes) => Push::resume(config, push_keys, &bytes).context("push.cbor is no push record")?,
         };
@@ -153,7 +158,7 @@ impl<'m> Pushing<'m> {
         let mut has_heard = false;
         let mut buffer = vec![0; 4_096];
         loop {
-            if !self.drain(Some(&mut link)).await? {
+            if !self.drain(Some(&mut link), owner).await? {
                 break;
             }
             let wait = self.next_wait();
@@ -177,7 +182,7 @@ impl<'m> Pushing<'m> {
             self.tick()?;
         }
         self.machine.handle(tick_now(), PushInput::Disconnected)?;
-        self.drain::<L>(None).await?;
+        self.drain::<L>(None, owner).await?;
         Ok(has_heard || tick_now().since(began) >= LINK_STANDS_AFTER)
     }
 
@@ -203,12 +208,20 @@ impl<'m> Pushing<'m> {
     }
 
     /// Does what the machine asks. `false` when the link is to be closed.
-    async fn drain<L: AsyncWrite + Unpin>(&mut self, mut link: Option<&mut L>) -> Result<bool> {
+    async fn drain<L: AsyncWrite + Unpin>(
+        &mut self,
+        mut link: Option<&mut L>,
+        owner: &mut Shell<'_>,
+    ) -> Result<bool> {
         let mut alive = true;
         while let Some(output) = self.machine.poll() {
             match output {
                 Output::Persist { id, record } => {
                     write_atomic(&self.meter.dir.join("push.cbor"), &record)?;
+                    if owner.record().installed.as_ref().is_some_and(|installed| !installed.is_counting) {
+                        owner.tell(Input::CounterBegun)?;
+                        owner.settle().await?;
+                    }
                     self.machine.handle(tick_now(), PushInput::Persisted(id))?;
                 }
                 Output::Transmit(frame) => {
@@ -242,7 +255,7 @@ impl<'m> Pushing<'m> {
     }
 
     /// Waits before the next try to reach the terminus; the profile goes on meanwhile.
-    async fn pause(&mut self, refusals: u32) -> Result<()> {
+    async fn pause(&mut self, refusals: u32, owner: &mut Shell<'_>) -> Result<()> {
         let ceiling = Duration::from_millis(self.meter.firmware.backoff_ms)
             .saturating_mul(1 << refusals.min(10))
             .min(Duration::from_secs(600));
@@ -254,7 +267,7 @@ impl<'m> Pushing<'m> {
             tokio::time::sleep(left.min(Duration::from_millis(500))).await;
             if let Some(row) = self.profile.capture(utc_now()) {
                 self.machine.handle(tick_now(), PushInput::Captured(row))?;
-                self.drain::<TcpStream>(None).await?;
+                self.drain::<TcpStream>(None, owner).await?;
             }
         }
         Ok(())

@@ -192,6 +192,7 @@ impl Device {
             digest: SignedType::C6.hash(&payload),
             pin: config.pin,
             confirmed: false,
+            is_counting: false,
         };
         let import = |object: crate::enrol::session::DeliveredObject| ImportObject {
             public: object.public,

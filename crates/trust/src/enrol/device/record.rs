@@ -61,6 +61,9 @@ pub struct Installed {
     /// Whether C8 was seen.
     #[n(8)]
     pub confirmed: bool,
+    /// Whether a counter was begun for the delivered keys: then its file must be there, a lost one is never begun anew.
+    #[n(9)]
+    pub is_counting: bool,
 }
 
 /// One delivered secret, imported into the root.

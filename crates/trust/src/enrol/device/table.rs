@@ -107,7 +107,8 @@ impl Device {
             }
             (State::AwaitingDone(session), Input::Received(wire)) => self.done_received(now, session, wire),
             (State::Confirming, Input::Persisted) => self.operate(),
-            (State::Operating, Input::TerminusAccepted) => self.terminus_accepted(),
+            (State::Operating, Input::CounterBegun) => self.note(|installed| &mut installed.is_counting),
+            (State::Operating, Input::TerminusAccepted) => self.note(|installed| &mut installed.confirmed),
             (State::Operating, Input::TerminusRefused) => self.terminus_refused(),
             (State::Flushing, Input::Root(_)) => self.back_off(State::Off),
             (State::Jittering(then), Input::Random(bytes)) => self.wait(now, *then, bytes),
@@ -163,14 +164,14 @@ impl Device {
         self.state = State::Operating;
     }
 
-    fn terminus_accepted(&mut self) {
-        match &mut self.record.installed {
-            Some(installed) if !installed.confirmed => {
-                installed.confirmed = true;
-                self.outputs.push_back(Output::Persist);
-                self.state = State::Confirming;
-            }
-            _ => self.state = State::Operating,
+    /// Notes a fact about what is installed, durably, unless it is known.
+    fn note(&mut self, fact: fn(&mut super::Installed) -> &mut bool) {
+        self.state = State::Operating;
+        if let Some(fact) = self.record.installed.as_mut().map(fact)
+            && !core::mem::replace(fact, true)
+        {
+            self.outputs.push_back(Output::Persist);
+            self.state = State::Confirming;
         }
     }
 

@@ -1,0 +1,91 @@
+//! What a meter and an owner do when files are lost, and when a person has to decide.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use crate::site::{Plan, Site};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_gridseal");
+
+/// Runs a command to its end within a time; its exit code and what it said.
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new("timeout").arg("10").arg(PROGRAM).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn s1_a_meter_whose_counter_file_is_lost_refuses_to_seal_again() {
+    let mut site = Site::new("storage", Plan { meters: 1, anchor: "software", ..Plan::default() });
+    let serial = site.meters[0].clone();
+    site.onboard(&serial);
+    site.kill(&format!("meter {serial}"));
+    let dir = site.factory(&serial);
+    std::fs::remove_file(dir.join("push.cbor")).unwrap();
+    let (code, said) = run(&["meter", "run", "--dir", text(&dir)]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("push.cbor is gone"), "{said}");
+    assert!(!said.contains("\"pushed\""), "nothing may be sealed: {said}");
+}
+
+#[test]
+fn a_quarantined_device_onboards_only_after_a_person_has_released_it() {
+    let mut site = Site::new("release", Plan { meters: 1, anchor: "software", ..Plan::default() });
+    let serial = site.meters[0].clone();
+    let manager = site.owner("endpoint-manager/config.toml");
+    // A policy for another model: every measurement of this one is refused.
+    let policy = site.owner("endpoint-manager/policy.cose");
+    let right = std::fs::read(&policy).unwrap();
+    site.kill("endpoint-manager");
+    let (owner, factory) = (site.owner(""), site.factory(""));
+    let replaced = [
+        "ceremony",
+        "configure",
+        "--replace",
+        "--model",
+        "OTHER",
+        "--out",
+        text(&owner),
+        "--factory",
+        text(&factory),
+    ];
+    let kept: Vec<(std::path::PathBuf, Vec<u8>)> =
+        ["keys", "pki", "config-server", "headend", "endpoint-manager"]
+            .map(|name| site.owner(&format!("{name}/config.toml")))
+            .into_iter()
+            .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+            .collect();
+    let (code, said) = run(&replaced);
+    assert_eq!(code, Some(0), "{said}");
+    for (path, bytes) in &kept {
+        std::fs::write(path, bytes).unwrap();
+    }
+    site.start("endpoint-manager");
+    site.start(&format!("meter {serial}"));
+    site.expect("a quarantine", |told| told.is("endpoint-manager", "quarantined"));
+    site.kill(&format!("meter {serial}"));
+    let (code, said) = run(&["device", "show", "--config", text(&manager)]);
+    assert!(code == Some(0) && said.contains("quarantined (E_POLICY)"), "{said}");
+
+    // With the right policy again it is still held.
+    site.kill("endpoint-manager");
+    std::fs::write(&policy, right).unwrap();
+    site.start("endpoint-manager");
+    site.start(&format!("meter {serial}"));
+    site.expect("a refusal", |told| {
+        told.is("endpoint-manager", "refused") && told.field("code") == "E_STATE"
+    });
+    let (code, said) =
+        run(&["device", "release", "--config", text(&manager), "--reason", "checked", "NOBODY"]);
+    assert_eq!(code, Some(1), "{said}");
+    let (code, said) =
+        run(&["device", "release", "--config", text(&manager), "--reason", "checked", &serial]);
+    assert_eq!(code, Some(0), "{said}");
+    let name = format!("meter {serial}");
+    let confirmed = site.wait(Duration::from_secs(30), |told| told.is(&name, "confirmed"));
+    assert!(confirmed.is_some(), "{}", site.report(60));
+    site.assert_audit();
+}
