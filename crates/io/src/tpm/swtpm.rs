@@ -57,7 +57,8 @@ impl Swtpm {
     /// `swtpm.log` in it.
     ///
     /// # Errors
-    /// [`std::io::Error`] as given by the system; not found when swtpm is not installed.
+    /// [`std::io::Error`] as given by the system. A missing swtpm shows at the first command only: ask
+    /// [`swtpm_available`] before.
     pub fn start(state: &Path) -> std::io::Result<Self> {
         let mut swtpm = Self { state: state.to_path_buf(), running: None };
         swtpm.power_on()?;
@@ -81,7 +82,10 @@ impl Swtpm {
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let log = File::options().create(true).append(true).open(self.state.join("swtpm.log"))?;
-        let child = Command::new(PROGRAM)
+        // An emulator whose peer goes with an answer unread takes the broken connection for a listening one and spins for
+        // ever: the system ends it together with the thread that starts it here.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", PROGRAM])
             // Of its two ways to inherit a socket only `--server` takes descriptor 0; it reads any stream there.
             .args(["socket", "--tpm2", "--server", "type=tcp,fd=0"])
             .args(["--flags", "not-need-init,startup-clear", "--tpmstate"])
