@@ -526,3 +526,50 @@ fn the_audit_log_of_an_onboarding_is_a_chain_that_names_each_act() {
     let attested = device_entry(&world).attested_at;
     assert!(attested >= START && attested <= UtcTime(world.utc().0));
 }
+
+#[test]
+fn the_active_keys_are_tried_however_many_were_sent_and_lost_since() {
+    let mut world = onboarded();
+    let first = world.seal_apdu(0, b"first");
+    assert!(is_fresh(&world.open_apdu(&first)));
+    let mut entry = device_entry(&world);
+    assert_eq!(entry.active_version, 1);
+    entry.channel_version = 9;
+    put(&mut world.key_records, DEVICES, entry.device.as_bytes(), &entry);
+    let second = world.seal_apdu(1, b"second");
+    assert!(is_fresh(&world.open_apdu(&second)));
+}
+
+#[test]
+fn a_credential_goes_to_the_registered_endorsement_key_only() {
+    let hello = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let seen = std::rc::Rc::clone(&hello);
+    let mut world = World::new();
+    let before = world.key_records.clone();
+    world.replace(Leg::Session(Step::HELLO), move |_, wire| {
+        *seen.borrow_mut() = wire.to_vec();
+        wire.to_vec()
+    });
+    world.start();
+    world.run();
+    assert!(world.is_confirmed());
+    world.key_records = before;
+    let right = *gridseal_trust::tpm::endorsement_key(&world.entry().ek_pub.0).unwrap().point();
+    let other = *gridseal_crypto::Signer::public(
+        &support::signing_key::<gridseal_crypto::role::OwnerSigning>("another TPM"),
+    )
+    .point();
+    let ask = |point| {
+        KeyRequest::Challenge(Challenge {
+            c1: hello.borrow().clone(),
+            endorsement_point: point,
+            ak_name: gridseal_types::EkName([0; 34]),
+            suites: vec![1],
+            pcr_selection: vec![],
+            ima_next: 0,
+            voucher_head: gridseal_types::Digest([0; 32]),
+        })
+    };
+    assert_eq!(refusal(&world.decide(ask(other))), Some(Code::Endorsement));
+    assert!(matches!(world.decide(ask(right)), KeyReply::Sealed { .. }));
+}

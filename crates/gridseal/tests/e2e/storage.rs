@@ -89,3 +89,28 @@ fn a_quarantined_device_onboards_only_after_a_person_has_released_it() {
     assert!(confirmed.is_some(), "{}", site.report(60));
     site.assert_audit();
 }
+
+#[test]
+fn loose_key_files_empty_logs_used_evidence_and_second_copies_are_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::new("guards", Plan { meters: 1, anchor: "software", ..Plan::default() });
+    let manager = site.owner("endpoint-manager/config.toml");
+    let (code, said) = run(&["endpoint-manager", "--config", text(&manager)]);
+    assert!(code == Some(1) && said.contains("another process works in"), "{said}");
+
+    let key = site.owner("headend/zone.kek");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, said) = run(&["readings", "--dir", text(&site.owner("headend"))]);
+    assert!(code == Some(1) && said.contains("may be read by others"), "{said}");
+
+    let log = site.owner("empty.db");
+    std::fs::write(&log, []).unwrap();
+    let (code, said) = run(&["audit", "--db", text(&log)]);
+    assert!(code == Some(1) && said.contains("is empty"), "{said}");
+    let (code, said) = run(&["audit", "--db", text(&site.owner("absent.db"))]);
+    assert!(code == Some(1) && said.contains("does not exist"), "{said}");
+    assert!(!site.owner("absent.db").exists(), "a look must not make the file");
+
+    let (code, said) = run(&["demo", "--for", "1", "--evidence", text(&site.owner("headend"))]);
+    assert!(code == Some(1) && said.contains("is not empty"), "{said}");
+}

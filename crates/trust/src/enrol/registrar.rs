@@ -19,7 +19,7 @@ use gridseal_types::{
 
 use super::{
     document::Policy,
-    session::{EvidenceBody, HelloBody, InstalledBody, ResponsesBody, SUITE_P256, Step, Transcript, sid_of},
+    session::{EvidenceBody, HelloBody, InstalledBody, ResponsesBody, Step, Transcript, sid_of},
 };
 use crate::tpm;
 
@@ -516,6 +516,3 @@ impl Registrar {
         })
     }
 }
-
-/// The suite that a session of this version has.
-pub const SUITE: u16 = SUITE_P256;
