@@ -118,6 +118,9 @@ pub struct Keys {
     /// Longest age of an attestation, seconds (rule S13).
     #[serde(default = "default_attestation_age")]
     pub attestation_age_max_s: u64,
+    /// Go on where this process's memory cannot be kept out of swap. Test mode.
+    #[serde(default)]
+    pub danger_unlocked_memory: bool,
     /// Write every key this service makes into a file, in hex. For a demo's search of other processes only.
     #[serde(default)]
     pub danger_inventory: Option<PathBuf>,

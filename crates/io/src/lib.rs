@@ -4,6 +4,7 @@
 #![deny(missing_docs)]
 
 pub mod clock;
+pub mod confine;
 pub mod rng;
 pub mod tls;
 pub mod tpm;

@@ -132,6 +132,7 @@ impl Fleet {
         let vendor = Vendor::open_or_found(&factory_dir.join("vendor"), &init_dir, "ACME", &ANY_PORT)?;
         tools::factory::write_init_config(&init_dir, &vendor, ANY_PORT, self.options.with_inventory)?;
         let choices = Choices {
+            unlocked_memory: true,
             log_frames: self.options.with_inventory,
             inventory: self.options.with_inventory.then(|| "inventory.json".into()),
             plant: evidence::plant(self, &owner_dir.join("headend"))?,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use gridseal_io::{clock::utc_now, rng::OsRng};
+use gridseal_io::{clock::utc_now, confine, rng::OsRng};
 use gridseal_keys::{Core, Keystore, KeystoreFile};
 use gridseal_store::SqliteRecords;
 use gridseal_types::service::{Batch, keys::KeyRequest};
@@ -20,6 +20,7 @@ use crate::{
 /// Runs the core until its input ends.
 pub fn run(path: &Path) -> Result<()> {
     let (config, dir): (config::Keys, _) = config::load(path)?;
+    keep_secrets_in_memory(&config)?;
     let file: KeystoreFile =
         minicbor::decode(&read(&dir.join("keystore.cbor"))?).context("keystore.cbor is no keystore")?;
     let delegation = read(&dir.join("delegation.cbor"))?;
@@ -27,6 +28,7 @@ pub fn run(path: &Path) -> Result<()> {
     let keystore = Keystore::open(&file, Zone::open(&dir)?.into_dek(), delegation, voucher_keys)?;
     let core = Core::new(keystore, config.attestation_age_max_s);
     let mut records = SqliteRecords::open(dir.join("keys.db")).context("cannot open the key store")?;
+    confine::filter_system_calls()?;
     let mut input = BufReader::new(std::io::stdin().lock());
     let mut output = BufWriter::new(std::io::stdout().lock());
     while let Some(frame) = read_frame(&mut input)? {
@@ -41,6 +43,16 @@ pub fn run(path: &Path) -> Result<()> {
         write_frame(&mut output, &minicbor::to_vec(Batch(replies))?)?;
     }
     Ok(())
+}
+
+/// Before the first key is opened: no dumps, no swap.
+fn keep_secrets_in_memory(config: &config::Keys) -> Result<()> {
+    confine::forbid_dumps()?;
+    match confine::lock_memory() {
+        // An operator who wants this for test machines says so; the front of the service tells it.
+        Err(_) if config.danger_unlocked_memory => Ok(()),
+        done => Ok(done?),
+    }
 }
 
 #[cfg(feature = "danger-inventory")]

@@ -41,6 +41,8 @@ pub struct Choices {
     pub plant: Option<PathBuf>,
     /// Length of the meters' load-profile interval, seconds.
     pub interval_s: u32,
+    /// Let the key service run where memory cannot be locked.
+    pub unlocked_memory: bool,
 }
 
 /// Key service.
@@ -49,6 +51,7 @@ pub fn keys(owner: &Path, listen: SocketAddr, manufacturer: &Manufacturer, choic
         listen,
         voucher_keys: vec![manufacturer.voucher_key.clone()],
         attestation_age_max_s: gridseal_keys::Core::ATTESTATION_AGE_DEFAULT_S,
+        danger_unlocked_memory: choices.unlocked_memory,
         danger_inventory: choices.inventory.clone(),
     };
     config::save(&owner.join("keys/config.toml"), &keys)

@@ -81,6 +81,14 @@ fn design_2_each_process_listens_where_it_must_and_nowhere_else() {
     assert_eq!((meter.listening.len(), meter.internet > 0), (0, true));
     // The core speaks through its pipes: no network, no other socket, and nothing inherited.
     assert_eq!(sockets(site.core_id()), Sockets::default(), "keys-core");
+    // It gave up what it does not need before its first key was opened: dumps, new privileges, most system calls.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", site.core_id())).unwrap();
+    for given_up in ["NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t2"] {
+        assert!(status.contains(given_up), "{given_up} missing in {status}");
+    }
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", site.core_id())).unwrap();
+    let core_files = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core_files.split_whitespace().nth(4), Some("0"), "{core_files}");
 }
 
 #[test]
