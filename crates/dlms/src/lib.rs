@@ -17,6 +17,7 @@
 //! | [`wire`] | cursor, A-XDR data, date and time |
 //! | [`frame`] | TCP wrapper |
 //! | [`apdu`] | DataNotification and its confirmation, general-glo-ciphering |
+//! | [`class`] | interface classes: attributes, methods, types |
 //! | [`suite`] | protection in security suite 0 |
 //!
 //! Not here yet: associations, GET, SET, ACTION, HDLC, block transfer, suites 1 and 2, compact arrays.
@@ -37,6 +38,7 @@
 extern crate alloc;
 
 pub mod apdu;
+pub mod class;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzz_entry;
