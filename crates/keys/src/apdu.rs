@@ -26,7 +26,7 @@ impl<R: Records> Work<'_, R> {
         let ciphered = GeneralGlo::from_bytes(apdu).map_err(|_| Code::Format)?;
         let title = ciphered.system_title.ok_or(Code::Unknown)?;
         let name = self.records.get(TITLES, title.as_bytes())?.ok_or(Code::Unknown)?;
-        let name = EkName::from_slice(&name).ok_or(gridseal_types::records::RecordsError)?;
+        let name = EkName::from_slice(&name).ok_or(gridseal_types::records::RecordsError::Damaged)?;
         let entry = self.device(&name)?;
         if !self.may_open(&entry) {
             return Err(Code::State.into());

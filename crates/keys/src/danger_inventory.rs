@@ -36,7 +36,7 @@ fn rows<T: for<'b> minicbor::Decode<'b, ()>>(
         let Some((last, _)) = step.last() else { return Ok(all) };
         after.clone_from(last);
         for (key, value) in step {
-            all.push((key, minicbor::decode(&value).map_err(|_| RecordsError)?));
+            all.push((key, minicbor::decode(&value).map_err(|_| RecordsError::Damaged)?));
         }
     }
 }
@@ -65,9 +65,9 @@ impl Core {
             epochs.insert(entry.device, entry);
         }
         for (key, channel) in rows::<ChannelEntry>(records, CHANNELS)? {
-            let (name, version) = key.split_at_checked(EkName::SIZE).ok_or(RecordsError)?;
-            let device = EkName::from_slice(name).ok_or(RecordsError)?;
-            let version = u32::from_be_bytes(version.try_into().map_err(|_| RecordsError)?);
+            let (name, version) = key.split_at_checked(EkName::SIZE).ok_or(RecordsError::Damaged)?;
+            let device = EkName::from_slice(name).ok_or(RecordsError::Damaged)?;
+            let version = u32::from_be_bytes(version.try_into().map_err(|_| RecordsError::Damaged)?);
             let context = context(tenant, &device, version);
             let guek: Key<Guek, 16> = opened(dek, &context, &channel.guek)?;
             let gak: Key<Gak, 16> = opened(dek, &context, &channel.gak)?;
@@ -88,7 +88,7 @@ impl Core {
         session: &SessionEntry,
         inventory: &mut Inventory,
     ) -> Result<(), KeysError> {
-        let entry = devices.get(&session.device).ok_or(RecordsError)?;
+        let entry = devices.get(&session.device).ok_or(RecordsError::Damaged)?;
         let dek = &self.keystore.dek;
         let context = context(&self.keystore.tenant, &session.device, entry.epoch);
         let activation: Key<ActivationSecret, 32> = opened(dek, &context, &session.activation)?;

@@ -142,7 +142,7 @@ impl<R: Records> Work<'_, R> {
     fn by_pseudonym(&self, wire: &[u8]) -> Result<(DeviceEntry, Nonce), Stop> {
         let Envelope::Hello { kid, m, .. } = Envelope::decode(wire)? else { return Err(Code::Format.into()) };
         let name = self.records.get(PSEUDONYMS, kid.as_bytes())?.ok_or(Code::Unknown)?;
-        let name = EkName::from_slice(&name).ok_or(gridseal_types::records::RecordsError)?;
+        let name = EkName::from_slice(&name).ok_or(gridseal_types::records::RecordsError::Damaged)?;
         Ok((self.device(&name)?, m))
     }
 

@@ -376,7 +376,7 @@ impl EndpointManager {
         let mut overlay = Overlay::new(records);
         for Pending { task, record, change } in core::mem::take(&mut self.pending) {
             let Some(mut entry) = overlay.load::<RegisterEntry>(DEVICES, record.device.as_bytes())? else {
-                return Err(RecordsError);
+                return Err(RecordsError::Damaged);
             };
             let advances = !matches!(change, Some(DeviceChange::Quarantined(_)));
             if advances && !entry.state.may_onboard() {

@@ -74,7 +74,7 @@ impl<R: Records> Certificates<'_, R> {
     fn put(&mut self, record: CertificateRecord) -> Result<(), RecordsError> {
         // A serial number is 126 random bits: one that is taken means that the random source repeats itself.
         if self.overlay.get(CERTIFICATES, &record.serial)?.is_some() {
-            return Err(RecordsError);
+            return Err(RecordsError::Failed);
         }
         let (actor, subject) = match &record.holder {
             Holder::Device(device) => (ENDPOINT_MANAGER, device.to_string()),
@@ -90,8 +90,8 @@ impl<R: Records> Certificates<'_, R> {
 
     fn newest(&self, key: &Digest) -> Result<Option<CertificateRecord>, RecordsError> {
         let Some(serial) = self.overlay.get(NEWEST, key.as_bytes())? else { return Ok(None) };
-        let row: Row = self.overlay.load(CERTIFICATES, &serial)?.ok_or(RecordsError)?;
-        row.into_record().map(Some).ok_or(RecordsError)
+        let row: Row = self.overlay.load(CERTIFICATES, &serial)?.ok_or(RecordsError::Damaged)?;
+        row.into_record().map(Some).ok_or(RecordsError::Damaged)
     }
 }
 

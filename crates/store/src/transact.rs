@@ -1,6 +1,6 @@
 //! Decision and commit as one step.
 
-use gridseal_types::records::{Commit, MemoryRecords, Records, RecordsError, Write};
+use gridseal_types::records::{Commit, Durability, MemoryRecords, Records, RecordsError, Write};
 
 /// Records whose state a decision can rest on until its changes are committed.
 ///
@@ -15,19 +15,32 @@ pub trait Transact: Records + Commit {
     ///
     /// # Errors
     /// What `decide` fails with, or [`RecordsError`]; nothing is written then.
-    fn transact<T, E: From<RecordsError>>(
+    fn transact_with<T, E: From<RecordsError>>(
         &mut self,
-        decide: impl FnOnce(&Self) -> Result<(Vec<Write>, T), E>,
+        decide: impl FnOnce(&Self) -> Result<(Vec<Write>, Durability, T), E>,
     ) -> Result<T, E>;
-}
 
-impl Transact for MemoryRecords {
+    /// [`Transact::transact_with`] on this site's disk alone.
+    ///
+    /// # Errors
+    /// As there.
     fn transact<T, E: From<RecordsError>>(
         &mut self,
         decide: impl FnOnce(&Self) -> Result<(Vec<Write>, T), E>,
     ) -> Result<T, E> {
-        let (writes, result) = decide(self)?;
-        self.commit(writes)?;
+        self.transact_with(|records| {
+            decide(records).map(|(writes, result)| (writes, Durability::Local, result))
+        })
+    }
+}
+
+impl Transact for MemoryRecords {
+    fn transact_with<T, E: From<RecordsError>>(
+        &mut self,
+        decide: impl FnOnce(&Self) -> Result<(Vec<Write>, Durability, T), E>,
+    ) -> Result<T, E> {
+        let (writes, durability, result) = decide(self)?;
+        self.commit_with(writes, durability)?;
         Ok(result)
     }
 }

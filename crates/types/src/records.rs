@@ -3,6 +3,8 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
+use crate::Kind;
+
 /// Key and value of one row.
 pub type Row = (Vec<u8>, Vec<u8>);
 
@@ -20,10 +22,65 @@ pub struct Write {
     pub value: Option<Vec<u8>>,
 }
 
-/// The store failed; nothing of the transaction was done.
+/// How far a commit must have come before it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Durability {
+    /// On this site's disk. A standby gets it a little later.
+    #[default]
+    Local,
+    /// On this site's disk and on the standby's, as for everything whose loss could strand a meter. A store that has
+    /// neither a standby nor the word of its operator that it stands alone refuses it.
+    Replicated,
+}
+
+/// The store failed. Except after [`RecordsError::Uncertain`] and [`RecordsError::Unreplicated`] nothing of the
+/// transaction was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("record store failed")]
-pub struct RecordsError;
+#[non_exhaustive]
+pub enum RecordsError {
+    /// The database or its disk failed.
+    #[error("record store failed")]
+    Failed,
+    /// A row does not have the form in which it was written, or the database is damaged.
+    #[error("record is damaged")]
+    Damaged,
+    /// The disk, or the room given to the database, is full.
+    #[error("no room for the changes")]
+    Full,
+    /// Another writer has taken the store over: this one only reads.
+    #[error("another writer has taken the store over")]
+    Fenced,
+    /// No standby has acknowledged. The changes may be durable here: what rests on memory is to be loaded again.
+    #[error("no standby has acknowledged the changes")]
+    Unreplicated,
+    /// Whether the changes are durable is not known: what rests on memory is to be loaded again.
+    #[error("outcome of the commit is not known")]
+    Uncertain,
+}
+
+impl RecordsError {
+    /// Stable name, as in logs and replies: `store.fenced`.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Failed => "store.failed",
+            Self::Damaged => "store.damaged",
+            Self::Full => "store.full",
+            Self::Fenced => "store.fenced",
+            Self::Unreplicated => "store.unreplicated",
+            Self::Uncertain => "store.uncertain",
+        }
+    }
+
+    /// Who has to act.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Failed | Self::Damaged | Self::Full | Self::Fenced => Kind::Local,
+            Self::Unreplicated | Self::Uncertain => Kind::Transient,
+        }
+    }
+}
 
 /// Reading side of the port. It shows committed state only.
 pub trait Records {
@@ -42,11 +99,19 @@ pub trait Records {
 
 /// Writing side of the port.
 pub trait Commit {
-    /// Makes all writes durable, or none.
+    /// Makes all writes durable, or none, and returns when they are as durable as wanted. The last write of a key counts.
     ///
     /// # Errors
     /// [`RecordsError`].
-    fn commit(&mut self, writes: Vec<Write>) -> Result<(), RecordsError>;
+    fn commit_with(&mut self, writes: Vec<Write>, durability: Durability) -> Result<(), RecordsError>;
+
+    /// [`Commit::commit_with`] on this site's disk alone.
+    ///
+    /// # Errors
+    /// [`RecordsError`].
+    fn commit(&mut self, writes: Vec<Write>) -> Result<(), RecordsError> {
+        self.commit_with(writes, Durability::Local)
+    }
 }
 
 /// Committed state with the changes of a decision in the making on top. The decision sees its own changes; nobody else
@@ -74,7 +139,7 @@ impl<'r, R: Records> Overlay<'r, R> {
         }
     }
 
-    /// A typed value; one that does not decode counts as a failed store, never as absent.
+    /// A typed value; one that does not decode counts as a damaged store, never as absent.
     ///
     /// # Errors
     /// [`RecordsError`].
@@ -84,7 +149,7 @@ impl<'r, R: Records> Overlay<'r, R> {
         key: &[u8],
     ) -> Result<Option<T>, RecordsError> {
         let bytes = self.get(table, key)?;
-        bytes.map(|bytes| minicbor::decode(&bytes).map_err(|_| RecordsError)).transpose()
+        bytes.map(|bytes| minicbor::decode(&bytes).map_err(|_| RecordsError::Damaged)).transpose()
     }
 
     /// Sets a value.
@@ -110,7 +175,8 @@ impl<'r, R: Records> Overlay<'r, R> {
     }
 }
 
-/// Records in memory: for tests and simulation. A clone taken before a commit is what a crash before it leaves.
+/// Records in memory: for tests and simulation. A clone taken before a commit is what a crash before it leaves. They
+/// stand alone, so [`Durability::Replicated`] asks for nothing more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemoryRecords(BTreeMap<(Table, Vec<u8>), Vec<u8>>);
 
@@ -128,7 +194,7 @@ impl Records for MemoryRecords {
 }
 
 impl Commit for MemoryRecords {
-    fn commit(&mut self, writes: Vec<Write>) -> Result<(), RecordsError> {
+    fn commit_with(&mut self, writes: Vec<Write>, _: Durability) -> Result<(), RecordsError> {
         for write in writes {
             match write.value {
                 Some(value) => self.0.insert((write.table, write.key), value),

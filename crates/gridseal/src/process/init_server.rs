@@ -70,7 +70,7 @@ fn answer(
     records: &Mutex<SqliteRecords>,
     body: &[u8],
 ) -> Result<Answered, RecordsError> {
-    let mut records = records.lock().map_err(|_| RecordsError)?;
+    let mut records = records.lock().map_err(|_| RecordsError::Failed)?;
     if !gridseal_trust::enrol::init::is_registration(body) {
         // A device's question changes nothing: it needs no transaction.
         let Answer { reply, refused, .. } = machine.answer(&*records, utc_now(), body)?;

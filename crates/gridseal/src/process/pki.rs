@@ -88,7 +88,7 @@ fn issue(
     caller: &str,
     requests: &[CertificateRequest],
 ) -> Result<Vec<CertificateReply>, RecordsError> {
-    let mut records = records.lock().map_err(|_| RecordsError)?;
+    let mut records = records.lock().map_err(|_| RecordsError::Failed)?;
     let replies = records.transact(|view| {
         issue_batch(view, |certificates| {
             let mut replies = Vec::with_capacity(requests.len());

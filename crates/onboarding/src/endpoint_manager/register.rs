@@ -316,7 +316,7 @@ pub fn outbox<R: Records>(
     let next = rows.last().filter(|_| rows.len() == limit).map(|(key, _)| key.clone());
     let mut outbox = Outbox::default();
     for (_, value) in &rows {
-        let entry: RegisterEntry = minicbor::decode(value).map_err(|_| RecordsError)?;
+        let entry: RegisterEntry = minicbor::decode(value).map_err(|_| RecordsError::Damaged)?;
         if let Some(Bytes(registration)) = &entry.registration_pending {
             outbox.registrations.push((entry.device, registration.clone()));
         }
@@ -373,7 +373,7 @@ pub fn release<R: Records>(
         let Some((last, _)) = rows.last() else { return Ok((Vec::new(), None)) };
         after.clone_from(last);
         for (_, value) in &rows {
-            let mut entry: RegisterEntry = minicbor::decode(value).map_err(|_| RecordsError)?;
+            let mut entry: RegisterEntry = minicbor::decode(value).map_err(|_| RecordsError::Damaged)?;
             if entry.serial != serial {
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gridseal_types::records::{Commit, Records, RecordsError, Table, Write};
+use gridseal_types::records::{Commit, Durability, Records, RecordsError, Table, Write};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::connection::{self, OpenError, Schema};
@@ -45,6 +45,7 @@ const DELETE: &str = "DELETE FROM records WHERE tbl = ?1 AND key = ?2";
 #[derive(Debug)]
 pub struct SqliteRecords {
     connection: Connection,
+    stands_alone: bool,
 }
 
 impl SqliteRecords {
@@ -53,7 +54,7 @@ impl SqliteRecords {
     /// # Errors
     /// [`OpenError`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
-        Ok(Self { connection: connection::open(path.as_ref(), &SCHEMA)? })
+        Ok(Self { connection: connection::open(path.as_ref(), &SCHEMA)?, stands_alone: false })
     }
 
     /// Records that are gone when dropped: for tests.
@@ -61,7 +62,15 @@ impl SqliteRecords {
     /// # Errors
     /// [`OpenError`].
     pub fn in_memory() -> Result<Self, OpenError> {
-        Ok(Self { connection: connection::in_memory(&SCHEMA)? })
+        Ok(Self { connection: connection::in_memory(&SCHEMA)?, stands_alone: false })
+    }
+
+    /// The same records for a site whose operator has decided to have no standby: [`Durability::Replicated`] then asks
+    /// for no more than [`Durability::Local`], which otherwise is refused.
+    #[must_use]
+    pub fn standing_alone(mut self) -> Self {
+        self.stands_alone = true;
+        self
     }
 
     /// Decision and commit in one transaction: [`Transact::transact`], for callers that know which records they have.
@@ -72,11 +81,21 @@ impl SqliteRecords {
         &mut self,
         decide: impl FnOnce(&Self) -> Result<(Vec<Write>, T), E>,
     ) -> Result<T, E> {
+        Transact::transact(self, decide)
+    }
+
+    fn decide_and_write<T, E: From<RecordsError>>(
+        &mut self,
+        decide: impl FnOnce(&Self) -> Result<(Vec<Write>, Durability, T), E>,
+    ) -> Result<T, E> {
         // Immediate: the write lock is taken before the first read. Dropped without commit, on an error or a panic of
         // the decision, the transaction rolls back.
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
             .map_err(|error| failed("begin", &error))?;
-        let (writes, result) = decide(self)?;
+        let (writes, durability, result) = decide(self)?;
+        if durability == Durability::Replicated && !self.stands_alone {
+            return Err(RecordsError::Unreplicated.into());
+        }
         if !writes.is_empty() {
             apply(&transaction, &writes).map_err(|error| failed("write", &error))?;
             transaction.commit().map_err(|error| failed("commit", &error))?;
@@ -112,17 +131,17 @@ impl Records for SqliteRecords {
 }
 
 impl Commit for SqliteRecords {
-    fn commit(&mut self, writes: Vec<Write>) -> Result<(), RecordsError> {
-        self.transact(|_| Ok((writes, ())))
+    fn commit_with(&mut self, writes: Vec<Write>, durability: Durability) -> Result<(), RecordsError> {
+        self.transact_with(|_| Ok((writes, durability, ())))
     }
 }
 
 impl Transact for SqliteRecords {
-    fn transact<T, E: From<RecordsError>>(
+    fn transact_with<T, E: From<RecordsError>>(
         &mut self,
-        decide: impl FnOnce(&Self) -> Result<(Vec<Write>, T), E>,
+        decide: impl FnOnce(&Self) -> Result<(Vec<Write>, Durability, T), E>,
     ) -> Result<T, E> {
-        self.transact(decide)
+        self.decide_and_write(decide)
     }
 }
 
@@ -141,5 +160,5 @@ fn apply(connection: &Connection, writes: &[Write]) -> rusqlite::Result<()> {
 /// The port's error says no more than that it failed; the cause is for the operator. SQLite's messages hold no values.
 fn failed(step: &'static str, error: &rusqlite::Error) -> RecordsError {
     tracing::error!(code = "store.records_failed", step, %error, "record store failed");
-    RecordsError
+    RecordsError::Failed
 }

@@ -1,7 +1,7 @@
 //! What any record store must do, written once and run on each.
 
 use gridseal_store::{SqliteRecords, Transact};
-use gridseal_types::records::{Commit, MemoryRecords, Records, RecordsError, Write};
+use gridseal_types::records::{Commit, Durability, MemoryRecords, Records, RecordsError, Write};
 
 use crate::scratch::Scratch;
 
@@ -91,6 +91,17 @@ fn a_decision_reads_committed_state_and_writes_all_or_nothing(mut store: impl Tr
     assert_eq!(store.get("a", b"k"), Ok(Some(b"2".to_vec())));
     store.commit(vec![put("a", b"k", b"3")]).unwrap();
     assert_eq!(store.get("a", b"k"), Ok(Some(b"3".to_vec())), "and the store goes on");
+}
+
+#[test]
+fn without_a_standby_a_replicated_commit_is_refused_unless_the_site_stands_alone() {
+    let mut store = SqliteRecords::in_memory().unwrap();
+    let refused = store.commit_with(vec![put("a", b"k", b"1")], Durability::Replicated);
+    assert_eq!(refused, Err(RecordsError::Unreplicated));
+    assert_eq!(store.get("a", b"k"), Ok(None));
+    let mut store = store.standing_alone();
+    store.commit_with(vec![put("a", b"k", b"1")], Durability::Replicated).unwrap();
+    assert_eq!(store.get("a", b"k"), Ok(Some(b"1".to_vec())));
 }
 
 /// Runs each rule on each store.
