@@ -1,5 +1,8 @@
 //! Tamper-evident record of acts on keys, certificates and rights (rule S10): each entry carries the hash of the one
 //! before, and goes into the transaction of the act it records. If it cannot be written, the act is not done.
+//!
+//! Acts of class A have an entry each, by [`append`]; seal and open of APDUs (class B) have one for each batch, by
+//! [`append_batch`], with the root of a Merkle [`tree`] over them.
 
 use alloc::{string::String, vec::Vec};
 
@@ -7,6 +10,14 @@ use gridseal_crypto::sha256;
 use gridseal_types::{
     Digest, UtcTime,
     records::{Overlay, Records, RecordsError, Table},
+};
+
+mod batch;
+pub mod tree;
+
+pub use batch::{
+    AUDIT_BATCH, Batch, BatchBroken, GROUP_ITEMS, ITEM_SIZE, Item, ItemProof, PRUNED, Summary, append_batch,
+    prove_item, proven_item, prune, verify_batch, verify_batches,
 };
 
 /// Table of the entries, keyed by their big-endian sequence number.
@@ -38,6 +49,9 @@ pub struct Entry {
     /// Code or number that belongs to it; never a value of a key or a reading.
     #[n(6)]
     pub detail: String,
+    /// Root and number of the APDUs that a class B entry stands for.
+    #[n(7)]
+    pub batch: Option<Summary>,
 }
 
 #[derive(Debug, Clone, Copy, Default, minicbor::Encode, minicbor::Decode)]
@@ -71,6 +85,16 @@ pub fn append<R: Records>(
     at: UtcTime,
     act: Act<'_>,
 ) -> Result<(), RecordsError> {
+    append_entry(records, at, act, None).map(|_| ())
+}
+
+/// Appends an entry and returns its number.
+fn append_entry<R: Records>(
+    records: &mut Overlay<'_, R>,
+    at: UtcTime,
+    act: Act<'_>,
+    batch: Option<Summary>,
+) -> Result<u64, RecordsError> {
     let head: Head = records.load(AUDIT_HEAD, &[])?.unwrap_or_default();
     let entry = Entry {
         sequence: head.sequence.saturating_add(1),
@@ -80,17 +104,18 @@ pub fn append<R: Records>(
         act: act.act.into(),
         subject: alloc::format!("{}", act.subject),
         detail: alloc::format!("{}", act.detail),
+        batch,
     };
-    let bytes = minicbor::to_vec(&entry).map_err(|_| RecordsError)?;
+    let bytes = minicbor::to_vec(&entry).map_err(|_| RecordsError::Failed)?;
     let head = Head { sequence: entry.sequence, hash: Some(Digest(sha256(&[&bytes]))) };
     records.put(AUDIT, &entry.sequence.to_be_bytes(), bytes);
     records.save(AUDIT_HEAD, &[], &head);
-    Ok(())
+    Ok(entry.sequence)
 }
 
 /// A break in the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("audit chain breaks at entry {sequence}")]
+#[error("audit chain breaks at entry {sequence}: it is missing, or it or the one before was changed")]
 pub struct ChainBroken {
     /// First entry that does not fit.
     pub sequence: u64,
