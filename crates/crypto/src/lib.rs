@@ -26,7 +26,10 @@ pub mod tpm;
 
 pub use counter::{CounterError, InvocationCounter, Reservation, Ticket};
 pub use delivery::{DELIVERY_NONCE_SIZE, SecretBytes, delivery_open, delivery_seal};
-pub use envelope::{ENVELOPE_OVERHEAD, EnvelopeContext, EnvelopeError, WrappedKey, open_bytes, seal_bytes};
+pub use envelope::{
+    DataKey, ENVELOPE_OVERHEAD, EnvelopeContext, EnvelopeError, Origin, SealedUnder, WrappedKey, open_bytes,
+    seal_bytes,
+};
 pub use hash::{ct_eq, sha256};
 pub use key::{Key, KeyError};
 pub use rng::{Rng, RngError, random};

@@ -112,7 +112,7 @@ impl Zone {
         let hash = sha256(&[name.as_bytes()]);
         let mut object = [0; 16];
         object.copy_from_slice(&hash[..16]);
-        EnvelopeContext { tenant: [0; 16], object, version: 1 }
+        EnvelopeContext::new([0; 16], object, 1)
     }
 
     /// Loads a private key.

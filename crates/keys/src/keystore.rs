@@ -42,7 +42,7 @@ pub struct PublicKeys {
 }
 
 const fn own_context(tenant: [u8; 16]) -> EnvelopeContext {
-    EnvelopeContext { tenant, object: [0; 16], version: VERSION }
+    EnvelopeContext::new(tenant, [0; 16], VERSION)
 }
 
 impl KeystoreFile {

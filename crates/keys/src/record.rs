@@ -163,7 +163,7 @@ pub fn channel_key(device: &EkName, version: u32) -> Vec<u8> {
 pub fn context(tenant: &[u8; 16], device: &EkName, version: u32) -> EnvelopeContext {
     let mut object = [0; 16];
     object.iter_mut().zip(device.as_bytes().iter().skip(2)).for_each(|(to, from)| *to = *from);
-    EnvelopeContext { tenant: *tenant, object, version }
+    EnvelopeContext::new(*tenant, object, version)
 }
 
 /// An envelope as stored.

@@ -53,7 +53,7 @@ fn zone_key(dir: &Path) -> Key<Dek, 32> {
 fn unwrapped<R: Role>(dir: &Path, name: &str) -> Key<R, 32> {
     let mut object = [0; 16];
     object.copy_from_slice(&sha256(&[name.as_bytes()])[..16]);
-    let context = EnvelopeContext { tenant: [0; 16], object, version: 1 };
+    let context = EnvelopeContext::new([0; 16], object, 1);
     let wrapped = WrappedKey(std::fs::read(dir.join(format!("{name}.key"))).unwrap());
     Key::unwrap_key(&zone_key(dir), &context, &wrapped).unwrap()
 }

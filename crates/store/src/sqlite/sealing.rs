@@ -49,7 +49,7 @@ impl Place {
         tenant[..8].copy_from_slice(&start.0.to_be_bytes());
         object[..8].copy_from_slice(meter.as_bytes());
         object[8..14].copy_from_slice(obis.groups());
-        EnvelopeContext { tenant, object, version: self.number }
+        EnvelopeContext::new(tenant, object, self.number)
     }
 }
 

@@ -10,11 +10,7 @@ use super::{KeyBlob, NonVolatile, RootError, cc, rc, refused, tpm};
 /// Binds a wrapped scalar to its public area.
 pub(super) fn context(public: &[u8]) -> EnvelopeContext {
     let digest = tpm::digest(&[public]);
-    EnvelopeContext {
-        tenant: [0; 16],
-        object: *digest.as_bytes().first_chunk().unwrap_or(&[0; 16]),
-        version: 0,
-    }
+    EnvelopeContext::new([0; 16], *digest.as_bytes().first_chunk().unwrap_or(&[0; 16]), 0)
 }
 
 impl NonVolatile {

@@ -145,7 +145,7 @@ struct Saved {
 
 /// Each slot has its own place in the associated data, so that two of one role cannot be swapped.
 const fn slot(version: u32) -> EnvelopeContext {
-    EnvelopeContext { tenant: [0; 16], object: *b"software root v1", version }
+    EnvelopeContext::new([0; 16], *b"software root v1", version)
 }
 
 impl SoftwareRoot {
