@@ -2,7 +2,8 @@
 //!
 //! [`SqliteRecords`] keeps the records of a service. Its main entrance is [`Transact::transact`]: the decision reads, and
 //! its changes are committed, inside one transaction, so that no other process changes in between what the decision
-//! rests on. [`certificates`] is the authority's port on such records.
+//! rests on. [`PostgresRecords`] does the same in PostgreSQL. A service that rests on what it holds in memory claims its
+//! database first ([`SoleWriter::claim`]). [`certificates`] is the authority's port on such records.
 //!
 //! [`SqliteReadings`] keeps the readings and the admissions of the head-end, sealed at rest, and who looked at them.
 
@@ -10,11 +11,15 @@
 #![deny(missing_docs)]
 
 pub mod certificates;
+mod fence;
+mod postgres;
 mod sqlite;
 mod transact;
 
+pub use fence::{Claim, ClaimError};
+pub use postgres::{ANSWER_TIMEOUT, ConnectError, PostgresRecords, PostgresSettings, STANDBY_TIMEOUT};
 pub use sqlite::{
     ACCESS_TEXT_SIZE_MAX, Access, AccessRecord, BUSY_TIMEOUT, OpenError, ReadingsError, SqliteReadings,
     SqliteRecords,
 };
-pub use transact::Transact;
+pub use transact::{SoleWriter, Transact};

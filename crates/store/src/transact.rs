@@ -1,6 +1,10 @@
 //! Decision and commit as one step.
 
+use std::path::Path;
+
 use gridseal_types::records::{Commit, Durability, MemoryRecords, Records, RecordsError, Write};
+
+use crate::{Claim, ClaimError};
 
 /// Records whose state a decision can rest on until its changes are committed.
 ///
@@ -32,6 +36,19 @@ pub trait Transact: Records + Commit {
             decide(records).map(|(writes, result)| (writes, Durability::Local, result))
         })
     }
+}
+
+/// Records that can have one writer only, as a service needs that rests on what it holds in memory.
+pub trait SoleWriter: Transact {
+    /// Becomes the only writer, and returns the epoch of the claim: from now on nobody else commits, whether he has
+    /// claimed or not, until a later claim. Reading stays open to all.
+    ///
+    /// `marker` is a file that is not kept, backed up and restored together with the database: it tells an older database
+    /// that was put back from the newest.
+    ///
+    /// # Errors
+    /// [`ClaimError`]; the database is as it was.
+    fn claim(&mut self, claim: Claim, marker: &Path) -> Result<u64, ClaimError>;
 }
 
 impl Transact for MemoryRecords {

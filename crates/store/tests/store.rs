@@ -9,9 +9,15 @@ mod certificates;
 mod conformance;
 #[path = "store/open.rs"]
 mod open;
+#[path = "store/postgres.rs"]
+mod postgres;
 #[path = "store/processes.rs"]
 mod processes;
 #[path = "store/readings.rs"]
 mod readings;
 #[path = "store/scratch.rs"]
 mod scratch;
+#[path = "store/server.rs"]
+mod server;
+#[path = "store/writers.rs"]
+mod writers;

@@ -1,12 +1,15 @@
 //! Records in SQLite: one table, all services alike.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 use gridseal_types::records::{Commit, Durability, Records, RecordsError, Table, Write};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::connection::{self, OpenError, Schema};
-use crate::Transact;
+use crate::{
+    SoleWriter, Transact,
+    fence::{self, Claim, ClaimError, Fence},
+};
 
 const SCHEMA: Schema = Schema {
     application_id: u32::from_be_bytes(*b"GSrc"),
@@ -46,6 +49,9 @@ const DELETE: &str = "DELETE FROM records WHERE tbl = ?1 AND key = ?2";
 pub struct SqliteRecords {
     connection: Connection,
     stands_alone: bool,
+    fence: Option<Fence>,
+    /// Held as long as this is the only writer.
+    lock: Option<File>,
 }
 
 impl SqliteRecords {
@@ -54,7 +60,7 @@ impl SqliteRecords {
     /// # Errors
     /// [`OpenError`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
-        Ok(Self { connection: connection::open(path.as_ref(), &SCHEMA)?, stands_alone: false })
+        Ok(Self::new(connection::open(path.as_ref(), &SCHEMA)?))
     }
 
     /// Records that are gone when dropped: for tests.
@@ -62,7 +68,11 @@ impl SqliteRecords {
     /// # Errors
     /// [`OpenError`].
     pub fn in_memory() -> Result<Self, OpenError> {
-        Ok(Self { connection: connection::in_memory(&SCHEMA)?, stands_alone: false })
+        Ok(Self::new(connection::in_memory(&SCHEMA)?))
+    }
+
+    const fn new(connection: Connection) -> Self {
+        Self { connection, stands_alone: false, fence: None, lock: None }
     }
 
     /// The same records for a site whose operator has decided to have no standby: [`Durability::Replicated`] then asks
@@ -88,20 +98,51 @@ impl SqliteRecords {
         &mut self,
         decide: impl FnOnce(&Self) -> Result<(Vec<Write>, Durability, T), E>,
     ) -> Result<T, E> {
-        // Immediate: the write lock is taken before the first read. Dropped without commit, on an error or a panic of
-        // the decision, the transaction rolls back.
-        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
-            .map_err(|error| failed("begin", &error))?;
-        let (writes, durability, result) = decide(self)?;
+        let transaction = begin(&self.connection)?;
+        let (table, key) = fence::row();
+        let mark = fence::mark(self.fence.as_ref(), self.get(table, key)?.as_deref())?;
+        let (mut writes, durability, result) = decide(self)?;
         if durability == Durability::Replicated && !self.stands_alone {
             return Err(RecordsError::Unreplicated.into());
         }
-        if !writes.is_empty() {
-            apply(&transaction, &writes).map_err(|error| failed("write", &error))?;
-            transaction.commit().map_err(|error| failed("commit", &error))?;
+        if writes.is_empty() {
+            return Ok(result);
         }
+        writes.extend(mark);
+        write(transaction, &writes)?;
+        fence::follow(self.fence.as_mut())?;
         Ok(result)
     }
+}
+
+impl SoleWriter for SqliteRecords {
+    fn claim(&mut self, claim: Claim, marker: &Path) -> Result<u64, ClaimError> {
+        let lock = match self.connection.path() {
+            Some(path) if !path.is_empty() && claim != Claim::Force => {
+                Some(fence::lock(Path::new(&format!("{path}-writer")))?)
+            }
+            _ => None,
+        };
+        let transaction = begin(&self.connection)?;
+        let (mut fence, row) = Fence::claim(self, claim, marker)?;
+        write(transaction, &[row])?;
+        fence.claimed()?;
+        let epoch = fence.epoch();
+        (self.fence, self.lock) = (Some(fence), lock);
+        Ok(epoch)
+    }
+}
+
+/// Immediate: the write lock is taken before the first read. Dropped without commit, on an error or a panic of the
+/// decision, the transaction rolls back.
+fn begin(connection: &Connection) -> Result<Transaction<'_>, RecordsError> {
+    Transaction::new_unchecked(connection, TransactionBehavior::Immediate)
+        .map_err(|error| failed("begin", &error))
+}
+
+fn write(transaction: Transaction<'_>, writes: &[Write]) -> Result<(), RecordsError> {
+    apply(&transaction, writes).map_err(|error| failed("write", &error))?;
+    transaction.commit().map_err(|error| failed("commit", &error))
 }
 
 impl Records for SqliteRecords {
@@ -157,8 +198,14 @@ fn apply(connection: &Connection, writes: &[Write]) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The port's error says no more than that it failed; the cause is for the operator. SQLite's messages hold no values.
+/// What an error means for the caller; the cause is for the operator. SQLite's messages hold no values.
 fn failed(step: &'static str, error: &rusqlite::Error) -> RecordsError {
-    tracing::error!(code = "store.records_failed", step, %error, "record store failed");
-    RecordsError::Failed
+    use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase};
+    let meaning = match error.sqlite_error_code() {
+        Some(DiskFull) => RecordsError::Full,
+        Some(DatabaseCorrupt | NotADatabase) => RecordsError::Damaged,
+        _ => RecordsError::Failed,
+    };
+    tracing::error!(code = meaning.code(), step, %error, "record store failed");
+    meaning
 }

@@ -119,6 +119,13 @@ macro_rules! conformance {
                 super::$rule(super::SqliteRecords::open(scratch.path().join("records.db")).unwrap());
             })*
         }
+        /// One server for all rules, each in a schema of its own.
+        #[test]
+        fn postgresql_keeps_every_rule() {
+            let server = crate::server::shared();
+            $(println!("{}", stringify!($rule));
+            $rule(server.records(&format!("{:.48}", stringify!($rule)))); )*
+        }
     };
 }
 
@@ -133,7 +140,18 @@ conformance! {
 fn sqlite_and_memory_agree_after_random_commits() {
     let scratch = Scratch::new("agree");
     let path = scratch.path().join("records.db");
-    let (mut memory, mut sqlite) = (MemoryRecords::default(), SqliteRecords::open(&path).unwrap());
+    agrees_with_memory(|| SqliteRecords::open(&path).unwrap());
+}
+
+#[test]
+fn postgresql_and_memory_agree_after_random_commits() {
+    let server = crate::server::shared();
+    agrees_with_memory(|| server.records("agree"));
+}
+
+/// Random commits to a store and to memory, with random looks at both; now and then the store is opened anew.
+fn agrees_with_memory<S: Transact>(mut open: impl FnMut() -> S) {
+    let (mut memory, mut store) = (MemoryRecords::default(), open());
     // A small generator of its own: the sequence is the same in every run.
     let mut state = 1u64;
     let mut draw = |below: u64| {
@@ -149,19 +167,19 @@ fn sqlite_and_memory_agree_after_random_commits() {
             })
             .collect();
         memory.commit(writes.clone()).unwrap();
-        sqlite.commit(writes).unwrap();
+        store.commit(writes).unwrap();
         if draw(20) == 0 {
-            drop(sqlite);
-            sqlite = SqliteRecords::open(&path).unwrap();
+            drop(store);
+            store = open();
         }
         for table in ["a", "b"] {
             let (after, limit) = ([draw(12) as u8], draw(8) as usize);
             assert_eq!(
                 memory.range(table, &after, limit),
-                sqlite.range(table, &after, limit),
+                store.range(table, &after, limit),
                 "round {round}"
             );
-            assert_eq!(memory.get(table, &after), sqlite.get(table, &after), "round {round}");
+            assert_eq!(memory.get(table, &after), store.get(table, &after), "round {round}");
         }
     }
 }

@@ -177,29 +177,3 @@ fn two_processes_that_audit_at_once_make_one_unbroken_chain() {
     writers.dedup();
     assert_eq!(writers.len(), 2);
 }
-
-#[test]
-fn nobody_commits_between_a_decision_and_its_commit() {
-    let scratch = Scratch::new("between");
-    let path = scratch.path().join("records.db");
-    let count_up = |records: &SqliteRecords| {
-        let mut overlay = Overlay::new(records);
-        let count = overlay.load::<u64>("count", b"")?.unwrap_or(0) + 1;
-        overlay.save("count", b"", &count);
-        Ok::<_, RecordsError>((overlay.into_writes(), count))
-    };
-    let (mut first, mut second) = (SqliteRecords::open(&path).unwrap(), SqliteRecords::open(&path).unwrap());
-    std::thread::scope(|scope| {
-        let (begun, begins) = std::sync::mpsc::channel();
-        let other = first.transact(|records| {
-            let decided = count_up(records)?;
-            let other = scope.spawn(move || {
-                begun.send(()).unwrap();
-                second.transact(count_up)
-            });
-            begins.recv().unwrap();
-            Ok::<_, RecordsError>((decided.0, other))
-        });
-        assert_eq!(other.unwrap().join().unwrap(), Ok(2), "it waited, and counted on");
-    });
-}

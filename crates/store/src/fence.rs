@@ -1,0 +1,281 @@
+//! One writer for one database: a service that rests on what it holds in memory must be the only one that writes, and
+//! must notice when the database under it is not the one it left.
+//!
+//! Three things together, the same on SQLite and on PostgreSQL:
+//! - a lock that ends with its holder (a locked file, a session's advisory lock) refuses a second writer;
+//! - a row with an epoch, raised by each claim and read in each transaction, fences a writer whose lock was lost or that
+//!   was pushed aside by force: it commits nothing any more;
+//! - a marker file outside the database holds epoch and number of the last commit, so that an older database which was
+//!   put back is refused.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+use gridseal_crypto::sha256;
+use gridseal_types::{
+    Kind,
+    records::{Records, RecordsError, Table, Write},
+};
+
+/// Table of the writer's row, empty key.
+const WRITER: Table = "store_writer";
+/// Commits after which the marker file is flushed; in between it survives the process, not the machine.
+const FLUSH_EVERY: u64 = 1_024;
+
+/// How a writer claims a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Refused while another writer holds it, and when it is older than the marker.
+    IfFree,
+    /// Pushes aside a writer that cannot be reached any more: its next commit fails with [`RecordsError::Fenced`].
+    Force,
+    /// After a restore that was approved: an older database and a lost marker are taken as they are.
+    Restored,
+}
+
+/// Why a database could not be claimed; it is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// Another writer holds it.
+    #[error("another process writes to this database")]
+    Occupied,
+    /// It is older than its marker: a backup was put back, or another database.
+    #[error("database stands at commit {found}, its marker at {marker}: an older one was put back")]
+    Stale {
+        /// Number of the database's last commit.
+        found: u64,
+        /// Number in the marker.
+        marker: u64,
+    },
+    /// It has had a writer, but its marker is gone: whether it is the newest cannot be told.
+    #[error("marker file is missing: whether the database is the newest cannot be told")]
+    MarkerMissing,
+    /// Neither of the marker's two copies is whole.
+    #[error("marker file is damaged")]
+    MarkerDamaged,
+    /// A file could not be used.
+    #[error("lock or marker file cannot be used")]
+    Io(#[from] io::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+}
+
+impl ClaimError {
+    /// Stable name, as in logs and replies.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Occupied => "store.occupied",
+            Self::Stale { .. } => "store.stale",
+            Self::MarkerMissing => "store.marker_missing",
+            Self::MarkerDamaged => "store.marker_damaged",
+            Self::Io(_) => "store.marker_io",
+            Self::Records(error) => error.code(),
+        }
+    }
+
+    /// Who has to act.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Occupied => Kind::Transient,
+            Self::Records(error) => error.kind(),
+            _ => Kind::Local,
+        }
+    }
+}
+
+/// Where a database stands: how often it was claimed, and how many commits its writers made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub(crate) struct Position {
+    #[n(0)]
+    pub(crate) epoch: u64,
+    #[n(1)]
+    pub(crate) commits: u64,
+}
+
+/// The writer's own knowledge of where its database stands.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    position: Position,
+    marker: Marker,
+}
+
+pub(crate) fn position(records: &impl Records) -> Result<Option<Position>, RecordsError> {
+    let row = records.get(WRITER, &[])?;
+    row.map(|row| minicbor::decode(&row).map_err(|_| RecordsError::Damaged)).transpose()
+}
+
+/// What a transaction reads first and writes last, as one row.
+pub(crate) const fn row() -> (Table, &'static [u8]) {
+    (WRITER, &[])
+}
+
+fn row_of(position: Position) -> Write {
+    // Encoding into memory cannot fail for this type.
+    let value = minicbor::to_vec(position).unwrap_or_default();
+    Write { table: WRITER, key: Vec::new(), value: Some(value) }
+}
+
+impl Fence {
+    /// Checks the database against its marker, and gives the row that claims it. The caller commits the row, then calls
+    /// [`Fence::committed`].
+    pub(crate) fn claim(
+        records: &impl Records,
+        claim: Claim,
+        marker: &Path,
+    ) -> Result<(Self, Write), ClaimError> {
+        let found = position(records)?;
+        let (marker, noted) = Marker::open(marker)?;
+        let noted = match (noted, claim) {
+            (Noted::At(noted), _) => noted,
+            (_, Claim::Restored) => Position::default(),
+            (Noted::Damaged, _) => return Err(ClaimError::MarkerDamaged),
+            (Noted::Nothing, _) if found.is_some() => return Err(ClaimError::MarkerMissing),
+            (Noted::Nothing, _) => Position::default(),
+        };
+        let found = found.unwrap_or_default();
+        if claim != Claim::Restored && (found.epoch < noted.epoch || found.commits < noted.commits) {
+            return Err(ClaimError::Stale { found: found.commits, marker: noted.commits });
+        }
+        let position = Position {
+            epoch: found.epoch.max(noted.epoch).saturating_add(1),
+            commits: found.commits.max(noted.commits).saturating_add(1),
+        };
+        Ok((Self { position, marker }, row_of(position)))
+    }
+
+    pub(crate) const fn epoch(&self) -> u64 {
+        self.position.epoch
+    }
+
+    /// The claim is durable: so is the marker, before the writer does anything.
+    pub(crate) fn claimed(&mut self) -> io::Result<()> {
+        self.marker.note(self.position)?;
+        self.marker.file.sync_all()
+    }
+
+    /// A commit is durable: the marker follows.
+    pub(crate) fn committed(&mut self) -> io::Result<()> {
+        self.position.commits = self.position.commits.saturating_add(1);
+        self.marker.note(self.position)?;
+        if self.position.commits.is_multiple_of(FLUSH_EVERY) {
+            self.marker.file.sync_data()?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the caller may write, by the row that its transaction has read; and the row it leaves with its changes. Without
+/// a claim of its own it may as long as nobody has one.
+pub(crate) fn mark(fence: Option<&Fence>, found: Option<&[u8]>) -> Result<Option<Write>, RecordsError> {
+    let (Some(fence), Some(found)) = (fence, found) else {
+        return if fence.is_none() && found.is_none() { Ok(None) } else { Err(RecordsError::Fenced) };
+    };
+    let found: Position = minicbor::decode(found).map_err(|_| RecordsError::Damaged)?;
+    if found.epoch != fence.position.epoch {
+        return Err(RecordsError::Fenced);
+    }
+    Ok(Some(row_of(Position { epoch: found.epoch, commits: found.commits.saturating_add(1) })))
+}
+
+/// Lets the marker follow a commit that is durable.
+pub(crate) fn follow(fence: Option<&mut Fence>) -> Result<(), RecordsError> {
+    let Some(fence) = fence else { return Ok(()) };
+    fence.committed().map_err(|error| {
+        tracing::error!(code = "store.marker_io", %error, "marker file cannot be written");
+        RecordsError::Uncertain
+    })
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        // What was noted last is in the file already; this makes it survive the machine. There is nobody to tell.
+        let _ = self.marker.file.sync_data();
+    }
+}
+
+/// A file with two copies of a position, written in turn: epoch 8, commits 8, SHA-256 over both, cut to 16.
+#[derive(Debug)]
+struct Marker {
+    file: File,
+}
+
+const COPY_SIZE: usize = 32;
+const NUMBERS_SIZE: usize = 16;
+
+enum Noted {
+    Nothing,
+    Damaged,
+    At(Position),
+}
+
+impl Marker {
+    fn open(path: &Path) -> io::Result<(Self, Noted)> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let mut bytes = [0; 2 * COPY_SIZE];
+        let size = read_at_most(&file, &mut bytes)?;
+        let copies =
+            bytes.chunks_exact(COPY_SIZE).filter_map(|copy| copy.first_chunk().and_then(position_of));
+        let newest = copies.max_by_key(|position| (position.commits, position.epoch));
+        let noted = match newest {
+            Some(position) => Noted::At(position),
+            None if size == 0 => Noted::Nothing,
+            None => Noted::Damaged,
+        };
+        Ok((Self { file }, noted))
+    }
+
+    fn note(&self, position: Position) -> io::Result<()> {
+        let mut copy = [0; COPY_SIZE];
+        let numbers = numbers_of(position);
+        let sum = sha256(&[&numbers]);
+        copy.iter_mut().zip(numbers.iter().chain(&sum)).for_each(|(to, from)| *to = *from);
+        let offset = if position.commits.is_multiple_of(2) { 0 } else { COPY_SIZE };
+        self.file.write_all_at(&copy, u64::try_from(offset).unwrap_or(0))
+    }
+}
+
+fn numbers_of(position: Position) -> [u8; NUMBERS_SIZE] {
+    ((u128::from(position.epoch) << 64) | u128::from(position.commits)).to_be_bytes()
+}
+
+fn position_of(copy: &[u8; COPY_SIZE]) -> Option<Position> {
+    let (numbers, sum) = copy.split_first_chunk::<NUMBERS_SIZE>()?;
+    if !sha256(&[numbers]).starts_with(sum) {
+        return None;
+    }
+    let (epoch, commits) = numbers.split_first_chunk::<8>()?;
+    Some(Position {
+        epoch: u64::from_be_bytes(*epoch),
+        commits: u64::from_be_bytes(commits.try_into().ok()?),
+    })
+}
+
+fn read_at_most(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut size = 0;
+    while let Some(rest) = bytes.get_mut(size..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, u64::try_from(size).unwrap_or(0))? {
+            0 => break,
+            count => size = size.saturating_add(count),
+        }
+    }
+    Ok(size)
+}
+
+/// A file that is locked as long as the value lives.
+pub(crate) fn lock(path: &Path) -> Result<File, ClaimError> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(ClaimError::Occupied),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}
