@@ -112,6 +112,11 @@ pub(crate) fn position(records: &impl Records) -> Result<Option<Position>, Recor
     row.map(|row| minicbor::decode(&row).map_err(|_| RecordsError::Damaged)).transpose()
 }
 
+/// Number of the last commit of a writer that has claimed, 0 before.
+pub(crate) fn commits(records: &impl Records) -> Result<u64, RecordsError> {
+    Ok(position(records)?.unwrap_or_default().commits)
+}
+
 /// What a transaction reads first and writes last, as one row.
 pub(crate) const fn row() -> (Table, &'static [u8]) {
     (WRITER, &[])
@@ -153,6 +158,11 @@ impl Fence {
 
     pub(crate) const fn epoch(&self) -> u64 {
         self.position.epoch
+    }
+
+    /// Number of the last commit.
+    pub(crate) const fn commits(&self) -> u64 {
+        self.position.commits
     }
 
     /// The claim is durable: so is the marker, before the writer does anything.

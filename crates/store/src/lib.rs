@@ -12,14 +12,18 @@
 
 pub mod certificates;
 mod fence;
+mod group;
 mod postgres;
 mod sqlite;
+mod standby;
 mod transact;
 
 pub use fence::{Claim, ClaimError};
+pub use group::{GROUP_QUEUE_MAX, GROUP_WRITES_MAX, GroupCommit, Receipt};
 pub use postgres::{ANSWER_TIMEOUT, ConnectError, PostgresRecords, PostgresSettings, STANDBY_TIMEOUT};
 pub use sqlite::{
     ACCESS_TEXT_SIZE_MAX, Access, AccessRecord, BUSY_TIMEOUT, OpenError, ReadingsError, SqliteReadings,
     SqliteRecords,
 };
+pub use standby::{Standby, StandbyRecords};
 pub use transact::{SoleWriter, Transact};

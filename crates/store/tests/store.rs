@@ -7,6 +7,8 @@
 mod certificates;
 #[path = "store/conformance.rs"]
 mod conformance;
+#[path = "store/group.rs"]
+mod group;
 #[path = "store/open.rs"]
 mod open;
 #[path = "store/postgres.rs"]
@@ -19,5 +21,7 @@ mod readings;
 mod scratch;
 #[path = "store/server.rs"]
 mod server;
+#[path = "store/standby.rs"]
+mod standby;
 #[path = "store/writers.rs"]
 mod writers;

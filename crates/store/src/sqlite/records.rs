@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::connection::{self, OpenError, Schema};
 use crate::{
-    SoleWriter, Transact,
+    SoleWriter, Standby, Transact,
     fence::{self, Claim, ClaimError, Fence},
 };
 
@@ -48,10 +48,22 @@ const DELETE: &str = "DELETE FROM records WHERE tbl = ?1 AND key = ?2";
 #[derive(Debug)]
 pub struct SqliteRecords {
     connection: Connection,
-    stands_alone: bool,
+    replication: Replication,
     fence: Option<Fence>,
     /// Held as long as this is the only writer.
     lock: Option<File>,
+}
+
+/// What [`Durability::Replicated`] asks for.
+#[derive(Debug)]
+enum Replication {
+    /// Nothing can be replicated.
+    Refused,
+    /// The site has no standby and wants none.
+    StandsAlone,
+    To(Box<dyn Standby>),
+    /// This is the standby: the changes bring the row of their writer along.
+    Follows,
 }
 
 impl SqliteRecords {
@@ -72,14 +84,28 @@ impl SqliteRecords {
     }
 
     const fn new(connection: Connection) -> Self {
-        Self { connection, stands_alone: false, fence: None, lock: None }
+        Self { connection, replication: Replication::Refused, fence: None, lock: None }
     }
 
     /// The same records for a site whose operator has decided to have no standby: [`Durability::Replicated`] then asks
     /// for no more than [`Durability::Local`], which otherwise is refused.
     #[must_use]
     pub fn standing_alone(mut self) -> Self {
-        self.stands_alone = true;
+        self.replication = Replication::StandsAlone;
+        self
+    }
+
+    /// The same records with a standby, which gets each change that is committed under a claim.
+    #[must_use]
+    pub fn replicated_to(mut self, standby: impl Standby + 'static) -> Self {
+        self.replication = Replication::To(Box::new(standby));
+        self
+    }
+
+    /// The same records as a copy that follows the writer of another file: for [`crate::StandbyRecords`].
+    #[must_use]
+    pub fn as_standby(mut self) -> Self {
+        self.replication = Replication::Follows;
         self
     }
 
@@ -100,9 +126,19 @@ impl SqliteRecords {
     ) -> Result<T, E> {
         let transaction = begin(&self.connection)?;
         let (table, key) = fence::row();
-        let mark = fence::mark(self.fence.as_ref(), self.get(table, key)?.as_deref())?;
+        let mark = match self.replication {
+            Replication::Follows => None,
+            _ => fence::mark(self.fence.as_ref(), self.get(table, key)?.as_deref())?,
+        };
         let (mut writes, durability, result) = decide(self)?;
-        if durability == Durability::Replicated && !self.stands_alone {
+        let number = self.fence.as_ref().map(|fence| fence.commits().saturating_add(1));
+        let waits = durability == Durability::Replicated;
+        let is_possible = match (&mut self.replication, number) {
+            (Replication::StandsAlone, _) => true,
+            (Replication::To(standby), Some(number)) => !waits || standby.is_ready(number),
+            _ => !waits,
+        };
+        if !is_possible {
             return Err(RecordsError::Unreplicated.into());
         }
         if writes.is_empty() {
@@ -111,6 +147,12 @@ impl SqliteRecords {
         writes.extend(mark);
         write(transaction, &writes)?;
         fence::follow(self.fence.as_mut())?;
+        if let (Replication::To(standby), Some(number)) = (&mut self.replication, number) {
+            standby.ship(number, &writes);
+            if waits && !standby.has_acknowledged(number) {
+                return Err(RecordsError::Unreplicated.into());
+            }
+        }
         Ok(result)
     }
 }
@@ -125,9 +167,13 @@ impl SoleWriter for SqliteRecords {
         };
         let transaction = begin(&self.connection)?;
         let (mut fence, row) = Fence::claim(self, claim, marker)?;
-        write(transaction, &[row])?;
+        let row = [row];
+        write(transaction, &row)?;
         fence.claimed()?;
         let epoch = fence.epoch();
+        if let Replication::To(standby) = &mut self.replication {
+            standby.ship(fence.commits(), &row);
+        }
         (self.fence, self.lock) = (Some(fence), lock);
         Ok(epoch)
     }
