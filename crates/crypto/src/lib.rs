@@ -22,6 +22,7 @@ mod rng;
 pub mod role;
 mod seal;
 mod sign;
+pub mod sts;
 pub mod tpm;
 
 pub use counter::{CounterError, InvocationCounter, Reservation, Ticket};

@@ -67,6 +67,10 @@ roles! {
     KeystoreKek 48;
     /// Wraps keys at rest.
     Dek 49;
+    /// STS vending key of a supply group.
+    StsVending 80;
+    /// STS decoder key of one meter.
+    StsDecoder 81;
     /// Private key inside a software device root (endorsement, attestation, storage or TLS key).
     SoftwareRootKey 64;
     /// One-time private key of a key agreement.

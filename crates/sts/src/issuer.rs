@@ -1,0 +1,314 @@
+//! The issuer's side: which identifier a token gets, whether its key may still be used, what a repeated request is
+//! answered. A pure decision: the caller makes the new account durable, then lets the tokens go.
+
+use alloc::vec::Vec;
+
+use gridseal_types::UtcTime;
+
+use crate::{
+    amount::{Amount, AmountError, Money},
+    identity::{KeyAttributes, KeyType},
+    tid::{BaseDate, Tid, TidError},
+    token::{Commodity, Content, Function},
+};
+
+/// How far ahead of the clock identifiers may run for one meter, minutes: so many tokens in a minute, and no more.
+pub const AHEAD_MAX_MIN: u32 = 60;
+/// Requests that are remembered for a meter, so that a repeated one gets the same tokens.
+pub const REQUESTS_MAX: usize = 64;
+
+/// Names a request, chosen by who asks; a repeated request has the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(pub [u8; 16]);
+
+/// What a token is to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Order {
+    /// Credit, in tenths of the unit.
+    Credit(Commodity, i64),
+    /// Credit in money, in 10^-5 of the currency's base unit.
+    Currency(Commodity, i64),
+    /// A management function; watts for limits, the raw number for others.
+    Management(Function, i64),
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Name.
+    pub id: RequestId,
+    /// What the token is to say.
+    pub order: Order,
+    /// 4 random bits from a good source.
+    pub random: u8,
+    /// The key to be used. When it is another than the meter has, a key change comes first.
+    pub attributes: KeyAttributes,
+}
+
+/// What was decided for a request: the same again for the same request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Issued {
+    /// Request.
+    pub request: Request,
+    /// Key that the meter had, when a key change set comes first.
+    pub key_change_from: Option<KeyAttributes>,
+    /// Contents of the token, under the request's key.
+    pub content: Content,
+    /// Minutes that the identifier runs ahead of the clock, because the minute was taken.
+    pub ahead_min: u32,
+}
+
+/// What the issuer knows of one meter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Key that the meter has, as far as is known.
+    pub attributes: KeyAttributes,
+    /// Last identifier used on the present base date.
+    pub last_tid: Option<Tid>,
+    /// Latest requests and what they got, oldest first.
+    pub recent: Vec<Issued>,
+}
+
+/// A request that gets no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// The amount does not fit.
+    #[error(transparent)]
+    Amount(#[from] AmountError),
+    /// The time does not fit the base date.
+    #[error(transparent)]
+    Tid(#[from] TidError),
+    /// No token is issued on a base date that has rolled over.
+    #[error("base date 1993 has ended: move the meter to 2014 by a key change with roll-over")]
+    RolledOver,
+    /// The key's life has ended.
+    #[error("key has expired: tokens of period {period} are beyond its expiry number {expiry}")]
+    KeyExpired {
+        /// Period of the token.
+        period: u8,
+        /// Expiry number of the key.
+        expiry: u8,
+    },
+    /// Credit under a default key.
+    #[error("credit needs a key of type 2 or 3, this one is a default key")]
+    DefaultKey,
+    /// The present key may not bring in the wanted one.
+    #[error("a key of type {from} may not bring in one of type {to}")]
+    KeyType {
+        /// Type of the present key.
+        from: u8,
+        /// Type of the wanted one.
+        to: u8,
+    },
+    /// The wanted base date is not the present or the next one.
+    #[error("a key change leads to the next base date only")]
+    Base,
+    /// Too many tokens in a short time.
+    #[error(
+        "identifiers for this meter run {ahead_min} min ahead of the clock, the limit is {AHEAD_MAX_MIN}"
+    )]
+    TooMany {
+        /// How far ahead.
+        ahead_min: u32,
+    },
+    /// The same request id with another request.
+    #[error("this request id was used for another request")]
+    Conflict,
+    /// A value that the function does not take.
+    #[error("value {0} is out of the function's range")]
+    Value(i64),
+}
+
+impl Account {
+    /// A meter that is known by its key.
+    #[must_use]
+    pub const fn new(attributes: KeyAttributes) -> Self {
+        Self { attributes, last_tid: None, recent: Vec::new() }
+    }
+
+    /// Decides a request. The first value is the account as it must be durable before a token leaves; it is `None` when
+    /// the request was decided before.
+    ///
+    /// # Errors
+    /// [`IssueError`]; nothing changes.
+    pub fn issue(&self, request: Request, now: UtcTime) -> Result<(Option<Self>, Issued), IssueError> {
+        if let Some(issued) = self.recent.iter().find(|issued| issued.request.id == request.id) {
+            let same =
+                issued.request.order == request.order && issued.request.attributes == request.attributes;
+            return if same { Ok((None, *issued)) } else { Err(IssueError::Conflict) };
+        }
+        let key_change_from = self.key_change_to(&request.attributes)?;
+        let base = request.attributes.base;
+        if base == BaseDate::Y1993 {
+            return Err(IssueError::RolledOver);
+        }
+        let moved = base != self.attributes.base;
+        let last = if moved { None } else { self.last_tid };
+        let (tid, ahead_min) = next_tid(base, now, last)?;
+        may_use(&request, tid)?;
+        let content = content(request.order, request.random, tid)?;
+        let issued = Issued { request, key_change_from, content, ahead_min };
+        let mut account = self.clone();
+        account.attributes = request.attributes;
+        account.last_tid = Some(tid);
+        if account.recent.len() >= REQUESTS_MAX {
+            account.recent.remove(0);
+        }
+        account.recent.push(issued);
+        Ok((Some(account), issued))
+    }
+
+    fn key_change_to(&self, wanted: &KeyAttributes) -> Result<Option<KeyAttributes>, IssueError> {
+        let present = self.attributes;
+        if present == *wanted {
+            return Ok(None);
+        }
+        let (from, to) = (present.key_type, wanted.key_type);
+        if !from.may_bring(to) {
+            return Err(IssueError::KeyType { from: from.number(), to: to.number() });
+        }
+        if wanted.base != present.base && present.base.next() != Some(wanted.base) {
+            return Err(IssueError::Base);
+        }
+        Ok(Some(present))
+    }
+}
+
+fn next_tid(base: BaseDate, now: UtcTime, last: Option<Tid>) -> Result<(Tid, u32), IssueError> {
+    let of_now = Tid::at(base, now)?;
+    //= STS A3: no identifier twice for a meter; a second token of a minute takes the next free one
+    let tid = match last {
+        Some(last) if last >= of_now => last.next().ok_or(TidError::After(base))?,
+        _ => of_now,
+    };
+    let ahead_min = tid.bits().saturating_sub(of_now.bits());
+    if ahead_min > AHEAD_MAX_MIN {
+        return Err(IssueError::TooMany { ahead_min });
+    }
+    Ok((tid, ahead_min))
+}
+
+fn may_use(request: &Request, tid: Tid) -> Result<(), IssueError> {
+    let KeyAttributes { expiry, key_type, .. } = request.attributes;
+    //= STS A5: beyond the expiry number neither tokens with an identifier nor a change to the key are issued
+    if expiry.has_expired(tid) {
+        return Err(IssueError::KeyExpired { period: tid.period(), expiry: expiry.0 });
+    }
+    let is_credit = matches!(request.order, Order::Credit(..) | Order::Currency(..));
+    if is_credit && key_type == KeyType::Default {
+        return Err(IssueError::DefaultKey);
+    }
+    Ok(())
+}
+
+fn content(order: Order, random: u8, tid: Tid) -> Result<Content, IssueError> {
+    let random = random & 0xF;
+    Ok(match order {
+        Order::Credit(commodity, value) => {
+            Content::Credit { commodity, random, tid, amount: Amount::new(value)? }
+        }
+        Order::Currency(commodity, value) => Content::Currency { commodity, tid, amount: Money::new(value)? },
+        Order::Management(function, value) => {
+            let value = if function.is_amount() {
+                Amount::new(value)?.bits()
+            } else {
+                u16::try_from(value).map_err(|_| IssueError::Value(value))?
+            };
+            if function == Function::ClearTamper && value != 0 {
+                return Err(IssueError::Value(i64::from(value)));
+            }
+            Content::Management { function, random, tid, value }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{KeyExpiryNumber, KeyRevisionNumber, SupplyGroupCode, TariffIndex};
+    use alloc::collections::BTreeSet;
+
+    fn attributes() -> KeyAttributes {
+        KeyAttributes {
+            key_type: KeyType::Unique,
+            supply_group: SupplyGroupCode::new(201_457).unwrap(),
+            tariff_index: TariffIndex::new(1).unwrap(),
+            revision: KeyRevisionNumber::new(1).unwrap(),
+            expiry: KeyExpiryNumber(255),
+            base: BaseDate::Y2014,
+        }
+    }
+
+    fn request(number: u8) -> Request {
+        let order = Order::Credit(Commodity::Electricity, i64::from(number));
+        Request { id: RequestId([number; 16]), order, random: 5, attributes: attributes() }
+    }
+
+    const NOON: u64 = 1_795_608_000;
+
+    //= STS A3: no identifier twice for a meter; a second token of a minute takes the next free one
+    #[test]
+    fn tokens_of_one_minute_take_the_next_free_ones_up_to_the_limit() {
+        let mut account = Account::new(attributes());
+        let mut tids = BTreeSet::new();
+        for number in 0..=60 {
+            let (next, issued) = account.issue(request(number), UtcTime(NOON)).unwrap();
+            assert_eq!(issued.ahead_min, u32::from(number));
+            assert!(tids.insert(issued.content.tid().unwrap()));
+            account = next.unwrap();
+        }
+        let refused = account.issue(request(61), UtcTime(NOON)).unwrap_err();
+        assert_eq!(refused, IssueError::TooMany { ahead_min: 61 });
+        // A clock that is set back gives out nothing twice.
+        assert!(account.issue(request(61), UtcTime(NOON - 60)).is_err());
+        let (_, later) = account.issue(request(61), UtcTime(NOON + 3_600)).unwrap();
+        assert!(tids.insert(later.content.tid().unwrap()));
+    }
+
+    #[test]
+    fn a_repeated_request_gets_the_same_and_its_id_serves_no_other() {
+        let account = Account::new(attributes());
+        let (next, issued) = account.issue(request(1), UtcTime(NOON)).unwrap();
+        let account = next.unwrap();
+        let again = Request { random: 9, ..request(1) };
+        assert_eq!(account.issue(again, UtcTime(NOON + 600)), Ok((None, issued)));
+        let other = Request { id: RequestId([1; 16]), ..request(2) };
+        assert_eq!(account.issue(other, UtcTime(NOON)), Err(IssueError::Conflict));
+    }
+
+    //= STS A5: beyond the expiry number neither tokens with an identifier nor a change to the key are issued
+    #[test]
+    fn an_expired_key_issues_nothing_and_is_no_new_key_but_may_be_the_old_one() {
+        let expired = KeyAttributes { expiry: KeyExpiryNumber(85), ..attributes() };
+        let account = Account::new(expired);
+        let under = Request { attributes: expired, ..request(1) };
+        assert!(matches!(
+            account.issue(under, UtcTime(NOON)),
+            Err(IssueError::KeyExpired { expiry: 85, .. })
+        ));
+        let (_, issued) = account.issue(request(1), UtcTime(NOON)).unwrap();
+        assert_eq!(issued.key_change_from, Some(expired));
+    }
+
+    #[test]
+    fn only_known_changes_of_key_are_made() {
+        let with = |key_type, base| KeyAttributes { key_type, base, ..attributes() };
+        let change = |from, to| {
+            Account::new(from).issue(Request { attributes: to, ..request(1) }, UtcTime(NOON)).unwrap_err()
+        };
+        assert_eq!(
+            change(with(KeyType::Default, BaseDate::Y2014), with(KeyType::Unique, BaseDate::Y2014)),
+            IssueError::KeyType { from: 1, to: 2 }
+        );
+        assert_eq!(
+            change(with(KeyType::Unique, BaseDate::Y1993), with(KeyType::Unique, BaseDate::Y2035)),
+            IssueError::Base
+        );
+        let old = with(KeyType::Unique, BaseDate::Y1993);
+        assert_eq!(change(old, old), IssueError::RolledOver);
+        let default = with(KeyType::Default, BaseDate::Y2014);
+        assert_eq!(change(default, default), IssueError::DefaultKey);
+    }
+}
