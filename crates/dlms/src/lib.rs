@@ -37,6 +37,7 @@
 
 extern crate alloc;
 
+pub mod acse;
 pub mod apdu;
 pub mod class;
 pub mod frame;

@@ -90,10 +90,7 @@ impl<'a> DataNotification<'a> {
         let mut writer = Writer::default();
         writer.u8(DATA_NOTIFICATION);
         writer.u32(self.long_invoke_id.0);
-        match self.date_time {
-            None => writer.length(0),
-            Some(at) => writer.prefixed(&at.to_bytes()),
-        }
+        write_date_time(&mut writer, self.date_time);
         self.body.encode(&mut writer);
         writer.into_bytes()
     }
@@ -162,6 +159,18 @@ fn date_time(reader: &mut Reader<'_>, leniency: Leniency) -> Result<Option<DateT
         0 => Ok(None),
         DateTime::SIZE => DateTime::decode(reader).map(Some),
         found => Err(start.fail("date-time", Rule::LengthNotAllowed { found })),
+    }
+}
+
+/// Length (0 or 12) and octets, as in every long APDU.
+pub(super) fn optional_date_time(reader: &mut Reader<'_>) -> Result<Option<DateTime>, DecodeError> {
+    date_time(reader, Leniency::Strict)
+}
+
+pub(super) fn write_date_time(writer: &mut Writer, date_time: Option<DateTime>) {
+    match date_time {
+        None => writer.length(0),
+        Some(at) => writer.prefixed(&at.to_bytes()),
     }
 }
 

@@ -2,41 +2,48 @@
 
 use alloc::vec::Vec;
 
-use super::{Date, DateTime, DecodeError, Reader, Rule, Time, Writer};
+use super::{CompactArray, Date, DateTime, DecodeError, Reader, Rule, Time, Writer};
 
 /// Deepest nesting of arrays and structures.
 pub const DEPTH_MAX: usize = 16;
 
-mod tag {
-    pub(super) const NULL: u8 = 0x00;
-    pub(super) const ARRAY: u8 = 0x01;
-    pub(super) const STRUCTURE: u8 = 0x02;
-    pub(super) const BOOLEAN: u8 = 0x03;
-    pub(super) const BIT_STRING: u8 = 0x04;
-    pub(super) const DOUBLE_LONG: u8 = 0x05;
-    pub(super) const DOUBLE_LONG_UNSIGNED: u8 = 0x06;
-    pub(super) const OCTET_STRING: u8 = 0x09;
-    pub(super) const VISIBLE_STRING: u8 = 0x0A;
-    pub(super) const UTF8_STRING: u8 = 0x0C;
-    pub(super) const INTEGER: u8 = 0x0F;
-    pub(super) const LONG: u8 = 0x10;
-    pub(super) const UNSIGNED: u8 = 0x11;
-    pub(super) const LONG_UNSIGNED: u8 = 0x12;
-    pub(super) const LONG64: u8 = 0x14;
-    pub(super) const LONG64_UNSIGNED: u8 = 0x15;
-    pub(super) const ENUM: u8 = 0x16;
-    pub(super) const FLOAT32: u8 = 0x17;
-    pub(super) const FLOAT64: u8 = 0x18;
-    pub(super) const DATE_TIME: u8 = 0x19;
-    pub(super) const DATE: u8 = 0x1A;
-    pub(super) const TIME: u8 = 0x1B;
+pub(super) mod tag {
+    pub(in crate::wire) const NULL: u8 = 0x00;
+    pub(in crate::wire) const ARRAY: u8 = 0x01;
+    pub(in crate::wire) const STRUCTURE: u8 = 0x02;
+    pub(in crate::wire) const BOOLEAN: u8 = 0x03;
+    pub(in crate::wire) const BIT_STRING: u8 = 0x04;
+    pub(in crate::wire) const DOUBLE_LONG: u8 = 0x05;
+    pub(in crate::wire) const DOUBLE_LONG_UNSIGNED: u8 = 0x06;
+    pub(in crate::wire) const OCTET_STRING: u8 = 0x09;
+    pub(in crate::wire) const VISIBLE_STRING: u8 = 0x0A;
+    pub(in crate::wire) const UTF8_STRING: u8 = 0x0C;
+    pub(in crate::wire) const INTEGER: u8 = 0x0F;
+    pub(in crate::wire) const LONG: u8 = 0x10;
+    pub(in crate::wire) const UNSIGNED: u8 = 0x11;
+    pub(in crate::wire) const LONG_UNSIGNED: u8 = 0x12;
+    pub(in crate::wire) const LONG64: u8 = 0x14;
+    pub(in crate::wire) const LONG64_UNSIGNED: u8 = 0x15;
+    pub(in crate::wire) const ENUM: u8 = 0x16;
+    pub(in crate::wire) const FLOAT32: u8 = 0x17;
+    pub(in crate::wire) const FLOAT64: u8 = 0x18;
+    pub(in crate::wire) const DATE_TIME: u8 = 0x19;
+    pub(in crate::wire) const DATE: u8 = 0x1A;
+    pub(in crate::wire) const TIME: u8 = 0x1B;
+    pub(in crate::wire) const BCD: u8 = 0x0D;
+    pub(in crate::wire) const COMPACT_ARRAY: u8 = 0x13;
+    pub(in crate::wire) const DELTA_INTEGER: u8 = 0x1C;
+    pub(in crate::wire) const DELTA_LONG: u8 = 0x1D;
+    pub(in crate::wire) const DELTA_DOUBLE_LONG: u8 = 0x1E;
+    pub(in crate::wire) const DELTA_UNSIGNED: u8 = 0x1F;
+    pub(in crate::wire) const DELTA_LONG_UNSIGNED: u8 = 0x20;
+    pub(in crate::wire) const DELTA_DOUBLE_LONG_UNSIGNED: u8 = 0x21;
+    pub(in crate::wire) const DONT_CARE: u8 = 0xFF;
 }
 
 /// One value with its tag. Strings borrow from the received bytes.
 ///
 /// The number of nodes is at most the number of bytes decoded, so memory is bounded by the input.
-/// Not supported yet, and refused with [`Rule::Tag`]: bcd (0D), compact-array (13), the delta types (1C to 21) and
-/// don't-care (FF).
 ///
 /// # Source
 /// DLMS fact sheet, section 2.1; IEC 62056-6-2 data types.
@@ -87,6 +94,24 @@ pub enum Data<'a> {
     Date(Date),
     /// `1B`.
     Time(Time),
+    /// `0D`: one octet, two digits.
+    Bcd(u8),
+    /// `13`: values of one type, which is written once.
+    CompactArray(CompactArray<'a>),
+    /// `1C`: to be added to the value above it, see [`super::Rows`]; likewise up to `21`.
+    DeltaInteger(i8),
+    /// `1D`.
+    DeltaLong(i16),
+    /// `1E`.
+    DeltaDoubleLong(i32),
+    /// `1F`.
+    DeltaUnsigned(u8),
+    /// `20`.
+    DeltaLongUnsigned(u16),
+    /// `21`.
+    DeltaDoubleLongUnsigned(u32),
+    /// `FF`.
+    DontCare,
 }
 
 /// A string of bits; the first one is the most significant bit of the first octet.
@@ -143,10 +168,27 @@ impl<'a> Data<'a> {
 
     fn decode_nested(reader: &mut Reader<'a>, depth: usize) -> Result<Self, DecodeError> {
         let start = reader.clone();
-        Ok(match reader.u8("tag")? {
-            tag::NULL => Self::Null,
+        let tag = reader.u8("tag")?;
+        Ok(match tag {
             tag::ARRAY => Self::Array(elements(reader, "array", depth)?),
             tag::STRUCTURE => Self::Structure(elements(reader, "structure", depth)?),
+            tag::COMPACT_ARRAY => Self::CompactArray(CompactArray::decode(reader)?),
+            _ => Self::decode_simple(reader, tag)
+                .unwrap_or_else(|| Err(start.fail("tag", Rule::Tag { tag })))?,
+        })
+    }
+
+    /// Reads the value of a simple type, whose tag was read elsewhere. `None` for a tag that is none of a simple type.
+    pub(super) fn decode_simple(reader: &mut Reader<'a>, tag: u8) -> Option<Result<Self, DecodeError>> {
+        if !is_simple(tag) {
+            return None;
+        }
+        Some(Self::simple(reader, tag))
+    }
+
+    fn simple(reader: &mut Reader<'a>, tag: u8) -> Result<Self, DecodeError> {
+        Ok(match tag {
+            tag::NULL => Self::Null,
             tag::BOOLEAN => Self::Boolean(reader.u8("boolean")? != 0),
             tag::BIT_STRING => Self::BitString(bit_string(reader)?),
             tag::DOUBLE_LONG => Self::DoubleLong(i32::from_be_bytes(reader.array("double-long")?)),
@@ -166,8 +208,30 @@ impl<'a> Data<'a> {
             tag::DATE_TIME => Self::DateTime(DateTime::decode(reader)?),
             tag::DATE => Self::Date(Date::decode(reader)?),
             tag::TIME => Self::Time(Time::decode(reader)?),
-            tag => return Err(start.fail("tag", Rule::Tag { tag })),
+            tag::BCD => Self::Bcd(reader.u8("bcd")?),
+            tag::DELTA_INTEGER => Self::DeltaInteger(i8::from_be_bytes(reader.array("delta-integer")?)),
+            tag::DELTA_LONG => Self::DeltaLong(i16::from_be_bytes(reader.array("delta-long")?)),
+            tag::DELTA_DOUBLE_LONG => {
+                Self::DeltaDoubleLong(i32::from_be_bytes(reader.array("delta-double-long")?))
+            }
+            tag::DELTA_UNSIGNED => Self::DeltaUnsigned(reader.u8("delta-unsigned")?),
+            tag::DELTA_LONG_UNSIGNED => Self::DeltaLongUnsigned(reader.u16("delta-long-unsigned")?),
+            tag::DELTA_DOUBLE_LONG_UNSIGNED => {
+                Self::DeltaDoubleLongUnsigned(reader.u32("delta-double-long-unsigned")?)
+            }
+            _ => Self::DontCare,
         })
+    }
+
+    /// Steps over one value and gives its bytes, tag included. Lengths, counts and depth are checked, texts and dates
+    /// are not; nothing is allocated.
+    ///
+    /// # Errors
+    /// As [`Data::decode`].
+    pub fn skip(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+        let mut ahead = reader.clone();
+        skip_nested(&mut ahead, 0)?;
+        reader.bytes("data", ahead.offset().saturating_sub(reader.offset()))
     }
 
     /// The value as bytes.
@@ -180,46 +244,155 @@ impl<'a> Data<'a> {
 
     /// Writes tag and value.
     pub fn encode(&self, writer: &mut Writer) {
-        let mut fixed = |tag, bytes: &[u8]| {
-            writer.u8(tag);
-            writer.bytes(bytes);
-        };
         match self {
-            Self::Null => fixed(tag::NULL, &[]),
-            Self::Boolean(value) => fixed(tag::BOOLEAN, &[u8::from(*value)]),
-            Self::DoubleLong(value) => fixed(tag::DOUBLE_LONG, &value.to_be_bytes()),
-            Self::DoubleLongUnsigned(value) => fixed(tag::DOUBLE_LONG_UNSIGNED, &value.to_be_bytes()),
-            Self::Integer(value) => fixed(tag::INTEGER, &value.to_be_bytes()),
-            Self::Long(value) => fixed(tag::LONG, &value.to_be_bytes()),
-            Self::Unsigned(value) => fixed(tag::UNSIGNED, &[*value]),
-            Self::LongUnsigned(value) => fixed(tag::LONG_UNSIGNED, &value.to_be_bytes()),
-            Self::Long64(value) => fixed(tag::LONG64, &value.to_be_bytes()),
-            Self::Long64Unsigned(value) => fixed(tag::LONG64_UNSIGNED, &value.to_be_bytes()),
-            Self::Enum(value) => fixed(tag::ENUM, &[*value]),
-            Self::Float32(value) => fixed(tag::FLOAT32, &value.to_be_bytes()),
-            Self::Float64(value) => fixed(tag::FLOAT64, &value.to_be_bytes()),
-            Self::DateTime(value) => fixed(tag::DATE_TIME, &value.to_bytes()),
-            Self::Date(value) => fixed(tag::DATE, &value.to_bytes()),
-            Self::Time(value) => fixed(tag::TIME, &value.to_bytes()),
-            Self::OctetString(bytes) => string(writer, tag::OCTET_STRING, bytes),
-            Self::VisibleString(text) => string(writer, tag::VISIBLE_STRING, text.as_bytes()),
-            Self::Utf8String(text) => string(writer, tag::UTF8_STRING, text.as_bytes()),
+            Self::Array(items) => encode_elements(writer, tag::ARRAY, items),
+            Self::Structure(items) => encode_elements(writer, tag::STRUCTURE, items),
+            Self::CompactArray(array) => {
+                writer.u8(tag::COMPACT_ARRAY);
+                array.encode(writer);
+            }
+            simple => {
+                writer.u8(simple.tag());
+                simple.encode_simple(writer);
+            }
+        }
+    }
+
+    /// The tag with which it is written.
+    #[must_use]
+    pub const fn tag(&self) -> u8 {
+        match self {
+            Self::Null => tag::NULL,
+            Self::Array(_) => tag::ARRAY,
+            Self::Structure(_) => tag::STRUCTURE,
+            Self::Boolean(_) => tag::BOOLEAN,
+            Self::BitString(_) => tag::BIT_STRING,
+            Self::DoubleLong(_) => tag::DOUBLE_LONG,
+            Self::DoubleLongUnsigned(_) => tag::DOUBLE_LONG_UNSIGNED,
+            Self::OctetString(_) => tag::OCTET_STRING,
+            Self::VisibleString(_) => tag::VISIBLE_STRING,
+            Self::Utf8String(_) => tag::UTF8_STRING,
+            Self::Integer(_) => tag::INTEGER,
+            Self::Long(_) => tag::LONG,
+            Self::Unsigned(_) => tag::UNSIGNED,
+            Self::LongUnsigned(_) => tag::LONG_UNSIGNED,
+            Self::Long64(_) => tag::LONG64,
+            Self::Long64Unsigned(_) => tag::LONG64_UNSIGNED,
+            Self::Enum(_) => tag::ENUM,
+            Self::Float32(_) => tag::FLOAT32,
+            Self::Float64(_) => tag::FLOAT64,
+            Self::DateTime(_) => tag::DATE_TIME,
+            Self::Date(_) => tag::DATE,
+            Self::Time(_) => tag::TIME,
+            Self::Bcd(_) => tag::BCD,
+            Self::CompactArray(_) => tag::COMPACT_ARRAY,
+            Self::DeltaInteger(_) => tag::DELTA_INTEGER,
+            Self::DeltaLong(_) => tag::DELTA_LONG,
+            Self::DeltaDoubleLong(_) => tag::DELTA_DOUBLE_LONG,
+            Self::DeltaUnsigned(_) => tag::DELTA_UNSIGNED,
+            Self::DeltaLongUnsigned(_) => tag::DELTA_LONG_UNSIGNED,
+            Self::DeltaDoubleLongUnsigned(_) => tag::DELTA_DOUBLE_LONG_UNSIGNED,
+            Self::DontCare => tag::DONT_CARE,
+        }
+    }
+
+    /// Writes the value of a simple type without its tag; nothing for the other types.
+    pub(super) fn encode_simple(&self, writer: &mut Writer) {
+        match self {
+            Self::Boolean(value) => writer.u8(u8::from(*value)),
+            Self::DoubleLong(value) | Self::DeltaDoubleLong(value) => writer.bytes(&value.to_be_bytes()),
+            Self::DoubleLongUnsigned(value) | Self::DeltaDoubleLongUnsigned(value) => writer.u32(*value),
+            Self::Integer(value) | Self::DeltaInteger(value) => writer.bytes(&value.to_be_bytes()),
+            Self::Long(value) | Self::DeltaLong(value) => writer.bytes(&value.to_be_bytes()),
+            Self::Unsigned(value) | Self::Enum(value) | Self::Bcd(value) | Self::DeltaUnsigned(value) => {
+                writer.u8(*value);
+            }
+            Self::LongUnsigned(value) | Self::DeltaLongUnsigned(value) => writer.u16(*value),
+            Self::Long64(value) => writer.bytes(&value.to_be_bytes()),
+            Self::Long64Unsigned(value) => writer.u64(*value),
+            Self::Float32(value) => writer.bytes(&value.to_be_bytes()),
+            Self::Float64(value) => writer.bytes(&value.to_be_bytes()),
+            Self::DateTime(value) => writer.bytes(&value.to_bytes()),
+            Self::Date(value) => writer.bytes(&value.to_bytes()),
+            Self::Time(value) => writer.bytes(&value.to_bytes()),
+            Self::OctetString(bytes) => writer.prefixed(bytes),
+            Self::VisibleString(text) | Self::Utf8String(text) => writer.prefixed(text.as_bytes()),
             Self::BitString(bits) => {
-                writer.u8(tag::BIT_STRING);
                 writer.length(bits.bit_count);
                 writer.bytes(bits.bytes);
             }
-            Self::Array(items) => encode_elements(writer, tag::ARRAY, items),
-            Self::Structure(items) => encode_elements(writer, tag::STRUCTURE, items),
+            Self::Null | Self::DontCare | Self::Array(_) | Self::Structure(_) | Self::CompactArray(_) => {}
         }
     }
 }
 
-fn elements<'a>(
-    reader: &mut Reader<'a>,
-    field: &'static str,
-    depth: usize,
-) -> Result<Vec<Data<'a>>, DecodeError> {
+/// Whether values with this tag hold no other values.
+pub(super) const fn is_simple(tag: u8) -> bool {
+    matches!(
+        tag,
+        tag::NULL | tag::BOOLEAN..=tag::DOUBLE_LONG_UNSIGNED
+            | tag::OCTET_STRING
+            | tag::VISIBLE_STRING
+            | tag::UTF8_STRING
+            | tag::BCD
+            | tag::INTEGER..=tag::LONG_UNSIGNED
+            | tag::LONG64..=tag::DELTA_DOUBLE_LONG_UNSIGNED
+            | tag::DONT_CARE
+    )
+}
+
+/// Size of the values of a simple type whose size is fixed.
+pub(super) const fn fixed_size(tag: u8) -> Option<usize> {
+    Some(match tag {
+        tag::NULL | tag::DONT_CARE => 0,
+        tag::BOOLEAN
+        | tag::BCD
+        | tag::INTEGER
+        | tag::UNSIGNED
+        | tag::ENUM
+        | tag::DELTA_INTEGER
+        | tag::DELTA_UNSIGNED => 1,
+        tag::LONG | tag::LONG_UNSIGNED | tag::DELTA_LONG | tag::DELTA_LONG_UNSIGNED => 2,
+        tag::DOUBLE_LONG
+        | tag::DOUBLE_LONG_UNSIGNED
+        | tag::FLOAT32
+        | tag::TIME
+        | tag::DELTA_DOUBLE_LONG
+        | tag::DELTA_DOUBLE_LONG_UNSIGNED => 4,
+        tag::LONG64 | tag::LONG64_UNSIGNED | tag::FLOAT64 => 8,
+        tag::DATE_TIME => 12,
+        tag::DATE => 5,
+        _ => return None,
+    })
+}
+
+/// Steps over the value of a simple type whose tag was read elsewhere.
+pub(super) fn skip_simple(reader: &mut Reader<'_>, tag: u8) -> Result<(), DecodeError> {
+    match (fixed_size(tag), tag) {
+        (Some(size), _) => reader.bytes("data", size)?,
+        (None, tag::BIT_STRING) => bit_string(reader)?.bytes,
+        (None, _) => reader.prefixed("data")?,
+    };
+    Ok(())
+}
+
+fn skip_nested(reader: &mut Reader<'_>, depth: usize) -> Result<(), DecodeError> {
+    let start = reader.clone();
+    match reader.u8("tag")? {
+        tag @ (tag::ARRAY | tag::STRUCTURE) => {
+            let field = if tag == tag::ARRAY { "array" } else { "structure" };
+            for _ in 0..element_count(reader, field, depth)? {
+                skip_nested(reader, depth.saturating_add(1))?;
+            }
+            Ok(())
+        }
+        tag::COMPACT_ARRAY => CompactArray::decode(reader).map(|_| ()),
+        tag if is_simple(tag) => skip_simple(reader, tag),
+        tag => Err(start.fail("tag", Rule::Tag { tag })),
+    }
+}
+
+fn element_count(reader: &mut Reader<'_>, field: &'static str, depth: usize) -> Result<usize, DecodeError> {
     if depth >= DEPTH_MAX {
         return Err(reader.fail(field, Rule::TooDeep { limit: DEPTH_MAX }));
     }
@@ -229,6 +402,15 @@ fn elements<'a>(
     if count > reader.left() {
         return Err(start.fail(field, Rule::CountExceedsInput { count, left: reader.left() }));
     }
+    Ok(count)
+}
+
+fn elements<'a>(
+    reader: &mut Reader<'a>,
+    field: &'static str,
+    depth: usize,
+) -> Result<Vec<Data<'a>>, DecodeError> {
+    let count = element_count(reader, field, depth)?;
     // No reservation by `count`: nested false counts would multiply it.
     let mut items = Vec::new();
     for _ in 0..count {
@@ -254,11 +436,6 @@ fn text<'a>(
         .ok()
         .filter(|_| is_allowed(bytes))
         .ok_or_else(|| start.fail(field, Rule::Text))
-}
-
-fn string(writer: &mut Writer, tag: u8, bytes: &[u8]) {
-    writer.u8(tag);
-    writer.prefixed(bytes);
 }
 
 fn encode_elements(writer: &mut Writer, tag: u8, items: &[Data<'_>]) {

@@ -216,6 +216,15 @@ impl<'a> Reader<'a> {
         self.bytes(field, count)
     }
 
+    /// The next `count` bytes as a reader of their own, whose offsets go on counting from the same start.
+    ///
+    /// # Errors
+    /// [`Rule::Truncated`].
+    pub fn take(&mut self, field: &'static str, count: usize) -> Result<Self, DecodeError> {
+        let offset = self.offset;
+        Ok(Self { rest: self.bytes(field, count)?, offset })
+    }
+
     /// Everything that is left.
     pub fn remainder(&mut self) -> &'a [u8] {
         let rest = core::mem::take(&mut self.rest);
