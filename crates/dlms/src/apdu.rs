@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod action;
+pub mod carrier;
 pub mod ciphered;
 pub mod event;
 pub mod exception;

@@ -1,3 +1,4 @@
 //! Frames around APDUs.
 
+pub mod hdlc;
 pub mod wrapper;

@@ -3,11 +3,13 @@
 
 use gridseal_crypto::{InvocationCounter, Key, Ticket, role::Role};
 use gridseal_dlms::{
+    acse::{Aare, Aarq, InitiateRequest, InitiateResponse},
     apdu::{
+        access::AccessRequest,
         ciphered::{GeneralGlo, Protected},
         notification::{DataNotification, Leniency},
     },
-    frame::wrapper::WrapperDecoder,
+    frame::{hdlc::HdlcDecoder, wrapper::WrapperDecoder},
     suite::protect::{open_general_glo, open_protected, seal_general_glo},
     wire::{Data, DateTime, DeviationSign, Reader},
 };
@@ -64,6 +66,22 @@ fn outcome(vector: &Vector) -> Result<String, String> {
             assert_eq!(at.to_bytes().as_slice(), input);
             Ok(at.to_utc(DeviationSign::Standard).map_err(|error| error.to_string())?.to_string())
         }
+        "acse" => acse(&input),
+        "access" => {
+            let apdu = AccessRequest::from_bytes(&input).map_err(|error| error.to_string())?;
+            assert_eq!(apdu.to_bytes(), input);
+            Ok(apdu.specifications.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(" "))
+        }
+        "hdlc" => {
+            let mut decoder = HdlcDecoder::new();
+            decoder.push(&input);
+            let frame = decoder.poll().ok_or_else(|| match decoder.last_error() {
+                Some(error) => error.to_string(),
+                None => "no frame".to_owned(),
+            })?;
+            assert_eq!(frame.to_bytes().as_ref(), Some(&input));
+            Ok(format!("{:?} {}", frame.control, hex::encode(frame.information)))
+        }
         "wrapper" => {
             let mut decoder = WrapperDecoder::new(APDU_SIZE_MAX);
             decoder.push(&input).map_err(|error| error.to_string())?;
@@ -73,6 +91,21 @@ fn outcome(vector: &Vector) -> Result<String, String> {
         }
         kind => panic!("unknown kind {kind}"),
     }
+}
+
+fn acse(input: &[u8]) -> Result<String, String> {
+    if input.first() == Some(&0x61) {
+        let aare = Aare::from_bytes(input).map_err(|error| error.to_string())?;
+        assert_eq!(aare.to_bytes(), input);
+        let initiate = InitiateResponse::from_bytes(aare.user_information.unwrap()).unwrap();
+        assert_eq!(initiate.to_bytes(), aare.user_information.unwrap());
+        return Ok(format!("{:?} {:?} {:?} {initiate:?}", aare.result, aare.diagnostic, aare.mechanism));
+    }
+    let aarq = Aarq::from_bytes(input).map_err(|error| error.to_string())?;
+    assert_eq!(aarq.to_bytes(), input);
+    let initiate = InitiateRequest::from_bytes(aarq.user_information).unwrap();
+    assert_eq!(initiate.to_bytes(), aarq.user_information);
+    Ok(format!("{:?} {:?} {:?}", aarq.context, aarq.mechanism, initiate.conformance.to_bytes()))
 }
 
 //= DLMS 5.3: the nonce is system title and counter, the associated data control octet and authentication key

@@ -9,8 +9,10 @@ use gridseal_trust::{csr, enrol::fuzz_entry as enrol, enrol::session, tpm};
 type Target = (&'static str, fn(&[u8]));
 
 /// Targets and their entries, as in `fuzz/targets`.
-const TARGETS: [Target; 12] = [
+const TARGETS: [Target; 15] = [
+    ("apdu", dlms::apdu),
     ("axdr_data", dlms::axdr_data),
+    ("ber_aarq", dlms::ber_aarq),
     ("certificate_request", csr::fuzz_entry),
     ("ciphered_apdu", dlms::ciphered_apdu),
     ("enrol_delivery", enrol::delivery_record),
@@ -19,6 +21,7 @@ const TARGETS: [Target; 12] = [
     ("enrol_message", session::fuzz_entry),
     ("enrol_relay", enrol::relay_message),
     ("enrol_voucher", enrol::voucher),
+    ("hdlc_frame", dlms::hdlc_frame),
     ("notification", dlms::notification),
     ("tpm_structure", tpm::fuzz_entry),
     ("wrapper_frame", dlms::wrapper_frame),

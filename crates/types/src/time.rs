@@ -12,6 +12,12 @@ impl Tick {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+
+    /// The tick `delay` later; the last tick there is when it lies beyond.
+    #[must_use]
+    pub fn after(self, delay: Duration) -> Self {
+        self + delay
+    }
 }
 
 impl Add<Duration> for Tick {

@@ -77,7 +77,7 @@ impl<'a> Protected<'a> {
         Self::decode(&mut Reader::new(bytes))
     }
 
-    fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self {
             security_control: SecurityControl(reader.u8("security control")?),
             invocation_counter: reader.u32("invocation counter")?,

@@ -86,6 +86,9 @@ pub enum Rule {
     /// Text with characters that its type does not allow.
     #[error("text has a character that its type does not allow")]
     Text,
+    /// A check sequence that does not match.
+    #[error("check sequence does not match")]
+    Checksum,
     /// A version of the format that is not the only one known.
     #[error("version {found} is not known")]
     Version {

@@ -15,6 +15,12 @@ impl Writer {
         Self { bytes: Vec::with_capacity(size) }
     }
 
+    /// What was written so far.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// What was written.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
