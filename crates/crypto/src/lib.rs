@@ -16,6 +16,7 @@ pub mod backend;
 mod counter;
 mod delivery;
 mod envelope;
+pub mod group;
 mod hash;
 mod key;
 mod rng;

@@ -67,6 +67,14 @@ roles! {
     KeystoreKek 48;
     /// Wraps keys at rest.
     Dek 49;
+    /// Master of a group's labels.
+    GroupMaster 82;
+    /// Key of one epoch of a group.
+    GroupKey 83;
+    /// Between two devices.
+    PairKey 85;
+    /// Signs headers and broadcast commands of groups.
+    GroupSigning 84;
     /// STS vending key of a supply group.
     StsVending 80;
     /// STS decoder key of one meter.
