@@ -79,6 +79,8 @@ roles! {
     StsVending 80;
     /// STS decoder key of one meter.
     StsDecoder 81;
+    /// Authenticates the rows of a service's database.
+    RecordTag 50;
     /// Private key inside a software device root (endorsement, attestation, storage or TLS key).
     SoftwareRootKey 64;
     /// One-time private key of a key agreement.

@@ -21,8 +21,10 @@ use gridseal_types::{
     records::{Records, RecordsError, Table, Write},
 };
 
+use crate::tags::{RowTags, Stored, StoredRow, Sum};
+
 /// Table of the writer's row, empty key.
-const WRITER: Table = "store_writer";
+pub(crate) const WRITER: Table = "store_writer";
 /// Commits after which the marker file is flushed; in between it survives the process, not the machine.
 const FLUSH_EVERY: u64 = 1_024;
 
@@ -33,8 +35,11 @@ pub enum Claim {
     IfFree,
     /// Pushes aside a writer that cannot be reached any more: its next commit fails with [`RecordsError::Fenced`].
     Force,
-    /// After a restore that was approved: an older database and a lost marker are taken as they are.
+    /// After a restore that was approved: an older database and a lost marker are taken as they are. Rows are checked
+    /// all the same.
     Restored,
+    /// Takes the rows of a database that was written without a key as they are, and authenticates them from now on.
+    Adopt,
 }
 
 /// Why a database could not be claimed; it is as it was.
@@ -58,6 +63,15 @@ pub enum ClaimError {
     /// Neither of the marker's two copies is whole.
     #[error("marker file is damaged")]
     MarkerDamaged,
+    /// Rows were put back to an older state, deleted or added.
+    #[error("rows of the database do not add up: some were put back, deleted or added")]
+    Altered,
+    /// The rows are not authenticated, though the writer has a key for that.
+    #[error("rows of the database are not authenticated")]
+    Unauthenticated,
+    /// The rows are authenticated, and the writer has no key.
+    #[error("rows of the database are authenticated under a key that is not given")]
+    KeyMissing,
     /// A file could not be used.
     #[error("lock or marker file cannot be used")]
     Io(#[from] io::Error),
@@ -75,6 +89,9 @@ impl ClaimError {
             Self::Stale { .. } => "store.stale",
             Self::MarkerMissing => "store.marker_missing",
             Self::MarkerDamaged => "store.marker_damaged",
+            Self::Altered => "store.altered",
+            Self::Unauthenticated => "store.unauthenticated",
+            Self::KeyMissing => "store.key_missing",
             Self::Io(_) => "store.marker_io",
             Self::Records(error) => error.code(),
         }
@@ -98,6 +115,17 @@ pub(crate) struct Position {
     pub(crate) epoch: u64,
     #[n(1)]
     pub(crate) commits: u64,
+    /// Sum of the tags of all other rows, where rows have tags.
+    #[n(2)]
+    pub(crate) sum: Option<Sum>,
+}
+
+impl Position {
+    pub(crate) fn row(&self) -> Write {
+        // Encoding into memory cannot fail for this type.
+        let value = minicbor::to_vec(self).unwrap_or_default();
+        Write { table: WRITER, key: Vec::new(), value: Some(value) }
+    }
 }
 
 /// The writer's own knowledge of where its database stands.
@@ -122,21 +150,19 @@ pub(crate) const fn row() -> (Table, &'static [u8]) {
     (WRITER, &[])
 }
 
-fn row_of(position: Position) -> Write {
-    // Encoding into memory cannot fail for this type.
-    let value = minicbor::to_vec(position).unwrap_or_default();
-    Write { table: WRITER, key: Vec::new(), value: Some(value) }
-}
-
 impl Fence {
-    /// Checks the database against its marker, and gives the row that claims it. The caller commits the row, then calls
-    /// [`Fence::committed`].
-    pub(crate) fn claim(
-        records: &impl Records,
+    /// Checks the database and its marker, and says where the claim brings it. The caller commits that, then calls
+    /// [`Fence::claimed`].
+    pub(crate) fn claim<S: Records + Stored>(
+        records: &S,
         claim: Claim,
         marker: &Path,
-    ) -> Result<(Self, Write), ClaimError> {
-        let found = position(records)?;
+        tags: Option<&RowTags>,
+    ) -> Result<(Self, Position), ClaimError> {
+        let found = match records.writer_row()? {
+            Some(row) => Some(checked(&row, tags)?),
+            None => None,
+        };
         let (marker, noted) = Marker::open(marker)?;
         let noted = match (noted, claim) {
             (Noted::At(noted), _) => noted,
@@ -149,11 +175,22 @@ impl Fence {
         if claim != Claim::Restored && (found.epoch < noted.epoch || found.commits < noted.commits) {
             return Err(ClaimError::Stale { found: found.commits, marker: noted.commits });
         }
+        let sum = match (tags, found.sum) {
+            (None, None) => None,
+            (None, Some(_)) => return Err(ClaimError::KeyMissing),
+            (Some(tags), Some(sum)) if tags.check_all(records)? == sum => Some(sum),
+            (Some(_), Some(_)) => return Err(ClaimError::Altered),
+            (Some(tags), None) if claim == Claim::Adopt || records.page(("", &[]), 1)?.is_empty() => {
+                Some(tags.adopt(records)?)
+            }
+            (Some(_), None) => return Err(ClaimError::Unauthenticated),
+        };
         let position = Position {
             epoch: found.epoch.max(noted.epoch).saturating_add(1),
             commits: found.commits.max(noted.commits).saturating_add(1),
+            sum,
         };
-        Ok((Self { position, marker }, row_of(position)))
+        Ok((Self { position, marker }, position))
     }
 
     pub(crate) const fn epoch(&self) -> u64 {
@@ -182,9 +219,18 @@ impl Fence {
     }
 }
 
-/// Whether the caller may write, by the row that its transaction has read; and the row it leaves with its changes. Without
-/// a claim of its own it may as long as nobody has one.
-pub(crate) fn mark(fence: Option<&Fence>, found: Option<&[u8]>) -> Result<Option<Write>, RecordsError> {
+/// A position before it is claimed: its tag counts as soon as rows have tags at all.
+fn checked(row: &StoredRow, tags: Option<&RowTags>) -> Result<Position, RecordsError> {
+    let position: Position = minicbor::decode(&row.value).map_err(|_| RecordsError::Damaged)?;
+    if let (Some(tags), Some(_)) = (tags, position.sum) {
+        tags.check(WRITER, &row.key, &row.value, row.tag.as_deref())?;
+    }
+    Ok(position)
+}
+
+/// Whether the caller may write, by the row that its transaction has read; and the position it leaves with its changes.
+/// Without a claim of its own it may as long as nobody has one.
+pub(crate) fn next(fence: Option<&Fence>, found: Option<&[u8]>) -> Result<Option<Position>, RecordsError> {
     let (Some(fence), Some(found)) = (fence, found) else {
         return if fence.is_none() && found.is_none() { Ok(None) } else { Err(RecordsError::Fenced) };
     };
@@ -192,7 +238,7 @@ pub(crate) fn mark(fence: Option<&Fence>, found: Option<&[u8]>) -> Result<Option
     if found.epoch != fence.position.epoch {
         return Err(RecordsError::Fenced);
     }
-    Ok(Some(row_of(Position { epoch: found.epoch, commits: found.commits.saturating_add(1) })))
+    Ok(Some(Position { commits: found.commits.saturating_add(1), ..found }))
 }
 
 /// Lets the marker follow a commit that is durable.
@@ -266,6 +312,7 @@ fn position_of(copy: &[u8; COPY_SIZE]) -> Option<Position> {
     Some(Position {
         epoch: u64::from_be_bytes(*epoch),
         commits: u64::from_be_bytes(commits.try_into().ok()?),
+        sum: None,
     })
 }
 

@@ -16,6 +16,7 @@ mod group;
 mod postgres;
 mod sqlite;
 mod standby;
+mod tags;
 mod transact;
 
 pub use fence::{Claim, ClaimError};
@@ -26,4 +27,5 @@ pub use sqlite::{
     SqliteRecords,
 };
 pub use standby::{Standby, StandbyRecords};
+pub use tags::record_tag_key;
 pub use transact::{SoleWriter, Transact};

@@ -7,6 +7,8 @@
 mod certificates;
 #[path = "store/conformance.rs"]
 mod conformance;
+#[path = "store/damage.rs"]
+mod damage;
 #[path = "store/group.rs"]
 mod group;
 #[path = "store/open.rs"]

@@ -1,7 +1,8 @@
 //! Records in PostgreSQL: one table for each service, in a schema of its own.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
+use gridseal_crypto::{Key, role::RecordTag};
 use gridseal_types::records::{Commit, Durability, Records, RecordsError, Row, Table, Write};
 
 use tokio_postgres::types::ToSql;
@@ -10,6 +11,7 @@ use super::session::{ConnectError, Failure, PostgresSettings, Session, failed};
 use crate::{
     SoleWriter, Transact,
     fence::{self, Claim, ClaimError, Fence},
+    tags::{RowTags, Stored, StoredRow, Tag, Tagged, Unchecked, tagged},
 };
 
 /// Whether a standby stands ready to acknowledge. Without the right to see that, the answer is no.
@@ -28,6 +30,7 @@ const STANDBY: &str = "SELECT current_setting('synchronous_standby_names') <> ''
 pub struct PostgresRecords {
     settings: PostgresSettings,
     session: Session,
+    tags: Option<RowTags>,
     fence: Option<Fence>,
     stands_alone: bool,
 }
@@ -39,7 +42,7 @@ impl PostgresRecords {
     /// [`ConnectError`].
     pub fn connect(settings: PostgresSettings) -> Result<Self, ConnectError> {
         let session = Session::connect(&settings)?;
-        Ok(Self { settings, session, fence: None, stands_alone: false })
+        Ok(Self { settings, session, tags: None, fence: None, stands_alone: false })
     }
 
     /// The same records for a site whose operator has decided to have no standby: [`Durability::Replicated`] then asks
@@ -47,6 +50,14 @@ impl PostgresRecords {
     #[must_use]
     pub fn standing_alone(mut self) -> Self {
         self.stands_alone = true;
+        self
+    }
+
+    /// The same records with every row authenticated: one that was changed or moved is [`RecordsError::Damaged`] when it
+    /// is read, and a claim checks them all. See [`crate::record_tag_key`].
+    #[must_use]
+    pub fn authenticated_by(mut self, key: Key<RecordTag, 32>) -> Self {
+        self.tags = Some(RowTags(key));
         self
     }
 
@@ -59,8 +70,9 @@ impl PostgresRecords {
     fn claim_locked(&mut self, claim: Claim, marker: &Path) -> Result<u64, ClaimError> {
         let turn = Turn::new(self);
         turn.begin()?;
-        let (mut fence, row) = Fence::claim(self, claim, marker)?;
-        turn.write(&[row], Durability::Local)?;
+        let (mut fence, position) = Fence::claim(self, claim, marker, self.tags.as_ref())?;
+        let row = tagged(self.tags.as_ref(), Vec::new(), Some(position), self)?;
+        turn.write(&row, Durability::Local)?;
         fence.claimed()?;
         let epoch = fence.epoch();
         self.fence = Some(fence);
@@ -105,8 +117,8 @@ impl<'s> Turn<'s> {
         Self { records, is_open: true }
     }
 
-    /// Waits for the turn; returns the writer's row.
-    fn begin(&self) -> Result<Option<Vec<u8>>, RecordsError> {
+    /// Waits for the turn; returns the writer's row, unchecked.
+    fn begin(&self) -> Result<Option<Raw>, RecordsError> {
         let PostgresRecords { session, settings, .. } = self.records;
         // The snapshot is taken by the first statement that reads, after the lock: it shows what the one before left.
         let begin = format!(
@@ -121,23 +133,23 @@ impl<'s> Turn<'s> {
                 session.client.query_opt(&session.statements.get, &parameters)
             );
             begun?;
-            row?.map(|row| row.try_get(0)).transpose()
+            row?.map(|row| raw(&row)).transpose()
         });
         begun.map_err(|failure| failed("begin", &failure))
     }
 
     /// Writes and commits.
-    fn write(mut self, writes: &[Write], durability: Durability) -> Result<(), RecordsError> {
+    fn write(mut self, changes: &[Tagged], durability: Durability) -> Result<(), RecordsError> {
         let PostgresRecords { session, settings, stands_alone, .. } = self.records;
         let is_replicated = durability == Durability::Replicated && !stands_alone;
         if is_replicated && !self.has_standby()? {
             return Err(RecordsError::Unreplicated);
         }
-        let Batch { puts, deletes } = Batch::new(writes);
+        let Batch { puts, deletes } = Batch::new(changes);
         let level = if is_replicated { "on" } else { "local" };
         let level = format!("SET LOCAL synchronous_commit = {level}");
-        let (put, delete): (Parameters<'_, 3>, Parameters<'_, 2>) =
-            ([&puts.0, &puts.1, &puts.2], [&deletes.0, &deletes.1]);
+        let (put, delete): (Parameters<'_, 4>, Parameters<'_, 2>) =
+            ([&puts.0, &puts.1, &puts.2, &puts.3], [&deletes.0, &deletes.1]);
         // One round trip: what fails in the middle turns the commit into a roll back.
         let answer = async {
             let (set, put, deleted, ended) = tokio::join!(
@@ -182,25 +194,26 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Changes by kind, as columns; the last one of each key.
+type Bytes<'w> = Vec<&'w [u8]>;
+type Tags<'w> = Vec<Option<&'w [u8]>>;
+
+/// Changes by kind, as columns.
 #[derive(Default)]
 struct Batch<'w> {
-    puts: (Vec<Table>, Vec<&'w [u8]>, Vec<&'w [u8]>),
-    deletes: (Vec<Table>, Vec<&'w [u8]>),
+    puts: (Vec<Table>, Bytes<'w>, Bytes<'w>, Tags<'w>),
+    deletes: (Vec<Table>, Bytes<'w>),
 }
 
 impl<'w> Batch<'w> {
-    fn new(writes: &'w [Write]) -> Self {
-        let last: BTreeMap<(Table, &[u8]), Option<&[u8]>> = writes
-            .iter()
-            .map(|write| ((write.table, write.key.as_slice()), write.value.as_deref()))
-            .collect();
+    /// Of changes to different rows.
+    fn new(changes: &'w [Tagged]) -> Self {
         let mut batch = Self::default();
-        for ((table, key), value) in last {
+        for Tagged { table, key, value, tag } in changes {
             if let Some(value) = value {
                 batch.puts.0.push(table);
                 batch.puts.1.push(key);
                 batch.puts.2.push(value);
+                batch.puts.3.push(tag.as_ref().map(<[u8; 32]>::as_slice));
             } else {
                 batch.deletes.0.push(table);
                 batch.deletes.1.push(key);
@@ -210,23 +223,104 @@ impl<'w> Batch<'w> {
     }
 }
 
+impl PostgresRecords {
+    fn checked(
+        &self,
+        table: Table,
+        key: &[u8],
+        value: &[u8],
+        tag: Option<&[u8]>,
+    ) -> Result<(), RecordsError> {
+        self.tags.as_ref().map_or(Ok(()), |tags| tags.check(table, key, value, tag))
+    }
+
+    /// A row unchecked: value and tag.
+    fn raw(&self, table: Table, key: &[u8]) -> Result<Option<Raw>, RecordsError> {
+        let session = &self.session;
+        let row = session.run(async {
+            let row = session.client.query_opt(&session.statements.get, &[&table, &key]).await?;
+            row.map(|row| raw(&row)).transpose()
+        });
+        row.map_err(|failure| failed("get", &failure))
+    }
+}
+
+/// Value and tag.
+type Raw = (Vec<u8>, Option<Vec<u8>>);
+
+fn raw(row: &tokio_postgres::Row) -> Result<Raw, tokio_postgres::Error> {
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}
+
+impl Stored for PostgresRecords {
+    fn page(&self, (table, key): (&str, &[u8]), limit: usize) -> Result<Vec<StoredRow>, RecordsError> {
+        let (session, limit) = (&self.session, i64::try_from(limit).unwrap_or(i64::MAX));
+        let rows = session.run(async {
+            let rows = session.client.query(&session.statements.page, &[&table, &key, &limit]).await?;
+            let row = |row: &tokio_postgres::Row| {
+                Ok(StoredRow {
+                    table: row.try_get(0)?,
+                    key: row.try_get(1)?,
+                    value: row.try_get(2)?,
+                    tag: row.try_get(3)?,
+                })
+            };
+            rows.iter().map(row).collect::<Result<_, _>>()
+        });
+        rows.map_err(|failure| failed("page", &failure))
+    }
+
+    fn writer_row(&self) -> Result<Option<StoredRow>, RecordsError> {
+        let (table, key) = fence::row();
+        let row = self.raw(table, key)?;
+        Ok(row.map(|(value, tag)| StoredRow { table: table.to_owned(), key: key.to_vec(), value, tag }))
+    }
+
+    fn tags(&self, places: &[(Table, &[u8])]) -> Result<Vec<Option<Tag>>, RecordsError> {
+        let (tables, keys): (Vec<Table>, Vec<&[u8]>) = places.iter().copied().unzip();
+        let session = &self.session;
+        let tags = session.run(async {
+            let rows = session.client.query(&session.statements.tags, &[&tables, &keys]).await?;
+            rows.iter().map(|row| row.try_get::<_, Option<Vec<u8>>>(0)).collect::<Result<Vec<_>, _>>()
+        });
+        let tags = tags.map_err(|failure| failed("tags", &failure))?;
+        let sized = |tag: Option<Vec<u8>>| {
+            tag.map(|tag| tag.try_into().map_err(|_| RecordsError::Damaged)).transpose()
+        };
+        tags.into_iter().map(sized).collect()
+    }
+
+    fn set_tags(&self, rows: &[(StoredRow, Tag)]) -> Result<(), RecordsError> {
+        let column = |of: fn(&(StoredRow, Tag)) -> &[u8]| rows.iter().map(of).collect::<Vec<_>>();
+        let tables: Vec<&str> = rows.iter().map(|(row, _)| row.table.as_str()).collect();
+        let (keys, tags) = (column(|(row, _)| &row.key), column(|(_, tag)| tag));
+        let session = &self.session;
+        let parameters: Parameters<'_, 3> = [&tables, &keys, &tags];
+        let set = session.client.execute(&session.statements.set_tags, &parameters);
+        session.run(set).map(|_| ()).map_err(|failure| failed("set tags", &failure))
+    }
+}
+
 impl Records for PostgresRecords {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, RecordsError> {
-        let session = &self.session;
-        let value = session.run(async {
-            let row = session.client.query_opt(&session.statements.get, &[&table, &key]).await?;
-            row.map(|row| row.try_get(0)).transpose()
-        });
-        value.map_err(|failure| failed("get", &failure))
+        let Some((value, tag)) = self.raw(table, key)? else { return Ok(None) };
+        self.checked(table, key, &value, tag.as_deref())?;
+        Ok(Some(value))
     }
 
     fn range(&self, table: Table, after: &[u8], limit: usize) -> Result<Vec<Row>, RecordsError> {
         let (session, limit) = (&self.session, i64::try_from(limit).unwrap_or(i64::MAX));
         let rows = session.run(async {
             let rows = session.client.query(&session.statements.range, &[&table, &after, &limit]).await?;
-            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>()
+            let row = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+            rows.iter().map(row).collect::<Result<Vec<Unchecked>, _>>()
         });
-        rows.map_err(|failure| failed("range", &failure))
+        let checked =
+            rows.map_err(|failure| failed("range", &failure))?.into_iter().map(|(key, value, tag)| {
+                self.checked(table, &key, &value, tag.as_deref())?;
+                Ok((key, value))
+            });
+        checked.collect()
     }
 }
 
@@ -243,13 +337,18 @@ impl Transact for PostgresRecords {
     ) -> Result<T, E> {
         self.connected()?;
         let turn = Turn::new(self);
-        let mark = fence::mark(self.fence.as_ref(), turn.begin()?.as_deref())?;
-        let (mut writes, durability, result) = decide(self)?;
+        let row = turn.begin()?;
+        if let (Some((value, tag)), Some(_)) = (&row, &self.fence) {
+            let (table, key) = fence::row();
+            self.checked(table, key, value, tag.as_deref())?;
+        }
+        let next = fence::next(self.fence.as_ref(), row.as_ref().map(|(value, _)| value.as_slice()))?;
+        let (writes, durability, result) = decide(self)?;
         if writes.is_empty() {
             return Ok(result);
         }
-        writes.extend(mark);
-        turn.write(&writes, durability)?;
+        let changes = tagged(self.tags.as_ref(), writes, next, self)?;
+        turn.write(&changes, durability)?;
         fence::follow(self.fence.as_mut())?;
         Ok(result)
     }

@@ -121,6 +121,9 @@ pub(super) struct Statements {
     pub(super) range: Statement,
     pub(super) put: Statement,
     pub(super) delete: Statement,
+    pub(super) page: Statement,
+    pub(super) tags: Statement,
+    pub(super) set_tags: Statement,
 }
 
 #[derive(Debug)]
@@ -303,23 +306,42 @@ async fn prepare(client: &Client, schema: &str) -> Result<Statements, ConnectErr
     }
     Ok(Statements {
         get: client
-            .prepare(&format!("SELECT value FROM {schema}.records WHERE tbl = $1 AND key = $2"))
+            .prepare(&format!("SELECT value, tag FROM {schema}.records WHERE tbl = $1 AND key = $2"))
             .await?,
         range: client
             .prepare(&format!(
-                "SELECT key, value FROM {schema}.records WHERE tbl = $1 AND key > $2 ORDER BY key LIMIT $3"
+                "SELECT key, value, tag FROM {schema}.records WHERE tbl = $1 AND key > $2 ORDER BY key LIMIT $3"
             ))
             .await?,
         put: client
             .prepare(&format!(
-                "INSERT INTO {schema}.records(tbl, key, value)
-                 SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[])
-                 ON CONFLICT (tbl, key) DO UPDATE SET value = EXCLUDED.value"
+                "INSERT INTO {schema}.records(tbl, key, value, tag)
+                 SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[])
+                 ON CONFLICT (tbl, key) DO UPDATE SET value = EXCLUDED.value, tag = EXCLUDED.tag"
             ))
             .await?,
         delete: client
             .prepare(&format!(
                 "DELETE FROM {schema}.records r USING unnest($1::text[], $2::bytea[]) AS d(tbl, key)
+                 WHERE r.tbl = d.tbl AND r.key = d.key"
+            ))
+            .await?,
+        page: client
+            .prepare(&format!(
+                "SELECT tbl, key, value, tag FROM {schema}.records
+                 WHERE (tbl, key) > ($1, $2) ORDER BY tbl, key LIMIT $3"
+            ))
+            .await?,
+        tags: client
+            .prepare(&format!(
+                "SELECT r.tag FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS d(tbl, key, place)
+                 LEFT JOIN {schema}.records r ON r.tbl = d.tbl AND r.key = d.key ORDER BY d.place"
+            ))
+            .await?,
+        set_tags: client
+            .prepare(&format!(
+                "UPDATE {schema}.records r SET tag = d.tag
+                 FROM unnest($1::text[], $2::bytea[], $3::bytea[]) AS d(tbl, key, tag)
                  WHERE r.tbl = d.tbl AND r.key = d.key"
             ))
             .await?,
@@ -340,7 +362,7 @@ async fn create(client: &Client, schema: &str) -> Result<(), ConnectError> {
              SELECT pg_advisory_xact_lock(hashtextextended('gridseal.create', 0));
              CREATE SCHEMA IF NOT EXISTS {schema};
              CREATE TABLE IF NOT EXISTS {schema}.records(
-                 tbl text COLLATE \"C\" NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
+                 tbl text COLLATE \"C\" NOT NULL, key bytea NOT NULL, value bytea NOT NULL, tag bytea,
                  PRIMARY KEY(tbl, key));
              ALTER TABLE {schema}.records ALTER COLUMN value SET STORAGE EXTERNAL;
              CREATE TABLE IF NOT EXISTS {schema}.turn();

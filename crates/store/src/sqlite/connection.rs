@@ -82,6 +82,8 @@ pub(crate) struct Schema {
     pub(crate) version: u32,
     /// Makes the tables.
     pub(crate) create: &'static str,
+    /// What brings a file of the version before to this one, if it can be brought.
+    pub(crate) upgrade: Option<&'static str>,
 }
 
 /// Opens a file, made when there is none: readable by its owner alone, write-ahead log, flushed before a commit returns.
@@ -120,7 +122,7 @@ fn prepare(connection: Connection, schema: &Schema, on_disk: bool) -> Result<Con
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // Nothing is changed, not even the journal mode, before the file is known to be ours.
-    let is_new = check(&connection, schema)?;
+    let found = check(&connection, schema)?;
     let journal: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if on_disk && journal != "wal" {
         return Err(OpenError::Journal);
@@ -131,10 +133,11 @@ fn prepare(connection: Connection, schema: &Schema, on_disk: bool) -> Result<Con
          PRAGMA trusted_schema = OFF;
          PRAGMA secure_delete = ON;",
     )?;
-    if is_new {
+    if found != Found::Current {
         let transaction = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
-        if check(&transaction, schema)? {
-            transaction.execute_batch(schema.create)?;
+        // Another process may have been faster.
+        if let Found::Lacks(statements) = check(&transaction, schema)? {
+            transaction.execute_batch(statements)?;
             transaction.pragma_update(None, "application_id", schema.application_id)?;
             transaction.pragma_update(None, "user_version", schema.version)?;
             transaction.commit()?;
@@ -143,20 +146,29 @@ fn prepare(connection: Connection, schema: &Schema, on_disk: bool) -> Result<Con
     Ok(connection)
 }
 
-/// Whether the database is still empty; an error when it is not ours or of another version.
-fn check(connection: &Connection, schema: &Schema) -> Result<bool, OpenError> {
+/// What a database file of ours is like.
+#[derive(PartialEq, Eq)]
+enum Found {
+    Current,
+    /// It is empty or of the version before: these statements bring it up to date.
+    Lacks(&'static str),
+}
+
+/// What the file holds; an error when it is not ours or of another version.
+fn check(connection: &Connection, schema: &Schema) -> Result<Found, OpenError> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
     let (found, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if (found, version, tables) == (0, 0, 0) {
-        return Ok(true);
+        return Ok(Found::Lacks(schema.create));
     }
-    let Schema { application_id: expected, version: supported, .. } = *schema;
+    let Schema { application_id: expected, version: supported, upgrade, .. } = *schema;
     if found != expected {
         return Err(OpenError::Foreign { found, expected });
     }
-    if version != supported {
-        return Err(OpenError::Version { found: version, supported });
+    match upgrade {
+        _ if version == supported => Ok(Found::Current),
+        Some(upgrade) if version.checked_add(1) == Some(supported) => Ok(Found::Lacks(upgrade)),
+        _ => Err(OpenError::Version { found: version, supported }),
     }
-    Ok(false)
 }

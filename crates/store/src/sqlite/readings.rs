@@ -35,6 +35,7 @@ const SCHEMA: Schema = Schema {
              CREATE TABLE admission(
                  meter BLOB PRIMARY KEY, tls_key BLOB NOT NULL UNIQUE, admission BLOB NOT NULL)
                  STRICT, WITHOUT ROWID",
+    upgrade: None,
 };
 
 const INSERT: &str = "INSERT INTO reading(start, meter, obis, content) VALUES(?1, ?2, ?3, ?4)

@@ -2,6 +2,7 @@
 
 use std::{fs::File, path::Path};
 
+use gridseal_crypto::{Key, role::RecordTag};
 use gridseal_types::records::{Commit, Durability, Records, RecordsError, Table, Write};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -9,21 +10,28 @@ use super::connection::{self, OpenError, Schema};
 use crate::{
     SoleWriter, Standby, Transact,
     fence::{self, Claim, ClaimError, Fence},
+    tags::{RowTags, Stored, StoredRow, Tag, Tagged, Unchecked, tagged},
 };
 
 const SCHEMA: Schema = Schema {
     application_id: u32::from_be_bytes(*b"GSrc"),
-    version: 1,
+    version: 2,
     create: "CREATE TABLE records(
-                 tbl TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
+                 tbl TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, tag BLOB,
                  PRIMARY KEY(tbl, key)) STRICT, WITHOUT ROWID",
+    upgrade: Some("ALTER TABLE records ADD COLUMN tag BLOB"),
 };
 
-const GET: &str = "SELECT value FROM records WHERE tbl = ?1 AND key = ?2";
-const RANGE: &str = "SELECT key, value FROM records WHERE tbl = ?1 AND key > ?2 ORDER BY key LIMIT ?3";
-const PUT: &str = "INSERT INTO records(tbl, key, value) VALUES(?1, ?2, ?3)
-                   ON CONFLICT(tbl, key) DO UPDATE SET value = excluded.value";
+const GET: &str = "SELECT value, tag FROM records WHERE tbl = ?1 AND key = ?2";
+const RANGE: &str = "SELECT key, value, tag FROM records WHERE tbl = ?1 AND key > ?2 ORDER BY key LIMIT ?3";
+const PUT: &str = "INSERT INTO records(tbl, key, value, tag) VALUES(?1, ?2, ?3, ?4)
+                   ON CONFLICT(tbl, key) DO UPDATE SET value = excluded.value, tag = excluded.tag";
 const DELETE: &str = "DELETE FROM records WHERE tbl = ?1 AND key = ?2";
+
+const PAGE: &str = "SELECT tbl, key, value, tag FROM records WHERE (tbl, key) > (?1, ?2)
+                    ORDER BY tbl, key LIMIT ?3";
+const TAG: &str = "SELECT tag FROM records WHERE tbl = ?1 AND key = ?2";
+const SET_TAG: &str = "UPDATE records SET tag = ?3 WHERE tbl = ?1 AND key = ?2";
 
 /// The records of one service in an SQLite file; a change is on disk before `commit` or `transact` returns.
 ///
@@ -48,6 +56,7 @@ const DELETE: &str = "DELETE FROM records WHERE tbl = ?1 AND key = ?2";
 #[derive(Debug)]
 pub struct SqliteRecords {
     connection: Connection,
+    tags: Option<RowTags>,
     replication: Replication,
     fence: Option<Fence>,
     /// Held as long as this is the only writer.
@@ -84,7 +93,7 @@ impl SqliteRecords {
     }
 
     const fn new(connection: Connection) -> Self {
-        Self { connection, replication: Replication::Refused, fence: None, lock: None }
+        Self { connection, tags: None, replication: Replication::Refused, fence: None, lock: None }
     }
 
     /// The same records for a site whose operator has decided to have no standby: [`Durability::Replicated`] then asks
@@ -109,6 +118,24 @@ impl SqliteRecords {
         self
     }
 
+    /// The same records with every row authenticated: one that was changed or moved is
+    /// [`RecordsError::Damaged`] when it is read, and a claim checks them all. See [`crate::record_tag_key`].
+    #[must_use]
+    pub fn authenticated_by(mut self, key: Key<RecordTag, 32>) -> Self {
+        self.tags = Some(RowTags(key));
+        self
+    }
+
+    /// Gives the file room for so many pages of 4 KiB: a commit that needs more is [`RecordsError::Full`].
+    ///
+    /// # Errors
+    /// [`RecordsError`].
+    pub fn limit_pages(&mut self, pages: u32) -> Result<(), RecordsError> {
+        self.connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+            .map_err(|error| failed("limit", &error))
+    }
+
     /// Decision and commit in one transaction: [`Transact::transact`], for callers that know which records they have.
     ///
     /// # Errors
@@ -126,11 +153,11 @@ impl SqliteRecords {
     ) -> Result<T, E> {
         let transaction = begin(&self.connection)?;
         let (table, key) = fence::row();
-        let mark = match self.replication {
+        let next = match self.replication {
             Replication::Follows => None,
-            _ => fence::mark(self.fence.as_ref(), self.get(table, key)?.as_deref())?,
+            _ => fence::next(self.fence.as_ref(), self.get(table, key)?.as_deref())?,
         };
-        let (mut writes, durability, result) = decide(self)?;
+        let (writes, durability, result) = decide(self)?;
         let number = self.fence.as_ref().map(|fence| fence.commits().saturating_add(1));
         let waits = durability == Durability::Replicated;
         let is_possible = match (&mut self.replication, number) {
@@ -144,11 +171,11 @@ impl SqliteRecords {
         if writes.is_empty() {
             return Ok(result);
         }
-        writes.extend(mark);
-        write(transaction, &writes)?;
+        let changes = tagged(self.tags.as_ref(), writes, next, self)?;
+        write(transaction, &changes)?;
         fence::follow(self.fence.as_mut())?;
         if let (Replication::To(standby), Some(number)) = (&mut self.replication, number) {
-            standby.ship(number, &writes);
+            standby.ship(number, &plain(changes));
             if waits && !standby.has_acknowledged(number) {
                 return Err(RecordsError::Unreplicated.into());
             }
@@ -166,13 +193,13 @@ impl SoleWriter for SqliteRecords {
             _ => None,
         };
         let transaction = begin(&self.connection)?;
-        let (mut fence, row) = Fence::claim(self, claim, marker)?;
-        let row = [row];
+        let (mut fence, position) = Fence::claim(self, claim, marker, self.tags.as_ref())?;
+        let row = tagged(self.tags.as_ref(), Vec::new(), Some(position), self)?;
         write(transaction, &row)?;
         fence.claimed()?;
         let epoch = fence.epoch();
         if let Replication::To(standby) = &mut self.replication {
-            standby.ship(fence.commits(), &row);
+            standby.ship(fence.commits(), &plain(row));
         }
         (self.fence, self.lock) = (Some(fence), lock);
         Ok(epoch)
@@ -186,18 +213,86 @@ fn begin(connection: &Connection) -> Result<Transaction<'_>, RecordsError> {
         .map_err(|error| failed("begin", &error))
 }
 
-fn write(transaction: Transaction<'_>, writes: &[Write]) -> Result<(), RecordsError> {
-    apply(&transaction, writes).map_err(|error| failed("write", &error))?;
+fn write(transaction: Transaction<'_>, changes: &[Tagged]) -> Result<(), RecordsError> {
+    apply(&transaction, changes).map_err(|error| failed("write", &error))?;
     transaction.commit().map_err(|error| failed("commit", &error))
+}
+
+fn plain(changes: Vec<Tagged>) -> Vec<Write> {
+    changes.into_iter().map(|Tagged { table, key, value, .. }| Write { table, key, value }).collect()
+}
+
+impl SqliteRecords {
+    fn checked(
+        &self,
+        table: Table,
+        key: &[u8],
+        value: &[u8],
+        tag: Option<&[u8]>,
+    ) -> Result<(), RecordsError> {
+        self.tags.as_ref().map_or(Ok(()), |tags| tags.check(table, key, value, tag))
+    }
+}
+
+impl Stored for SqliteRecords {
+    fn page(&self, (table, key): (&str, &[u8]), limit: usize) -> Result<Vec<StoredRow>, RecordsError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let page = || {
+            let mut statement = self.connection.prepare_cached(PAGE)?;
+            let rows = statement.query_map(params![table, key, limit], |row| {
+                Ok(StoredRow { table: row.get(0)?, key: row.get(1)?, value: row.get(2)?, tag: row.get(3)? })
+            })?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        page().map_err(|error| failed("page", &error))
+    }
+
+    fn writer_row(&self) -> Result<Option<StoredRow>, RecordsError> {
+        let (table, key) = fence::row();
+        let get = || {
+            let mut statement = self.connection.prepare_cached(GET)?;
+            let row = statement.query_row(params![table, key], |row| {
+                let (table, key) = (table.to_owned(), key.to_vec());
+                Ok(StoredRow { table, key, value: row.get(0)?, tag: row.get(1)? })
+            });
+            row.optional()
+        };
+        get().map_err(|error| failed("get", &error))
+    }
+
+    fn tags(&self, places: &[(Table, &[u8])]) -> Result<Vec<Option<Tag>>, RecordsError> {
+        let tags = || {
+            let mut statement = self.connection.prepare_cached(TAG)?;
+            let tag = |(table, key): &(Table, &[u8])| {
+                let tag = statement.query_row(params![table, key], |row| row.get::<_, Option<Tag>>(0));
+                tag.optional().map(Option::flatten)
+            };
+            places.iter().map(tag).collect::<rusqlite::Result<_>>()
+        };
+        tags().map_err(|error| failed("tags", &error))
+    }
+
+    fn set_tags(&self, rows: &[(StoredRow, Tag)]) -> Result<(), RecordsError> {
+        let set = || {
+            let mut statement = self.connection.prepare_cached(SET_TAG)?;
+            rows.iter()
+                .try_for_each(|(row, tag)| statement.execute(params![row.table, row.key, tag]).map(|_| ()))
+        };
+        set().map_err(|error| failed("set tags", &error))
+    }
 }
 
 impl Records for SqliteRecords {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, RecordsError> {
         let get = || {
             let mut statement = self.connection.prepare_cached(GET)?;
-            statement.query_row(params![table, key], |row| row.get(0)).optional()
+            let row = statement.query_row(params![table, key], |row| Ok((row.get(0)?, row.get(1)?)));
+            row.optional()
         };
-        get().map_err(|error| failed("get", &error))
+        let row: Option<(Vec<u8>, Option<Vec<u8>>)> = get().map_err(|error| failed("get", &error))?;
+        let Some((value, tag)) = row else { return Ok(None) };
+        self.checked(table, key, &value, tag.as_deref())?;
+        Ok(Some(value))
     }
 
     fn range(
@@ -209,11 +304,16 @@ impl Records for SqliteRecords {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let range = || {
             let mut statement = self.connection.prepare_cached(RANGE)?;
-            let rows =
-                statement.query_map(params![table, after, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let rows = statement
+                .query_map(params![table, after, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             rows.collect::<rusqlite::Result<_>>()
         };
-        range().map_err(|error| failed("range", &error))
+        let rows: Vec<Unchecked> = range().map_err(|error| failed("range", &error))?;
+        let checked = rows.into_iter().map(|(key, value, tag)| {
+            self.checked(table, &key, &value, tag.as_deref())?;
+            Ok((key, value))
+        });
+        checked.collect()
     }
 }
 
@@ -232,12 +332,12 @@ impl Transact for SqliteRecords {
     }
 }
 
-fn apply(connection: &Connection, writes: &[Write]) -> rusqlite::Result<()> {
+fn apply(connection: &Connection, changes: &[Tagged]) -> rusqlite::Result<()> {
     let mut put = connection.prepare_cached(PUT)?;
     let mut delete = connection.prepare_cached(DELETE)?;
-    for Write { table, key, value } in writes {
+    for Tagged { table, key, value, tag } in changes {
         match value {
-            Some(value) => put.execute(params![table, key, value])?,
+            Some(value) => put.execute(params![table, key, value, tag])?,
             None => delete.execute(params![table, key])?,
         };
     }

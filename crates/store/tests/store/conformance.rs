@@ -1,6 +1,9 @@
 //! What any record store must do, written once and run on each.
 
-use gridseal_store::{SqliteRecords, Transact};
+use std::path::Path;
+
+use gridseal_crypto::{Key, role::RecordTag};
+use gridseal_store::{Claim, SoleWriter, SqliteRecords, Transact, record_tag_key};
 use gridseal_types::records::{Commit, Durability, MemoryRecords, Records, RecordsError, Write};
 
 use crate::scratch::Scratch;
@@ -104,6 +107,15 @@ fn without_a_standby_a_replicated_commit_is_refused_unless_the_site_stands_alone
     assert_eq!(store.get("a", b"k"), Ok(Some(b"1".to_vec())));
 }
 
+fn tag_key() -> Key<RecordTag, 32> {
+    record_tag_key(&Key::take(&mut [7; 32]))
+}
+
+fn claimed<S: SoleWriter>(mut store: S, folder: &Path) -> S {
+    store.claim(Claim::IfFree, &folder.join("marker")).unwrap();
+    store
+}
+
 /// Runs each rule on each store.
 macro_rules! conformance {
     ($($rule:ident)*) => {
@@ -119,12 +131,22 @@ macro_rules! conformance {
                 super::$rule(super::SqliteRecords::open(scratch.path().join("records.db")).unwrap());
             })*
         }
+        mod sqlite_authenticated {
+            $(#[test] fn $rule() {
+                let scratch = super::Scratch::new(&format!("tags_{}", stringify!($rule)));
+                let store = super::SqliteRecords::open(scratch.path().join("records.db")).unwrap();
+                super::$rule(super::claimed(store.authenticated_by(super::tag_key()), scratch.path()));
+            })*
+        }
         /// One server for all rules, each in a schema of its own.
         #[test]
         fn postgresql_keeps_every_rule() {
             let server = crate::server::shared();
             $(println!("{}", stringify!($rule));
-            $rule(server.records(&format!("{:.48}", stringify!($rule)))); )*
+            $rule(server.records(&format!("{:.48}", stringify!($rule))));
+            let scratch = Scratch::new(&format!("pg_tags_{}", stringify!($rule)));
+            let store = server.records(&format!("t_{:.46}", stringify!($rule)));
+            $rule(claimed(store.authenticated_by(tag_key()), scratch.path())); )*
         }
     };
 }

@@ -61,7 +61,7 @@ fn a_file_of_something_else_or_of_another_version_is_refused_and_stays_as_it_is(
         error
     };
     let error = refused("version", "PRAGMA user_version = 9");
-    assert_eq!(error.to_string(), "database file has schema version 9, this program knows 1");
+    assert_eq!(error.to_string(), "database file has schema version 9, this program knows 2");
     let error = refused("foreign", "PRAGMA application_id = 7; PRAGMA journal_mode = DELETE");
     assert!(matches!(error, OpenError::Foreign { found: 7, .. }), "{error}");
 
