@@ -304,6 +304,10 @@ async fn prepare(client: &Client, schema: &str) -> Result<Statements, ConnectErr
     if layout != LAYOUT_VERSION {
         return Err(ConnectError::Layout { found: layout });
     }
+    statements(client, schema).await
+}
+
+async fn statements(client: &Client, schema: &str) -> Result<Statements, ConnectError> {
     Ok(Statements {
         get: client
             .prepare(&format!("SELECT value, tag FROM {schema}.records WHERE tbl = $1 AND key = $2"))
