@@ -121,6 +121,40 @@ pub struct ChainBroken {
     pub sequence: u64,
 }
 
+/// Why a log cannot be believed, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogBroken {
+    /// The chain of entries.
+    #[error(transparent)]
+    Chain(#[from] ChainBroken),
+    /// What is retained of a batch.
+    #[error(transparent)]
+    Batch(#[from] BatchBroken),
+    /// It is not the log of which somebody noted the head: shortened, or written anew.
+    #[error("log does not continue its first {size} entries as they were noted")]
+    Head {
+        /// Entries in the head.
+        size: u64,
+    },
+}
+
+/// Whether the log whose entries are given, encoded, continues the one with this head.
+///
+/// # Errors
+/// [`LogBroken::Head`].
+pub fn verify_head<'e>(entries: impl Iterator<Item = &'e [u8]>, noted: &tree::Head) -> Result<(), LogBroken> {
+    let found = head(entries.take(usize::try_from(noted.size).unwrap_or(usize::MAX)));
+    if found == *noted { Ok(()) } else { Err(LogBroken::Head { size: noted.size }) }
+}
+
+/// Head of the Merkle tree over entries, encoded: what a witness notes, to recognise the log by.
+pub fn head<'e>(entries: impl Iterator<Item = &'e [u8]>) -> tree::Head {
+    let mut root = tree::Root::new();
+    entries.for_each(|entry| root.push(tree::leaf_hash(entry)));
+    tree::Head { size: root.size(), root: root.digest() }
+}
+
 /// The end of a chain as it is on record: number and hash of the last entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
@@ -195,8 +229,15 @@ mod tests {
         let mut removed = entries.clone();
         removed.remove(1);
         assert_eq!(check(&removed), Err(ChainBroken { sequence: 2 }));
-        let mut swapped = entries;
+        let mut swapped = entries.clone();
         swapped.swap(2, 3);
         assert_eq!(check(&swapped), Err(ChainBroken { sequence: 3 }));
+
+        let slices = |entries: &[Vec<u8>]| head(entries.iter().map(Vec::as_slice));
+        let continues = |entries: &[Vec<u8>], noted| verify_head(entries.iter().map(Vec::as_slice), &noted);
+        let noted = slices(&entries[..3]);
+        assert_eq!((noted.size, continues(&entries, noted)), (3, Ok(())));
+        assert_eq!(continues(&entries[..2], noted), Err(LogBroken::Head { size: 3 }), "shorter than it was");
+        assert_eq!(continues(&changed, noted), Err(LogBroken::Head { size: 3 }), "written anew");
     }
 }

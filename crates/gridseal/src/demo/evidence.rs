@@ -128,9 +128,9 @@ pub(super) fn leave(fleet: &Fleet, to: &Path, checks: &Checks, outcome: &Outcome
         .collect();
     write_atomic(&to.join("frames.jsonl"), (frames.join("\n") + "\n").as_bytes())?;
     for (name, path) in audit_logs(&fleet.dir) {
-        if let Ok(chain) = tools::audit::checked(&SqliteRecords::open(&path)?)? {
+        if let Ok(log) = tools::audit::checked(&SqliteRecords::open(&path)?)? {
             let text: Vec<String> =
-                chain.iter().map(|entry| tools::audit::to_json(entry).to_string()).collect();
+                log.chain.iter().map(|entry| tools::audit::to_json(entry).to_string()).collect();
             write_atomic(&to.join(format!("audit-{name}.jsonl")), (text.join("\n") + "\n").as_bytes())?;
         }
     }

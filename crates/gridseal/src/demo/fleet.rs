@@ -384,7 +384,7 @@ impl Fleet {
     fn check_audit(&self, checks: &mut Checks) -> Result<()> {
         for (name, path) in audit_logs(&self.dir) {
             match tools::audit::checked(&SqliteRecords::open(&path)?)? {
-                Ok(chain) => checks.audit_entries += chain.len(),
+                Ok(log) => checks.audit_entries += log.chain.len(),
                 Err(broken) => checks.problems.push(format!("{name}: {broken}")),
             }
         }

@@ -90,6 +90,79 @@ fn a_quarantined_device_onboards_only_after_a_person_has_released_it() {
     site.assert_audit();
 }
 
+/// A log of three batches with an act after each.
+fn log_of_batches(path: &Path) {
+    use gridseal_trust::audit::{Act, Batch, Item, append, append_batch};
+    use gridseal_types::{SystemTitle, UtcTime, records::Overlay};
+    let mut records = gridseal_store::SqliteRecords::open(path).unwrap();
+    for number in 0..3 {
+        records
+            .transact(|view| {
+                let mut overlay = Overlay::new(view);
+                let mut batch = Batch::new();
+                for counter in 0..40 {
+                    let (system_title, tag) = (SystemTitle([7; 8]), [number; 8]);
+                    batch.push(&Item { operation: 2, system_title, version: 1, counter, verdict: 1, tag });
+                }
+                let act = Act { actor: "keys", act: "tested", subject: &"", detail: &"" };
+                append_batch(&mut overlay, UtcTime(7), act, batch)?;
+                append(&mut overlay, UtcTime(7), act)?;
+                Ok::<_, gridseal_types::records::RecordsError>((overlay.into_writes(), ()))
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_log_proves_its_apdus_and_names_the_place_where_it_was_tampered_with() {
+    use gridseal_trust::audit::{AUDIT, AUDIT_BATCH};
+    use gridseal_types::records::{Commit, Records, Write};
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("audit-batches");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("keys.db");
+    log_of_batches(&path);
+    let audit = |more: &[&str]| run(&[&["audit", "--db", text(&path)], more].concat());
+    let (code, said) = audit(&[]);
+    assert!(code == Some(0) && said.contains("6 entries, chain whole, 3 batches"), "{said}");
+    let head = said.lines().find_map(|line| line.strip_prefix("head ")).unwrap().to_owned();
+    assert_eq!(audit(&["--continues", &head]).0, Some(0));
+    let (code, said) = audit(&["--continues", &head.replace("6:", "5:")]);
+    assert!(code == Some(2) && said.contains("first 5 entries"), "{said}");
+    assert_eq!(audit(&["--continues", "6"]).0, Some(2), "a malformed head");
+    let (code, said) = audit(&["--prove", "3:37"]);
+    assert!(code == Some(0) && said.contains("\"counter\":37"), "{said}");
+    assert_eq!(audit(&["--prove", "3:40"]).0, Some(1));
+    assert_eq!(audit(&["--prove", "2:0"]).0, Some(1));
+
+    let mut records = gridseal_store::SqliteRecords::open(&path).unwrap();
+    let mut tampered = |table, sequence: u64, index: usize| {
+        let key = sequence.to_be_bytes().to_vec();
+        let whole = records.get(table, &key).unwrap();
+        let mut value = whole.clone().unwrap();
+        value[index] ^= 1;
+        let write = |value| vec![Write { table, key: key.clone(), value }];
+        records.commit(write(Some(value))).unwrap();
+        let changed = audit(&[]);
+        records.commit(write(None)).unwrap();
+        let removed = audit(&[]);
+        records.commit(write(whole)).unwrap();
+        [changed, removed].map(|(code, said)| {
+            assert_eq!(code, Some(2), "{said}");
+            said
+        })
+    };
+    let [changed, removed] = tampered(AUDIT_BATCH, 3, 500);
+    assert!(changed.contains("items of audit entry 3 do not have its root"), "{changed}");
+    assert!(removed.contains("items of audit entry 3 are missing"), "{removed}");
+    let [changed, removed] = tampered(AUDIT, 4, 30);
+    assert!(
+        changed.contains("breaks at entry") && removed.contains("breaks at entry 4"),
+        "{changed}{removed}"
+    );
+    assert_eq!(audit(&[]).0, Some(0));
+}
+
 #[test]
 fn loose_key_files_empty_logs_used_evidence_and_second_copies_are_refused() {
     use std::os::unix::fs::PermissionsExt;
