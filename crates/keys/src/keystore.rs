@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use gridseal_crypto::{
-    AgreementKey, EnvelopeContext, Key, KeyError, PublicKey, Rng, Signer, SigningKey,
+    AgreementKey, EnvelopeContext, Key, KeyError, PublicKey, Rng, Signer, SigningKey, WrappedKey,
     role::{ConfigSigning, Dek, OwnerEncryption},
 };
 use gridseal_trust::enrol::{
@@ -13,7 +13,7 @@ use gridseal_trust::enrol::{
 };
 use gridseal_types::service::keys::Bytes;
 
-use crate::{KeysError, record::opened};
+use crate::{DataKeys, KeysError};
 
 /// Version of the keystore's own keys.
 const VERSION: u32 = 1;
@@ -62,7 +62,11 @@ impl KeystoreFile {
 
     fn scalars(&self, dek: &Key<Dek, 32>) -> Result<Scalars, KeysError> {
         let context = own_context(self.tenant);
-        Ok((opened(dek, &context, &self.config_signing)?, opened(dek, &context, &self.owner_encryption)?))
+        let wrapped = |bytes: &Bytes| WrappedKey(bytes.0.clone());
+        Ok((
+            Key::unwrap_key(dek, &context, &wrapped(&self.config_signing))?,
+            Key::unwrap_key(dek, &context, &wrapped(&self.owner_encryption))?,
+        ))
     }
 
     /// The public keys.
@@ -85,7 +89,7 @@ type Scalars = (Key<ConfigSigning, 32>, Key<OwnerEncryption, 32>);
 pub struct Keystore {
     /// Tenant.
     pub tenant: [u8; 16],
-    pub(crate) dek: Key<Dek, 32>,
+    pub(crate) dek: DataKeys,
     pub(crate) config: SigningKey<ConfigSigning>,
     pub(crate) encryption: AgreementKey,
     /// Encoded COSE_Sign1 under which K_config works.
@@ -125,13 +129,21 @@ impl Keystore {
                 ("OwnerEncryption", encryption_scalar.danger_reveal_hex()),
                 ("Dek", dek.danger_reveal_hex()),
             ],
-            dek,
+            dek: DataKeys::unnumbered(dek),
             config,
             encryption,
             generation: parsed.generation,
             delegation,
             voucher_keys,
         })
+    }
+
+    /// The same keystore with data keys of their own, wrapped under the tenant's key. The key it was opened with opens
+    /// what it has wrapped before, and wraps nothing more.
+    #[must_use]
+    pub fn with_data_keys(mut self, keys: DataKeys) -> Self {
+        self.dek = keys.and(self.dek);
+        self
     }
 
     /// Signs a payload that this service built.

@@ -23,10 +23,12 @@ mod apdu;
 mod core;
 #[cfg(feature = "danger-inventory")]
 mod danger_inventory;
+mod data_keys;
 pub mod front;
 mod keystore;
 mod onboard;
 pub mod record;
+mod rewrap;
 mod window;
 
 #[cfg(feature = "danger-inventory")]
@@ -34,6 +36,8 @@ pub use danger_inventory::Inventory;
 
 pub use crate::{
     core::{Core, Decision, KeysError},
+    data_keys::{DATA_KEY_PERIOD_S, DataKeys, DataKeysFile},
     keystore::{Keystore, KeystoreFile, PublicKeys},
+    rewrap::RewrapStep,
     window::{Arrival, Window},
 };

@@ -173,9 +173,11 @@ pub(crate) fn stored(wrapped: WrappedKey) -> Bytes {
 
 /// Opens a stored envelope.
 pub(crate) fn opened<R: Role, const N: usize>(
-    dek: &Key<gridseal_crypto::role::Dek, 32>,
+    keys: &crate::DataKeys,
     context: &EnvelopeContext,
     bytes: &Bytes,
 ) -> Result<Key<R, N>, crate::KeysError> {
-    Ok(Key::unwrap_key(dek, context, &WrappedKey(bytes.0.clone()))?)
+    let wrapped = WrappedKey(bytes.0.clone());
+    let key = keys.of(&wrapped).ok_or(crate::KeysError::Keystore)?;
+    Ok(Key::unwrap_key(key, context, &wrapped)?)
 }

@@ -4,9 +4,9 @@
 #[path = "../../onboarding/tests/support/mod.rs"]
 mod support;
 
-use gridseal_crypto::{Key, role::DeviceRootSecret};
+use gridseal_crypto::{Key, WrappedKey, role::DeviceRootSecret};
 use gridseal_keys::{
-    Core, KeysError, Keystore, KeystoreFile, front,
+    Core, DataKeysFile, KeysError, Keystore, KeystoreFile, front,
     record::{CHANNELS, ChannelEntry, ChannelState, DEVICES, DeviceEntry, SESSIONS, channel_key},
 };
 use gridseal_trust::{
@@ -572,4 +572,91 @@ fn a_credential_goes_to_the_registered_endorsement_key_only() {
     };
     assert_eq!(refusal(&world.decide(ask(other))), Some(Code::Endorsement));
     assert!(matches!(world.decide(ask(right)), KeyReply::Sealed { .. }));
+}
+
+/// Numbers of the data keys under which the envelopes of all records are.
+fn data_keys_in_use(world: &World) -> Vec<u64> {
+    let rows =
+        |table| world.key_records.range(table, &[], 1_000).unwrap().into_iter().map(|(_, value)| value);
+    let mut envelopes: Vec<Bytes> = Vec::new();
+    for row in rows(DEVICES) {
+        let entry: DeviceEntry = minicbor::decode(&row).unwrap();
+        envelopes.push(entry.secret);
+        envelopes.extend(entry.auth.into_iter().flatten());
+    }
+    for row in rows(SESSIONS) {
+        let entry: gridseal_keys::record::SessionEntry = minicbor::decode(&row).unwrap();
+        envelopes.push(entry.activation);
+        envelopes.extend(entry.salts);
+        envelopes.extend(entry.commands.into_iter().flatten().map(|tunnel| tunnel.session_key));
+    }
+    for row in rows(CHANNELS) {
+        let entry: ChannelEntry = minicbor::decode(&row).unwrap();
+        envelopes.extend([entry.guek, entry.gak, entry.kek]);
+    }
+    assert!(envelopes.len() > 9, "devices, a session and channels");
+    envelopes.into_iter().map(|bytes| WrappedKey(bytes.0).data_key_id().unwrap()).collect()
+}
+
+/// The world's key service under a second data key.
+fn renew_data_keys(world: &mut World) {
+    let (kek, tenant) = (Key::take(&mut [5; 32]), *b"tenant of tests\0");
+    let mut file = DataKeysFile::new();
+    let mut rng = TestRng::new("data keys", 0);
+    file.renew(&kek, tenant, START, &mut rng).unwrap();
+    file.renew(&kek, tenant, START, &mut rng).unwrap();
+    let keys = file.open(&kek, tenant).unwrap();
+    world.keys = Owner::new(1).open_keys(&Factory::new()).with_data_keys(keys);
+}
+
+#[test]
+fn everything_under_a_former_data_key_moves_on_row_by_row_and_still_opens() {
+    let (mut world, _) = half_installed();
+    world.run();
+    assert!(world.is_confirmed());
+    second_device(&mut world);
+    renew_data_keys(&mut world);
+    let apdu = world.seal_apdu(1, b"under an envelope of the former key");
+    assert!(is_fresh(&world.open_apdu(&apdu)));
+    let mut rng = TestRng::new("rewrap", 0);
+    let mut steps = 0;
+    let (moved, left) = loop {
+        let now = world.utc();
+        let step = world.keys.rewrap_step(&world.key_records, now, &mut rng, 1).unwrap();
+        world.key_records.commit(step.writes).unwrap();
+        steps += 1;
+        let ids = data_keys_in_use(&world);
+        assert_eq!(ids.iter().filter(|id| **id == 2).count() as u64, step.moved, "step {steps}");
+        // The service works on, whatever was moved already.
+        let apdu = world.seal_apdu(1 + steps, b"in between");
+        assert!(is_fresh(&world.open_apdu(&apdu)), "step {steps}");
+        if step.is_done {
+            break (step.moved, step.left);
+        }
+    };
+    let ids = data_keys_in_use(&world);
+    assert!(ids.iter().all(|id| *id == 2), "{ids:?}");
+    assert_eq!((moved, left), (ids.len() as u64, 0));
+    let again = world.keys.rewrap_step(&world.key_records, world.utc(), &mut NoRng, 1).unwrap();
+    assert!(again.is_done && again.writes.is_empty());
+    let entries = world.key_records.range(AUDIT, &[], 1_000).unwrap();
+    let end = end(&world.key_records).unwrap();
+    let chain = verify_chain(entries.iter().map(|(_, value)| value.as_slice()), end).unwrap();
+    let told = chain.iter().find(|entry| entry.act == "data-key.rewrapped").unwrap();
+    assert_eq!((told.subject.as_str(), told.detail.as_str()), ("2", moved.to_string().as_str()));
+}
+
+#[test]
+fn an_envelope_in_another_row_stops_the_move_instead_of_being_made_good() {
+    let mut world = onboarded();
+    let (other, _) = second_device(&mut world);
+    let own = device_entry(&world);
+    let row = world.key_records.get(DEVICES, other.ek_name.as_bytes()).unwrap().unwrap();
+    let mut moved: DeviceEntry = minicbor::decode(&row).unwrap();
+    moved.secret = own.secret;
+    put(&mut world.key_records, DEVICES, other.ek_name.as_bytes(), &moved);
+    renew_data_keys(&mut world);
+    let mut rng = TestRng::new("rewrap", 0);
+    let step = world.keys.rewrap_step(&world.key_records, world.utc(), &mut rng, 100);
+    assert!(matches!(step, Err(KeysError::Keystore)));
 }
