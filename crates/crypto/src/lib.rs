@@ -19,6 +19,7 @@ mod envelope;
 pub mod group;
 mod hash;
 mod key;
+pub mod lmn;
 mod rng;
 pub mod role;
 mod seal;
