@@ -5,6 +5,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
+//! | [`mbus`] | wireless and wired M-Bus with OMS security |
 //! | [`reading`] | the typed value that every protocol here ends in |
 //! | [`wire`] | cursor over received bytes, the error of decoding |
 
@@ -23,6 +24,7 @@
 
 extern crate alloc;
 
+pub mod mbus;
 pub mod reading;
 pub mod wire;
 

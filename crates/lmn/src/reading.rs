@@ -8,6 +8,7 @@ mod unit;
 
 pub use date::{Date, DateTime, Time};
 pub use decimal::Decimal;
+pub(crate) use decimal::scale;
 pub use quantity::Quantity;
 pub use text::Text;
 pub use unit::{Compound, Unit};
