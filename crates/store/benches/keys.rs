@@ -38,8 +38,11 @@ const METERS: u64 = 200_000;
 const TRANSITIONS: u64 = 100;
 /// APDUs in one batch.
 const APDUS: u32 = 256;
-/// Log blobs that one fold takes.
-const FOLDED: usize = 64;
+/// Meters in one row of the folded form.
+const PACKED: usize = 64;
+/// Rows and log blobs in one fold.
+const FOLDED_ROWS: u64 = 64;
+const BLOBS_DELETED: u64 = 64;
 const LOG: &str = "key_traffic_log";
 
 /// Numbers that look random and are the same in every run.
@@ -71,8 +74,10 @@ fn transitions(draw: &mut Draw, store: &mut impl Transact) {
             let mut overlay = Overlay::new(view);
             for _ in 0..TRANSITIONS {
                 let meter = draw.below(METERS).to_be_bytes();
-                let device = overlay.get("device", &meter)?.unwrap_or_default();
-                overlay.put("key_change", &meter, vec![3; 180]);
+                // What is written is new each time: SQLite leaves a page alone whose bytes do not change.
+                let mut device = overlay.get("device", &meter)?.unwrap_or_default();
+                device.fill(draw.0.to_be_bytes()[3]);
+                overlay.put("key_change", &meter, vec![draw.0.to_be_bytes()[3]; 180]);
                 overlay.put("device", &meter, device);
                 let act = Act { actor: "keys", act: "key.sent", subject: &draw.0, detail: &7 };
                 append(&mut overlay, UtcTime(7), act)?;
@@ -99,26 +104,18 @@ fn traffic(view: &impl Records, draw: &mut Draw, number: u64) -> Vec<Write> {
     overlay.into_writes()
 }
 
-/// What the log replaces: the same batch as one row for each meter.
-fn windows(draw: &mut Draw) -> Vec<Write> {
-    let row =
-        |meter: u64| Write { table: "window", key: meter.to_be_bytes().to_vec(), value: Some(vec![9; 60]) };
-    (0..APDUS).map(|_| row(draw.below(METERS))).collect()
-}
-
-/// Writes what the oldest blobs say as rows, and deletes them.
-fn fold(store: &mut impl Transact, draw: &mut Draw) -> usize {
-    store
-        .transact(|view| {
-            let blobs = view.range(LOG, &[], FOLDED)?;
-            let mut writes = Vec::new();
-            for (key, _) in &blobs {
-                writes.extend(windows(draw));
-                writes.push(Write { table: LOG, key: key.clone(), value: None });
-            }
-            Ok::<_, RecordsError>((writes, blobs.len()))
-        })
-        .unwrap()
+/// The state of the next meters in the order of their slots, 64 to a row, in one commit with the end of log blobs that a
+/// whole round of such rows has made superfluous. Work and bytes do not depend on how much was logged.
+fn fold(store: &mut impl Transact, number: u64, blobs: std::ops::Range<u64>) {
+    let first_row = number * FOLDED_ROWS % (METERS / PACKED as u64);
+    let rows = (first_row..first_row + FOLDED_ROWS).map(|row| Write {
+        table: "key_traffic",
+        key: row.to_be_bytes().to_vec(),
+        value: Some(vec![number as u8; PACKED * 60]),
+    });
+    // The numbers of blobs have no gaps: they need not be read to be deleted.
+    let deletes = blobs.map(|number| Write { table: LOG, key: number.to_be_bytes().to_vec(), value: None });
+    store.transact(|_| Ok::<_, RecordsError>((rows.chain(deletes).collect(), ()))).unwrap();
 }
 
 fn fill(store: &mut impl Commit) {
@@ -186,15 +183,19 @@ fn run<S: SoleWriter + Send + 'static>(
         rate / peer_rate,
         size / peer_bytes
     );
-    let (start, before, mut blobs) = (Instant::now(), bytes(), 0);
-    for _ in 0..8 {
-        blobs += fold(&mut store, &mut draw);
+    let (start, before) = (Instant::now(), bytes());
+    let (mut folds, mut deleted) = (0, 1);
+    while start.elapsed() < time {
+        let last = (deleted + BLOBS_DELETED).min(number);
+        fold(&mut store, folds, deleted..last);
+        (folds, deleted) = (folds + 1, last);
     }
-    let each = start.elapsed().as_secs_f64() / blobs as f64;
+    let meters = folds as f64 * (FOLDED_ROWS * PACKED as u64) as f64;
     println!(
-        "  fold, {FOLDED} blobs in a commit        {:>11.0} APDUs/s       {:>9.0} bytes/blob",
-        apdus / each,
-        (bytes() - before) as f64 / blobs as f64
+        "  fold, {PACKED} meters to a row      {:>17.0} meters/s      {:>9.1} bytes/meter, {} blobs deleted",
+        meters / start.elapsed().as_secs_f64(),
+        (bytes() - before) as f64 / meters,
+        deleted - 1
     );
 
     let mut group = GroupCommit::start(store, open());
@@ -258,7 +259,10 @@ fn main() {
                 transaction
                     .prepare_cached("UPDATE row SET value = ?2 WHERE tbl = 'device' AND key = ?1")
                     .unwrap()
-                    .execute(rusqlite::params![draw.below(METERS).to_be_bytes(), vec![2_u8; 160]])
+                    .execute(rusqlite::params![
+                        draw.below(METERS).to_be_bytes(),
+                        vec![draw.below(256) as u8; 160]
+                    ])
                     .unwrap();
             }
             transaction.commit().unwrap();
@@ -300,8 +304,9 @@ fn main() {
         },
         |count| {
             let keys: Vec<[u8; 8]> = (0..count).map(|_| draw.below(METERS).to_be_bytes()).collect();
+            let value = draw.below(256) as u8;
             let keys: Vec<&[u8]> = keys.iter().map(<[u8; 8]>::as_slice).collect();
-            runtime.block_on(client.execute(&update, &[&keys, &vec![2_u8; 160]])).unwrap();
+            runtime.block_on(client.execute(&update, &[&keys, &vec![value; 160]])).unwrap();
         },
     );
     let _ = fs::remove_dir_all(&folder);
