@@ -66,6 +66,18 @@ enum Command {
     /// The device register.
     #[command(subcommand)]
     Device(Device),
+    /// Read what a meter, a person or a radio said.
+    #[command(subcommand)]
+    Decode(tools::decode::Decode),
+    /// Prepayment tokens (STS) with test keys.
+    #[command(subcommand)]
+    Sts(tools::sts::Sts),
+    /// Group keys: plan a re-key.
+    #[command(subcommand)]
+    Group(tools::group::Group),
+    /// Simulations that check the rules by trying to break them.
+    #[command(subcommand)]
+    Sim(tools::sim::Sim),
     /// List stored readings.
     Readings(tools::readings::Arguments),
     /// Read a process's audit log and check its chain.
@@ -136,6 +148,10 @@ enum Device {
 pub fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => return demo::run(&arguments),
+        Command::Decode(decode) => return tools::decode::run(&decode),
+        Command::Sts(sts) => return tools::sts::run(&sts),
+        Command::Group(group) => return tools::group::run(&group),
+        Command::Sim(sim) => return tools::sim::run(&sim),
         Command::Factory(Factory::Make(arguments)) => tools::factory::run(&arguments)?,
         Command::Ceremony(Ceremony::Owner(arguments)) => tools::ceremony::run(&arguments)?,
         Command::Ceremony(Ceremony::Configure(arguments)) => tools::ceremony::configure(&arguments)?,

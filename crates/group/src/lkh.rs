@@ -23,7 +23,7 @@ const WRAP_SIZE: usize = 4 + 4 + BLOCK_SIZE;
 
 /// Levels of a tree with so many seats, the root not counted.
 fn levels(seats: u32) -> u32 {
-    (0..).find(|levels| DEGREE.saturating_pow(*levels) >= seats).unwrap_or(0)
+    (1..).find(|levels| DEGREE.saturating_pow(*levels) >= seats).unwrap_or(1)
 }
 
 /// First node of a level; the root is 0, children of i are 4 i + 1 to 4 i + 4.

@@ -171,6 +171,12 @@ impl RevokedList {
         .flatten()
     }
 
+    /// Bytes of the list in a body.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        11 + self.bits.len()
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&[u8::from(self.mode == Mode::Runs), self.gap_bits, self.run_bits]);
         out.extend_from_slice(&self.code_count.to_be_bytes());

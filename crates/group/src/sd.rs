@@ -46,18 +46,31 @@ pub const fn label_count(height: Height) -> usize {
 /// The labels of one seat, in the order of a member's storage. To be sealed for that member at once.
 #[must_use]
 pub fn labels(master: &Master, id: TreeId, height: Height, seat: u32) -> Vec<MemberLabel> {
+    (0..label_count(height)).filter_map(|index| label_at(master, id, height, seat, index)).collect()
+}
+
+/// One label of a seat, by its place in the member's storage; `None` beyond the end.
+#[must_use]
+pub fn label_at(master: &Master, id: TreeId, height: Height, seat: u32, index: usize) -> Option<MemberLabel> {
+    let (root, off) = label_nodes(height, seat, index)?;
+    Some(master.member_label(id.tree, id.tree_epoch, root.0, root.path_to(off)))
+}
+
+/// Root and node off the path to which the label at this place belongs; both are node 0 for the one for everybody.
+#[must_use]
+pub fn label_nodes(height: Height, seat: u32, index: usize) -> Option<(Node, Node)> {
     let leaf = height.leaf(seat);
     let depth_max = u32::from(height.value());
-    let mut labels = Vec::with_capacity(label_count(height));
+    let mut first = 0;
     for root_depth in 0..depth_max {
-        let root = leaf.at_depth(root_depth);
-        for depth in root_depth + 1..=depth_max {
-            let off = Node(leaf.at_depth(depth).0 ^ 1);
-            labels.push(master.member_label(id.tree, id.tree_epoch, root.0, root.path_to(off)));
+        let count = usize::try_from(depth_max - root_depth).ok()?;
+        if let Some(place) = index.checked_sub(first).filter(|place| *place < count) {
+            let depth = root_depth + 1 + u32::try_from(place).ok()?;
+            return Some((leaf.at_depth(root_depth), Node(leaf.at_depth(depth).0 ^ 1)));
         }
+        first += count;
     }
-    labels.push(master.member_label(id.tree, id.tree_epoch, EVERYBODY.0, core::iter::empty()));
-    labels
+    (index == first).then_some((EVERYBODY, EVERYBODY))
 }
 
 /// The sender.
@@ -229,7 +242,19 @@ impl<'b> SdBody<'b> {
         cover(revoked_nodes(self.height, self.assigned, self.evicted.seats()), emit);
     }
 
-    /// The nonce and the block for a seat: the subset is `None` for the block that is for everybody.
+    /// The nonce that hides the key in this body.
+    #[must_use]
+    pub fn nonce(&self, tree_epoch: u32, epoch: u32) -> Block {
+        nonce(tree_epoch, epoch, self.salt)
+    }
+
+    /// The blocks, one for each subset in order.
+    #[must_use]
+    pub const fn blocks(&self) -> &'b [Block] {
+        self.blocks
+    }
+
+    /// The subset and the block for a seat: the subset is `None` for the block that is for everybody.
     fn for_seat(&self, seat: u32) -> Option<(Option<Subset>, &'b Block)> {
         let leaf = self.height.leaf(seat);
         if self.is_for_everybody() {
@@ -271,14 +296,13 @@ impl SdMember {
     pub fn labels(&self) -> &[MemberLabel] {
         &self.labels
     }
+}
 
-    /// The label from which this member reaches the subset's key, and the path down from it.
-    fn label_for(&self, subset: Subset) -> Option<(&MemberLabel, Node)> {
-        let leaf = self.height.leaf(self.seat);
-        let off_depth = leaf.common(subset.except).depth() + 1;
-        let index = label_index(self.height, subset.root.depth(), off_depth);
-        Some((self.labels.get(index)?, subset.except.at_depth(off_depth)))
-    }
+/// Where a member of a subset finds its label for it, and the node from which the path leads down to `except`.
+#[must_use]
+pub fn label_for(height: Height, seat: u32, subset: Subset) -> (usize, Node) {
+    let off_depth = height.leaf(seat).common(subset.except).depth() + 1;
+    (label_index(height, subset.root.depth(), off_depth), subset.except.at_depth(off_depth))
 }
 
 impl Receive for SdMember {
@@ -293,8 +317,8 @@ impl Receive for SdMember {
             self.block_count = 2;
             return Some(self.labels.last()?.open(core::iter::empty(), &nonce, block));
         };
-        let (label, start) = self.label_for(subset)?;
-        let key = label.open(start.path_to(subset.except), &nonce, block);
+        let (index, start) = label_for(self.height, self.seat, subset);
+        let key = self.labels.get(index)?.open(start.path_to(subset.except), &nonce, block);
         self.block_count = subset.except.depth() - start.depth() + 2;
         Some(key)
     }

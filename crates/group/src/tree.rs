@@ -50,7 +50,7 @@ impl Node {
     /// Distance from the root.
     #[must_use]
     pub const fn depth(self) -> u32 {
-        31 - self.0.leading_zeros()
+        31u32.saturating_sub(self.0.leading_zeros())
     }
 
     /// The ancestor at a depth, or the node itself when it is not deeper.

@@ -1,0 +1,152 @@
+//! `gridseal sim group`.
+
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use gridseal_group::Scheme;
+use gridseal_sim::group::{Evidence, FleetPlan, Pattern, run_fleet};
+use serde_json::json;
+
+use crate::observe::say;
+
+/// What to simulate.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Members of the group, 1 to 1048576.
+    #[arg(long)]
+    members: u32,
+    /// How many of them are evicted.
+    #[arg(long)]
+    evict: u32,
+    /// Which ones.
+    #[arg(long, value_enum, default_value = "random")]
+    pattern: PatternName,
+    /// Seed of all choices and keys.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Subset difference, key hierarchy of degree 4, or a wrap for each member.
+    #[arg(long, value_enum, default_value = "sd")]
+    scheme: SchemeName,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Leave header, group key and labels there, for an outside program to check (scheme sd).
+    #[arg(long, value_name = "DIR")]
+    evidence: Option<PathBuf>,
+    /// Plant a fault: seats that nobody has do not count as revoked. The run must find it.
+    #[arg(long)]
+    danger_forget_unassigned: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PatternName {
+    Random,
+    Adjacent,
+    Alternating,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SchemeName {
+    Sd,
+    Lkh,
+    Flat,
+}
+
+fn plan(arguments: &Arguments) -> FleetPlan {
+    FleetPlan {
+        members: arguments.members,
+        evict: arguments.evict,
+        pattern: match arguments.pattern {
+            PatternName::Random => Pattern::Random,
+            PatternName::Adjacent => Pattern::Adjacent,
+            PatternName::Alternating => Pattern::Alternating,
+        },
+        scheme: match arguments.scheme {
+            SchemeName::Sd => Scheme::SubsetDifference,
+            SchemeName::Lkh => Scheme::KeyHierarchy,
+            SchemeName::Flat => Scheme::Flat,
+        },
+        seed: arguments.seed,
+        danger_forget_unassigned: arguments.danger_forget_unassigned,
+    }
+}
+
+/// Runs the simulation and says what came of it.
+#[expect(clippy::disallowed_methods, reason = "a person wants to know how long the header took")]
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.evidence.is_some() && arguments.scheme != SchemeName::Sd {
+        eprintln!("error: --evidence is for --scheme sd: the other schemes have no labels");
+        return Ok(ExitCode::from(2));
+    }
+    let start = Instant::now();
+    let mut evidence = arguments.evidence.as_ref().map(|_| Evidence::default());
+    let mut shown = Instant::now();
+    let is_watched = std::io::stderr().is_terminal() && !arguments.json;
+    let mut told = |tried: u32, of: u32| {
+        if is_watched && shown.elapsed().as_secs() >= 1 {
+            shown = Instant::now();
+            let _ = write!(std::io::stderr(), "\r{tried} of {of} members tried");
+        }
+    };
+    let report = match run_fleet(&plan(arguments), &mut || start.elapsed(), &mut told, evidence.as_mut()) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if let (Some(dir), Some(evidence)) = (&arguments.evidence, &evidence) {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        for (name, bytes) in [
+            ("header.bin", evidence.header.as_slice()),
+            ("facts.json", evidence.facts.as_bytes()),
+            ("labels.jsonl", evidence.labels.as_bytes()),
+        ] {
+            crate::files::write_atomic(&dir.join(name), bytes)?;
+        }
+    }
+    let remaining = arguments.members - arguments.evict;
+    let holds = report.recovered == remaining
+        && report.evicted_recovered == 0
+        && !report.coalition_recovered
+        && !report.newcomer_recovered;
+    let build_ms = report.build.as_secs_f64() * 1_000.0;
+    if arguments.json {
+        say(&json!({
+            "scheme": format!("{:?}", arguments.scheme).to_lowercase(),
+            "members": arguments.members,
+            "evicted": arguments.evict,
+            "header_bytes": report.header_bytes,
+            "blocks": report.blocks,
+            "build_ms": (build_ms * 1_000.0).round() / 1_000.0,
+            "member_aes_blocks_max": report.member_aes_blocks_max,
+            "member_storage_bytes": report.member_storage_bytes,
+            "recovered": report.recovered,
+            "evicted_recovered": report.evicted_recovered,
+            "coalition_recovered": report.coalition_recovered,
+            "newcomer_recovered": report.newcomer_recovered,
+        })
+        .to_string());
+    } else {
+        say(&format!("{} members, {} evicted", arguments.members, arguments.evict));
+        say(&format!("header   {} bytes, made in {build_ms:.3} ms", report.header_bytes));
+        say(&format!(
+            "member   {} AES blocks at most, {} bytes of keys",
+            report.member_aes_blocks_max, report.member_storage_bytes
+        ));
+        say(&format!("key      {} of {remaining} remaining members have it", report.recovered));
+        say(&format!(
+            "evicted  {} have it; all together: {}; newcomer: {}",
+            report.evicted_recovered,
+            if report.coalition_recovered { "yes" } else { "no" },
+            if report.newcomer_recovered { "yes" } else { "no" },
+        ));
+    }
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
