@@ -4,12 +4,14 @@
 use std::{fs, path::Path};
 
 use gridseal_dlms::fuzz_entry as dlms;
+use gridseal_group::fuzz_entry as group;
+use gridseal_sts::fuzz_entry as sts;
 use gridseal_trust::{csr, enrol::fuzz_entry as enrol, enrol::session, tpm};
 
 type Target = (&'static str, fn(&[u8]));
 
 /// Targets and their entries, as in `fuzz/targets`.
-const TARGETS: [Target; 15] = [
+const TARGETS: &[Target] = &[
     ("apdu", dlms::apdu),
     ("axdr_data", dlms::axdr_data),
     ("ber_aarq", dlms::ber_aarq),
@@ -21,8 +23,13 @@ const TARGETS: [Target; 15] = [
     ("enrol_message", session::fuzz_entry),
     ("enrol_relay", enrol::relay_message),
     ("enrol_voucher", enrol::voucher),
+    ("group_fragment", group::group_fragment),
+    ("group_message", group::group_message),
+    ("group_receiver", group::group_receiver),
     ("hdlc_frame", dlms::hdlc_frame),
     ("notification", dlms::notification),
+    ("sts_record", sts::sts_record),
+    ("sts_token", sts::sts_token),
     ("tpm_structure", tpm::fuzz_entry),
     ("wrapper_frame", dlms::wrapper_frame),
 ];
@@ -58,5 +65,5 @@ fn every_fuzz_target_is_replayed() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
     let mut targets = names(&fuzz.join("targets"));
     targets.iter_mut().for_each(|name| *name = name.trim_end_matches(".rs").to_owned());
-    assert_eq!(targets, TARGETS.map(|(target, _)| target));
+    assert_eq!(targets, TARGETS.iter().map(|(target, _)| *target).collect::<Vec<_>>());
 }
