@@ -1,4 +1,8 @@
-//! Protection of DLMS APDUs in suite 0: AES-128-GCM with a 12-byte tag.
+//! Protection of DLMS APDUs: AES-GCM with a 12-byte tag.
+
+mod protection;
+
+pub use protection::{CipherRole, Header, gmac, gmac_verifies, protect, protect_with_key, unprotect};
 
 use alloc::vec::Vec;
 

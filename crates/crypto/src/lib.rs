@@ -18,6 +18,7 @@ mod delivery;
 mod envelope;
 pub mod group;
 mod hash;
+pub mod hls;
 mod key;
 pub mod lmn;
 mod rng;

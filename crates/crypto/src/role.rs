@@ -33,6 +33,8 @@ roles! {
     Gbek 4;
     /// A meter's key of the local metering network (OMS): decrypts, and derives the keys of single messages.
     MeterLmn 80;
+    /// DLMS dedicated key: encrypts inside one association.
+    DedicatedKey 5;
     /// N_root: the device's root secret, in its TPM.
     DeviceRootSecret 16;
     /// N_e: what owner number *e* shares with the device.

@@ -1,4 +1,5 @@
 //! Frames around APDUs.
 
+pub mod block;
 pub mod hdlc;
 pub mod wrapper;

@@ -1,7 +1,11 @@
 //! Entries for fuzzers and for the replay of kept inputs: decode, encode again, compare. They panic where the two
 //! differ and never for any other reason.
 
+mod machine;
+
 use alloc::vec::Vec;
+
+pub use machine::{assoc_client, assoc_server, block_transfer, hdlc_link};
 
 use crate::{
     acse::{Aare, Aarq, InitiateError, InitiateRequest, InitiateResponse, Release},

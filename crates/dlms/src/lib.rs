@@ -1,9 +1,23 @@
-//! DLMS/COSEM, sans-IO: A-XDR values, the TCP wrapper, notifications and protected APDUs.
+//! DLMS/COSEM, sans-IO: values, frames, APDUs, associations of clients and servers, and their protection.
 //!
 //! Bytes in, values out: nothing here opens a socket, reads a clock or draws randomness. Whatever arrives is parsed
 //! once by the one [`wire::Reader`], and a [`wire::DecodeError`] says which field broke which rule at which offset.
-//! Keys are borrowed from `gridseal-crypto` by the two functions of [`suite::protect`] and by nothing else; no key
-//! type is exported from here, so a crate that links only this one cannot name a key (rule S4):
+//!
+//! | folder | what is in it |
+//! |---|---|
+//! | [`wire`] | cursor, A-XDR data with compact arrays, rows of profiles, date and time |
+//! | [`frame`] | TCP and UDP wrapper, HDLC frames and links, general block transfer |
+//! | [`acse`] | AARQ, AARE, RLRQ, RLRE, initiate, conformance |
+//! | [`apdu`] | GET, SET, ACTION, ACCESS, notifications, exceptions, the carriers of protected APDUs |
+//! | [`assoc`] | the machines of client and server, their table of states, the port to the objects |
+//! | [`suite`] | protection, and the local performer of cryptographic operations |
+//!
+//! # Keys
+//!
+//! A machine holds no key: it asks for an [`assoc::Operation`] and gets an [`assoc::CryptoResult`] (decision D1).
+//! Whoever performs it keeps challenges, dedicated keys and counters under an opaque [`assoc::AssociationHandle`]: on a
+//! meter and in tools [`suite::local::LocalCrypto`], behind a head-end the key service. No key type is exported from
+//! here, so a crate that links only this one cannot name a key (rule S4):
 //!
 //! ```compile_fail,E0603
 //! use gridseal_dlms::suite::protect::Key;
@@ -11,16 +25,87 @@
 //! ```compile_fail,E0603
 //! use gridseal_dlms::suite::protect::Ticket;
 //! ```
+//! ```compile_fail,E0603
+//! use gridseal_dlms::suite::local::Secret;
+//! ```
 //!
-//! | folder | what is in it |
-//! |---|---|
-//! | [`wire`] | cursor, A-XDR data, date and time |
-//! | [`frame`] | TCP wrapper |
-//! | [`apdu`] | DataNotification and its confirmation, general-glo-ciphering |
-//! | [`class`] | interface classes: attributes, methods, types |
-//! | [`suite`] | protection in security suite 0 |
+//! # A server
 //!
-//! Not here yet: associations, GET, SET, ACTION, HDLC, block transfer, suites 1 and 2, compact arrays.
+//! 1. Implement [`assoc::Objects`] for the logical device. Each call names attribute or method, the selection, and who
+//!    asks ([`assoc::AccessContext`]); values are encoded A-XDR, a long one may be an [`assoc::ValueSource`] that is
+//!    asked for as many bytes as the next block needs. Access rights are judged there, everything else is judged
+//!    before.
+//! 2. Make one [`suite::local::LocalCrypto`] for each set of keys and one [`assoc::server::Server`] for each pair of
+//!    connection and client, with the [`assoc::server::ServerSettings`] of that client: start from
+//!    [`assoc::server::ServerSettings::public`] or [`assoc::server::ServerSettings::ciphered`].
+//! 3. Feed it, and drain it after every input:
+//!
+//! ```
+//! use gridseal_dlms::{
+//!     assoc::{ActionReply, AssociationHandle, AttributeRequest, MethodRequest, Objects, Value, server},
+//!     apdu::result::{ActionResult, DataAccessResult},
+//!     wire::Data,
+//! };
+//! use gridseal_types::{SystemTitle, Tick};
+//!
+//! struct Meter;
+//! impl Objects for Meter {
+//!     fn get(&mut self, _: AttributeRequest<'_>) -> Result<Value, DataAccessResult> {
+//!         Ok(Value::Encoded(Data::Unsigned(42).to_bytes()))
+//!     }
+//!     fn set(&mut self, _: AttributeRequest<'_>, _: &[u8]) -> Result<(), DataAccessResult> {
+//!         Err(DataAccessResult::ReadWriteDenied)
+//!     }
+//!     fn action(&mut self, _: MethodRequest<'_>) -> ActionReply {
+//!         ActionReply::refused(ActionResult::ObjectUndefined)
+//!     }
+//! }
+//!
+//! let settings = server::ServerSettings::public(16, SystemTitle(*b"GSL\0\0\0\0\x01"));
+//! let mut server = server::Server::new(settings, AssociationHandle(1));
+//! let mut answers = vec![];
+//! let aarq: &[u8] = &[
+//!     0x60, 0x1D, 0xA1, 0x09, 0x06, 0x07, 0x60, 0x85, 0x74, 0x05, 0x08, 0x01, 0x01, 0xBE, 0x10, 0x04, 0x0E, 0x01, 0, 0,
+//!     0, 0x06, 0x5F, 0x1F, 0x04, 0, 0, 0x7E, 0x1F, 0x04, 0xB0,
+//! ];
+//! let get: &[u8] = &[0xC0, 1, 0xC1, 0, 1, 0, 0, 42, 0, 0, 255, 2, 0];
+//! for apdu in [aarq, get] {
+//!     server.handle(Tick(0), server::Input::Received(apdu), &mut Meter).unwrap();
+//!     while let Some(output) = server.poll() {
+//!         match output {
+//!             // To the wrapper or the HDLC link of this client.
+//!             server::Output::Transmit(apdu) => answers.push(apdu),
+//!             // `LocalCrypto::perform(handle, &operation, ports)`, then `handle(.., Input::CryptoDone(id, result), ..)`.
+//!             server::Output::Crypto(_handle, _id, _operation) => {}
+//!             // To the security log.
+//!             server::Output::Event(_event) => {}
+//!             _ => {}
+//!         }
+//!     }
+//! }
+//! assert_eq!(answers[1], [0xC4, 1, 0xC1, 0, 0x11, 42]);
+//! ```
+//!
+//! A loop that performs operations at once gives no further input before [`assoc::server::Server::poll`] has returned
+//! `None`. `ServerError::Busy` says that this was forgotten. An answer to [`assoc::Operation::End`] is not expected.
+//!
+//! # A client
+//!
+//! [`assoc::client::Client`] has the same shape: [`assoc::client::Input::Associate`], wait for
+//! [`assoc::client::Event::Associated`], then one [`assoc::client::Request`] after the other, each answered by one
+//! [`assoc::client::Event::Response`] or [`assoc::client::Event::Failed`], then [`assoc::client::Input::Release`].
+//! [`assoc::client::Event::Ignored`] reports what was forged, repeated or downgraded on the way: nothing was taken from
+//! it, and the true answer may still come before the deadline. A tool that must not go on after a forgery ends there.
+//! Blocks, lists and general block transfer are done inside; a response is always whole.
+//!
+//! # Frames
+//!
+//! On TCP, [`frame::wrapper::WrapperDecoder`] cuts the stream and [`frame::wrapper::WrapperFrame`] wraps; on UDP a
+//! datagram is one unit, see [`frame::wrapper::datagram`]. On a serial line or `--hdlc-tcp`, [`frame::hdlc::Link`] does
+//! both, for one client at a time.
+//!
+//! Not here yet: suites 1 and 2 with general-ciphering, general-signing, mechanism 7 and key agreement (keys of 32
+//! bytes are there: `LocalCrypto<32>`); short names; the interface classes.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -39,6 +124,7 @@ extern crate alloc;
 
 pub mod acse;
 pub mod apdu;
+pub mod assoc;
 pub mod class;
 pub mod frame;
 #[doc(hidden)]

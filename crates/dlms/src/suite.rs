@@ -1,3 +1,4 @@
-//! Security suites.
+//! Security suites: protection of APDUs, and the local performer of cryptographic operations.
 
+pub mod local;
 pub mod protect;

@@ -13,8 +13,11 @@ type Target = (&'static str, fn(&[u8]));
 /// Targets and their entries, as in `fuzz/targets`.
 const TARGETS: &[Target] = &[
     ("apdu", dlms::apdu),
+    ("assoc_client", dlms::assoc_client),
+    ("assoc_server", dlms::assoc_server),
     ("axdr_data", dlms::axdr_data),
     ("ber_aarq", dlms::ber_aarq),
+    ("block_transfer", dlms::block_transfer),
     ("certificate_request", csr::fuzz_entry),
     ("ciphered_apdu", dlms::ciphered_apdu),
     ("enrol_delivery", enrol::delivery_record),
@@ -27,6 +30,7 @@ const TARGETS: &[Target] = &[
     ("group_message", group::group_message),
     ("group_receiver", group::group_receiver),
     ("hdlc_frame", dlms::hdlc_frame),
+    ("hdlc_link", dlms::hdlc_link),
     ("notification", dlms::notification),
     ("sts_record", sts::sts_record),
     ("sts_token", sts::sts_token),

@@ -46,6 +46,7 @@ const GUARDED: &[Guard] = &[
             "ghash",
             "hkdf",
             "hmac",
+            "md-5",
             "ml-dsa",
             "p256",
             "p384",

@@ -120,6 +120,21 @@ impl Header {
     }
 }
 
+/// Reads the one frame of a UDP datagram.
+///
+/// # Errors
+/// [`DecodeError`] for a header that cannot be, an APDU above `apdu_size_max`, or a datagram that is longer or shorter
+/// than its header says.
+pub fn datagram(bytes: &[u8], apdu_size_max: usize) -> Result<WrapperFrame, DecodeError> {
+    //= DLMS 1.2: a datagram holds exactly one unit
+    let Header { source, destination, length } = Header::decode(bytes, apdu_size_max)?;
+    let mut reader = Reader::new(bytes);
+    reader.bytes("wrapper header", HEADER_SIZE)?;
+    let apdu = reader.bytes("apdu", length)?.to_vec();
+    reader.finish("wrapper")?;
+    Ok(WrapperFrame { source, destination, apdu })
+}
+
 /// Cuts a byte stream into frames: one frame over several pieces and several frames in one piece both happen.
 ///
 /// It holds at most one header or one APDU below the limit, and the frames that were not polled yet. After an error
@@ -217,6 +232,16 @@ mod tests {
         assert_eq!(decoder.poll(), Some(frame(&[9])), "whole frames before the error are not lost");
         assert_eq!(decoder.push(&frame(&[1]).to_bytes()), Err(error));
         assert_eq!(decoder.poll(), None);
+    }
+
+    //= DLMS 1.2: a datagram holds exactly one unit
+    #[test]
+    fn a_datagram_is_exactly_one_frame() {
+        let bytes = frame(&[7; 30]).to_bytes();
+        assert_eq!(datagram(&bytes, 64), Ok(frame(&[7; 30])));
+        assert!(datagram(&bytes[..37], 64).is_err());
+        assert!(datagram(&[&bytes[..], &[0]].concat(), 64).is_err());
+        assert!(datagram(&bytes, 29).is_err());
     }
 
     #[test]

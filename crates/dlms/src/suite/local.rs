@@ -1,0 +1,418 @@
+//! Performs the operations of an association with keys that are here: on a meter and in tools.
+//!
+//! Counters are durable before they are used, in both directions: sending counters come out of reserved blocks, an
+//! accepted counter is stored before the plain APDU is handed out. A counter is compared before the tag is verified,
+//! which is cheap, and stored after it, so that a forged high one locks nobody out.
+
+mod open;
+
+use alloc::{collections::BTreeMap, vec::Vec};
+
+use gridseal_crypto::{
+    CounterError, InvocationCounter, Key, Reservation, Rng, Ticket, apdu,
+    hls::Secret,
+    role::{DedicatedKey, Gak, Gbek, Guek},
+};
+use gridseal_types::SystemTitle;
+
+use crate::{
+    acse::Mechanism,
+    apdu::{
+        carrier::{Carrier, carry},
+        ciphered::{Protected, SecurityControl},
+    },
+    assoc::{AssociationHandle, CryptoFault, CryptoResult, Done, Operation, PeerChallenge, Protection},
+};
+
+/// Counter values that are reserved at once.
+const RESERVE: u32 = 256;
+/// Peers whose counters are remembered for one key.
+const PEERS_MAX: usize = 64;
+/// Associations that may be open at once.
+const ASSOCIATIONS_MAX: usize = 64;
+/// Size of our challenges in bytes, for every mechanism that has any.
+pub const CHALLENGE_SIZE: usize = 32;
+
+/// Which keys a counter belongs to. Closed: unicast and broadcast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeySet {
+    /// Global unicast key.
+    Unicast,
+    /// Global broadcast key.
+    Broadcast,
+}
+
+/// The counters could not be made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("counters could not be stored")]
+pub struct CounterStoreError;
+
+/// Makes counters durable. Each call returns after what it says is on disk (rule S2).
+pub trait CounterStore {
+    /// No sending counter below `end` is used again.
+    ///
+    /// # Errors
+    /// [`CounterStoreError`]; the counters are then not used.
+    fn reserve(&mut self, set: KeySet, end: u64) -> Result<(), CounterStoreError>;
+
+    /// `counter` of `peer` was accepted: it and everything below is not accepted again.
+    ///
+    /// # Errors
+    /// [`CounterStoreError`]; the APDU is then not handed out.
+    fn accepted(&mut self, set: KeySet, peer: SystemTitle, counter: u32) -> Result<(), CounterStoreError>;
+}
+
+/// For tests and one-shot tools, whose counters are kept elsewhere: forgets at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VolatileCounters;
+
+impl CounterStore for VolatileCounters {
+    fn reserve(&mut self, _: KeySet, _: u64) -> Result<(), CounterStoreError> {
+        Ok(())
+    }
+
+    fn accepted(&mut self, _: KeySet, _: SystemTitle, _: u32) -> Result<(), CounterStoreError> {
+        Ok(())
+    }
+}
+
+/// What the performer must not do itself.
+#[allow(missing_debug_implementations, reason = "two ports")]
+pub struct Ports<'p> {
+    /// Makes counters durable.
+    pub counters: &'p mut dyn CounterStore,
+    /// Draws challenges and dedicated keys.
+    pub rng: &'p mut dyn Rng,
+}
+
+/// The keys of one security setup. `N` is 16 in suites 0 and 1, 32 in suite 2.
+#[derive(Debug)]
+pub struct KeyRing<const N: usize = 16> {
+    /// Global unicast encryption key.
+    pub guek: Key<Guek, N>,
+    /// Authentication key.
+    pub gak: Key<Gak, N>,
+    /// Global broadcast encryption key.
+    pub gbek: Option<Key<Gbek, N>>,
+    /// Password or secret of mechanisms 1, 3, 4 and 6.
+    pub secret: Option<Secret>,
+}
+
+/// How keys are used.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalSettings {
+    /// Security suite, 0 to 2; it must go with the size of the keys.
+    pub suite: u8,
+    /// Own system title.
+    pub own_title: SystemTitle,
+    /// Whether mechanisms 3 and 4 are spoken: MD5 and SHA-1.
+    pub legacy_mechanisms: bool,
+    /// Whether encryption without authentication is accepted and made.
+    pub danger_unauthenticated: bool,
+}
+
+#[derive(Debug)]
+struct Dedicated<const N: usize> {
+    key: Key<DedicatedKey, N>,
+    sending: InvocationCounter,
+    received: Option<u32>,
+}
+
+/// What belongs to one association.
+#[derive(Debug)]
+struct Secrets<const N: usize> {
+    /// Waits for the peer's reply.
+    challenge: Option<Vec<u8>>,
+    /// Was answered rightly; only our own reply may still use it.
+    spent: Option<Vec<u8>>,
+    dedicated: Option<Dedicated<N>>,
+    /// The last counter accepted under the global key in this association, and the one before it.
+    last_accepted: Option<(Option<u32>, u32)>,
+}
+
+impl<const N: usize> Default for Secrets<N> {
+    fn default() -> Self {
+        Self { challenge: None, spent: None, dedicated: None, last_accepted: None }
+    }
+}
+
+/// Performs [`Operation`]s with the keys of one security setup. Associations that share the setup share its counters.
+#[derive(Debug)]
+pub struct LocalCrypto<const N: usize = 16> {
+    settings: LocalSettings,
+    keys: KeyRing<N>,
+    sending: InvocationCounter,
+    broadcast_sending: InvocationCounter,
+    received: BTreeMap<(KeySet, SystemTitle), u32>,
+    associations: BTreeMap<AssociationHandle, Secrets<N>>,
+}
+
+impl<const N: usize> LocalCrypto<N> {
+    /// A performer whose sending counter goes on at `sending_end`: the durable end of the last reservation, for a new
+    /// key 0.
+    #[must_use]
+    pub const fn new(settings: LocalSettings, keys: KeyRing<N>, sending_end: u64) -> Self {
+        Self {
+            settings,
+            keys,
+            sending: InvocationCounter::resume(sending_end),
+            broadcast_sending: InvocationCounter::resume(0),
+            received: BTreeMap::new(),
+            associations: BTreeMap::new(),
+        }
+    }
+
+    /// Goes on with a broadcast sending counter.
+    pub const fn resume_broadcast(&mut self, sending_end: u64) {
+        self.broadcast_sending = InvocationCounter::resume(sending_end);
+    }
+
+    /// Goes on with the highest counter that was accepted from a peer. It never lowers one.
+    pub fn resume_received(&mut self, set: KeySet, peer: SystemTitle, counter: u32) {
+        let entry = self.received.entry((set, peer)).or_insert(counter);
+        *entry = (*entry).max(counter);
+    }
+
+    /// Highest counter that was accepted from a peer.
+    #[must_use]
+    pub fn last_received(&self, set: KeySet, peer: SystemTitle) -> Option<u32> {
+        self.received.get(&(set, peer)).copied()
+    }
+
+    /// Performs one operation of the association `handle`.
+    ///
+    /// # Errors
+    /// [`CryptoFault`], for the log. A refused APDU changes no counter.
+    pub fn perform(
+        &mut self,
+        handle: AssociationHandle,
+        operation: &Operation,
+        ports: &mut Ports<'_>,
+    ) -> CryptoResult {
+        if let Operation::End = operation {
+            self.associations.remove(&handle);
+            return Ok(Done::Verified);
+        }
+        if !self.associations.contains_key(&handle) {
+            if self.associations.len() >= ASSOCIATIONS_MAX {
+                return Err(CryptoFault::Unavailable);
+            }
+            self.associations.insert(handle, Secrets::default());
+        }
+        match operation {
+            Operation::Challenge(mechanism) => self.challenge(handle, *mechanism, ports),
+            Operation::Password => Ok(Done::Bytes(self.secret()?.danger_password())),
+            Operation::CheckPassword(password) => match self.secret()?.is_password(password) {
+                true => Ok(Done::Verified),
+                false => Err(CryptoFault::Authentication),
+            },
+            Operation::SealInitiate { apdu, dedicated } => {
+                self.seal_initiate(handle, apdu, *dedicated, ports)
+            }
+            Operation::OpenInitiate { apdu, peer } => self.open_initiate(handle, apdu, *peer, ports),
+            Operation::Seal { carrier, protection, apdu } => {
+                self.seal(handle, *carrier, *protection, apdu, ports)
+            }
+            Operation::Open { apdu, peer, is_broadcast } => {
+                let set = if *is_broadcast { KeySet::Broadcast } else { KeySet::Unicast };
+                self.open(handle, apdu, *peer, set, ports)
+            }
+            Operation::HlsReply(peer) => self.hls_reply(handle, peer, ports),
+            Operation::HlsVerify { peer, reply } => self.hls_verify(handle, peer, reply, ports),
+            Operation::End => Ok(Done::Verified),
+        }
+    }
+
+    /// Seals an APDU for everybody who has the broadcast key, with authentication and encryption: general-glo.
+    ///
+    /// # Errors
+    /// [`CryptoFault::NoKey`] without a broadcast key.
+    pub fn seal_broadcast(&mut self, carrier: Carrier, apdu: &[u8], ports: &mut Ports<'_>) -> CryptoResult {
+        let ticket = ticket(&mut self.broadcast_sending, KeySet::Broadcast, ports)?;
+        let gbek = self.keys.gbek.as_ref().ok_or(CryptoFault::NoKey)?;
+        let control = 0x40 | Protection::AuthenticatedEncrypted.bits() | self.settings.suite;
+        let header = apdu::Header { originator: self.settings.own_title, security_control: control };
+        let invocation_counter = ticket.value();
+        let body =
+            apdu::protect(gbek, &self.keys.gak, header, ticket, apdu).ok_or(CryptoFault::Unavailable)?;
+        self.carried(carrier, control, invocation_counter, apdu.first().copied(), &body)
+    }
+
+    fn secret(&self) -> Result<&Secret, CryptoFault> {
+        self.keys.secret.as_ref().ok_or(CryptoFault::NoKey)
+    }
+
+    fn secrets(&mut self, handle: AssociationHandle) -> &mut Secrets<N> {
+        self.associations.entry(handle).or_default()
+    }
+
+    /// Mechanisms that are spoken; each is refused by name otherwise.
+    fn spoken(&self, mechanism: Mechanism) -> Result<(), CryptoFault> {
+        let is_spoken = match mechanism {
+            Mechanism::None | Mechanism::LowLevel | Mechanism::Gmac | Mechanism::Sha256 => true,
+            Mechanism::Md5 | Mechanism::Sha1 => self.settings.legacy_mechanisms,
+            //= DLMS 4: mechanism 2 is recognised and refused
+            Mechanism::Manufacturer | Mechanism::Ecdsa => false,
+        };
+        if is_spoken { Ok(()) } else { Err(CryptoFault::Mechanism(mechanism)) }
+    }
+
+    fn challenge(
+        &mut self,
+        handle: AssociationHandle,
+        mechanism: Mechanism,
+        ports: &mut Ports<'_>,
+    ) -> CryptoResult {
+        self.spoken(mechanism)?;
+        //= DLMS 12.3: challenges come from the cryptographic generator
+        let mut challenge = alloc::vec![0; CHALLENGE_SIZE];
+        ports.rng.fill(&mut challenge).map_err(|_| CryptoFault::Unavailable)?;
+        self.secrets(handle).challenge = Some(challenge.clone());
+        Ok(Done::Bytes(challenge))
+    }
+
+    fn seal_initiate(
+        &mut self,
+        handle: AssociationHandle,
+        plain: &[u8],
+        dedicated: bool,
+        ports: &mut Ports<'_>,
+    ) -> CryptoResult {
+        //= DLMS 3.4: the initiate is protected with the global key, also when it delivers a dedicated one
+        if !dedicated {
+            return self.seal(handle, Carrier::Glo, Protection::AuthenticatedEncrypted, plain, ports);
+        }
+        let key: Key<DedicatedKey, N> = Key::generate(ports.rng).map_err(|_| CryptoFault::Unavailable)?;
+        let ticket = ticket(&mut self.sending, KeySet::Unicast, ports)?;
+        let invocation_counter = ticket.value();
+        let control = Protection::AuthenticatedEncrypted.bits() | self.settings.suite;
+        let header = apdu::Header { originator: self.settings.own_title, security_control: control };
+        // `01 00 rest` becomes `01 01 length key rest`.
+        let [first, 0, rest @ ..] = plain else { return Err(CryptoFault::Form) };
+        let (guek, gak) = (&self.keys.guek, &self.keys.gak);
+        let body = apdu::protect_with_key(guek, gak, header, ticket, &[*first, 1], &key, rest)
+            .ok_or(CryptoFault::Unavailable)?;
+        self.secrets(handle).dedicated = Some(Dedicated::new(key));
+        self.carried(Carrier::Glo, control, invocation_counter, Some(*first), &body)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one APDU and everything it is judged by")]
+    fn seal(
+        &mut self,
+        handle: AssociationHandle,
+        carrier: Carrier,
+        protection: Protection,
+        plain: &[u8],
+        ports: &mut Ports<'_>,
+    ) -> CryptoResult {
+        let is_allowed = match protection {
+            Protection::None => false,
+            Protection::Encrypted => self.settings.danger_unauthenticated,
+            Protection::Authenticated | Protection::AuthenticatedEncrypted => true,
+        };
+        //= DLMS 12.8: the control octet says what is done
+        //= DLMS 12.9: the suite is in every control octet
+        let control = protection.bits() | self.settings.suite;
+        if !is_allowed {
+            return Err(CryptoFault::SecurityControl(SecurityControl(control)));
+        }
+        let header = apdu::Header { originator: self.settings.own_title, security_control: control };
+        let Self { keys, sending, associations, .. } = self;
+        let (invocation_counter, body) = if carrier.is_dedicated() {
+            let secrets = associations.get_mut(&handle).ok_or(CryptoFault::NoKey)?;
+            let dedicated = secrets.dedicated.as_mut().ok_or(CryptoFault::NoKey)?;
+            //= DLMS 12.11: a dedicated key has a counter of its own, from 0
+            let ticket = dedicated.sending.take().map_err(|_| CryptoFault::Exhausted)?;
+            (ticket.value(), apdu::protect(&dedicated.key, &keys.gak, header, ticket, plain))
+        } else {
+            let ticket = ticket(sending, KeySet::Unicast, ports)?;
+            (ticket.value(), apdu::protect(&keys.guek, &keys.gak, header, ticket, plain))
+        };
+        let body = body.ok_or(CryptoFault::Unavailable)?;
+        self.carried(carrier, control, invocation_counter, plain.first().copied(), &body)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one APDU and everything it is judged by")]
+    fn carried(
+        &self,
+        carrier: Carrier,
+        control: u8,
+        invocation_counter: u32,
+        tag: Option<u8>,
+        body: &[u8],
+    ) -> CryptoResult {
+        let protected = Protected { security_control: SecurityControl(control), invocation_counter, body };
+        let title = Some(self.settings.own_title);
+        carry(carrier, tag.ok_or(CryptoFault::Form)?, title, &protected)
+            .map(Done::Bytes)
+            .ok_or(CryptoFault::Form)
+    }
+
+    /// Own challenge, title and peer's for mechanism 6: `[own title, peer title, peer challenge, own challenge]`.
+    fn hls_reply(
+        &mut self,
+        handle: AssociationHandle,
+        peer: &PeerChallenge,
+        ports: &mut Ports<'_>,
+    ) -> CryptoResult {
+        self.spoken(peer.mechanism)?;
+        let own = self.settings.own_title;
+        let reply = match peer.mechanism {
+            Mechanism::Md5 => self.secret()?.md5_reply(&peer.challenge),
+            Mechanism::Sha1 => self.secret()?.sha1_reply(&peer.challenge),
+            Mechanism::Sha256 => {
+                let peer_title = peer.title.ok_or(CryptoFault::Title)?;
+                let secrets = self.secrets(handle);
+                let challenge = secrets.challenge.as_ref().or(secrets.spent.as_ref()).cloned();
+                let challenge = challenge.ok_or(CryptoFault::Authentication)?;
+                let parts: [&[u8]; 4] = [own.as_bytes(), peer_title.as_bytes(), &peer.challenge, &challenge];
+                self.secret()?.sha256_reply(parts)
+            }
+            Mechanism::Gmac => {
+                //= DLMS 4: the counter of mechanism 5 is drawn from the sequence of the global key
+                let ticket = ticket(&mut self.sending, KeySet::Unicast, ports)?;
+                let control = self.gmac_control();
+                let header = apdu::Header { originator: own, security_control: control };
+                let counter = ticket.value();
+                let tag = apdu::gmac(&self.keys.guek, &self.keys.gak, header, ticket, &peer.challenge)
+                    .ok_or(CryptoFault::Unavailable)?;
+                [&[control][..], &counter.to_be_bytes(), &tag].concat()
+            }
+            other => return Err(CryptoFault::Mechanism(other)),
+        };
+        Ok(Done::Bytes(reply))
+    }
+
+    const fn gmac_control(&self) -> u8 {
+        Protection::Authenticated.bits() | self.settings.suite
+    }
+}
+
+impl<const N: usize> Dedicated<N> {
+    fn new(key: Key<DedicatedKey, N>) -> Self {
+        let mut sending = InvocationCounter::resume(0);
+        // Key and counter end together, with the association: there is nothing to make durable.
+        if let Ok(all) = sending.reserve(u32::MAX) {
+            sending.extend(all);
+        }
+        Self { key, sending, received: None }
+    }
+}
+
+/// The next sending counter; a new block is durable before its first value is used.
+fn ticket(
+    counter: &mut InvocationCounter,
+    set: KeySet,
+    ports: &mut Ports<'_>,
+) -> Result<Ticket, CryptoFault> {
+    //= DLMS 5.9: sending counters are durable before use and never go down
+    match counter.take() {
+        Ok(ticket) => return Ok(ticket),
+        Err(CounterError::NothingReserved) => {}
+        Err(_) => return Err(CryptoFault::Exhausted),
+    }
+    let block: Reservation = counter.reserve(RESERVE).map_err(|_| CryptoFault::Exhausted)?;
+    ports.counters.reserve(set, block.end()).map_err(|_| CryptoFault::Unavailable)?;
+    counter.extend(block);
+    counter.take().map_err(|_| CryptoFault::Exhausted)
+}

@@ -1,0 +1,168 @@
+//! Long values in both directions, with blocks lost, repeated and invented.
+
+use gridseal_dlms::{
+    acse::{Conformance, Mechanism},
+    apdu::result::DataAccessResult,
+    assoc::{
+        client::{self, ClientSettings, Request, Response},
+        server::ServerSettings,
+    },
+    wire::Data,
+};
+
+use crate::pair::{CLIENT_TITLE, Direction, ECHO, ENERGY, PROFILE, Pair, SERVER_TITLE, TestObjects};
+
+const MAX_PDU: u16 = 300;
+
+fn pair(without: Conformance) -> Pair {
+    let conformance = Conformance::SPOKEN.without(without);
+    let client = ClientSettings {
+        max_pdu: MAX_PDU,
+        conformance,
+        ..ClientSettings::ciphered(CLIENT_TITLE, Mechanism::Gmac)
+    };
+    let server = ServerSettings {
+        max_pdu: MAX_PDU,
+        conformance,
+        ..ServerSettings::ciphered(1, SERVER_TITLE, Mechanism::Gmac)
+    };
+    Pair::new(client, server).associated()
+}
+
+fn service_blocks() -> Conformance {
+    Conformance::BLOCK_GET | Conformance::BLOCK_SET | Conformance::BLOCK_ACTION
+}
+
+fn long_requests(pair: &mut Pair) {
+    let long = Data::OctetString(&[0x5A; 2_000]).to_bytes();
+    let set = Request::Set(ENERGY, None, long.clone());
+    assert_eq!(pair.ask(set), Response::Set(DataAccessResult::Success));
+    assert_eq!(pair.objects.values[&ENERGY], long);
+    let list = Request::SetList(vec![(ENERGY, None, long.clone()), (ENERGY, None, long.clone())]);
+    assert_eq!(pair.ask(list), Response::SetList(vec![DataAccessResult::Success; 2]));
+    let Response::Action(outcome) = pair.ask(Request::Action(ECHO, Some(long.clone()))) else { panic!() };
+    assert_eq!(outcome.returned, Some(Ok(long.clone())));
+    let calls = vec![(ECHO, Some(long.clone())), (ECHO, Some(long.clone()))];
+    let Response::ActionList(outcomes) = pair.ask(Request::ActionList(calls)) else { panic!() };
+    assert!(outcomes.iter().all(|outcome| outcome.returned == Some(Ok(long.clone()))));
+    let list = Request::GetList(vec![(ENERGY, None), (ENERGY, None)]);
+    assert_eq!(pair.ask(list), Response::GetList(vec![Ok(long.clone()), Ok(long)]));
+    assert_eq!(
+        pair.ask(Request::Get(PROFILE, None)),
+        Response::Get(Ok(TestObjects::profile(pair.objects.profile_rows)))
+    );
+}
+
+//= DLMS 5.8: the next block follows the one that was confirmed; any other number changes nothing
+//= DLMS 5.8: blocks of an answer follow one another
+#[test]
+fn long_values_cross_in_blocks_of_the_service() {
+    let mut pair = pair(Conformance::GENERAL_BLOCK_TRANSFER);
+    long_requests(&mut pair);
+    assert!(pair.wire.iter().all(|(_, apdu)| apdu[0] != 0xE0 && apdu.len() <= MAX_PDU.into()));
+}
+
+#[test]
+fn long_values_cross_in_general_blocks() {
+    let mut pair = pair(service_blocks());
+    long_requests(&mut pair);
+    assert!(pair.wire.iter().any(|(_, apdu)| apdu[0] == 0xE0));
+    let is_small =
+        |(_, apdu): &(Direction, Vec<u8>)| matches!(apdu[0], 0x60 | 0x61) || apdu.len() <= MAX_PDU.into();
+    assert!(pair.wire.iter().all(is_small));
+}
+
+#[test]
+fn general_blocks_that_are_lost_are_asked_for_again() {
+    for lost in 0..40usize {
+        let mut pair = pair(service_blocks());
+        pair.objects.profile_rows = 300;
+        let mut count = 0;
+        pair.line = Box::new(move |_, apdu| {
+            count += usize::from(apdu[0] == 0xE0);
+            if apdu[0] == 0xE0 && count == lost + 1 { vec![] } else { vec![apdu] }
+        });
+        pair.input(client::Input::Request(Request::Get(PROFILE, None)));
+        for _ in 0..3 {
+            if !pair.at_client.iter().any(|event| matches!(event, client::Event::Response(_))) {
+                pair.wait();
+            }
+        }
+        let whole = TestObjects::profile(300);
+        let expected = client::Event::Response(Response::Get(Ok(whole)));
+        assert!(pair.at_client.contains(&expected), "lost {lost}");
+    }
+}
+
+#[test]
+fn a_block_number_that_was_not_asked_for_changes_nothing_at_the_server() {
+    let client = ClientSettings { max_pdu: 300, ..ClientSettings::public() };
+    let mut pair = Pair::new(client, ServerSettings::public(16, SERVER_TITLE)).associated();
+    let get = [&[0xC0, 1, 0xC5, 0, 7][..], PROFILE.obis.groups(), &[2, 0]].concat();
+    pair.give_server(&get);
+    let first = pair.wire.last().unwrap().1.clone();
+    assert_eq!(&first[..3], [0xC4, 2, 0xC5]);
+    // Ahead, from another invocation, and behind: refused, and the transfer goes on.
+    for next in
+        [[0xC0, 2, 0xC5, 0, 0, 0, 9], [0xC0, 2, 0xC6, 0, 0, 0, 1], [0xC0, 2, 0xC5, 0xFF, 0xFF, 0xFF, 0xFF]]
+    {
+        pair.give_server(&next);
+        let answer = &pair.wire.last().unwrap().1;
+        assert_eq!((answer[3], answer[8]), (1, 1), "{answer:02x?}");
+    }
+    pair.give_server(&[0xC0, 2, 0xC5, 0, 0, 0, 0]);
+    assert_eq!(pair.wire.last().unwrap().1, first, "the block before is repeated");
+    pair.give_server(&[0xC0, 2, 0xC5, 0, 0, 0, 1]);
+    assert_eq!(&pair.wire.last().unwrap().1[4..8], [0, 0, 0, 2]);
+}
+
+//= DLMS 5.8: a missing or repeated block of a request is refused and changes nothing
+#[test]
+fn missing_and_repeated_blocks_of_a_request_are_refused_and_change_nothing() {
+    let mut pair = Pair::new(ClientSettings::public(), ServerSettings::public(16, SERVER_TITLE)).associated();
+    let head = [&[0xC1, 2, 0xC5, 0, 3][..], ENERGY.obis.groups(), &[2, 0]].concat();
+    let value = Data::OctetString(&[9; 20]).to_bytes();
+    let block = |last: u8, number: u8, raw: &[u8]| [&[last, 0, 0, 0, number, raw.len() as u8], raw].concat();
+    pair.give_server(&[&head[..], &block(0, 1, &value[..10])].concat());
+    assert_eq!(pair.wire.last().unwrap().1, [0xC5, 2, 0xC5, 0, 0, 0, 1]);
+    for number in [1, 3, 255] {
+        pair.give_server(&[&[0xC1, 3, 0xC5][..], &block(1, number, &value[10..])].concat());
+        assert_eq!(pair.wire.last().unwrap().1[..4], [0xC5, 3, 0xC5, 19], "block {number}");
+    }
+    assert_ne!(pair.objects.values[&ENERGY], value);
+    pair.give_server(&[&[0xC1, 3, 0xC5][..], &block(1, 2, &value[10..])].concat());
+    assert_eq!(pair.wire.last().unwrap().1, [0xC5, 3, 0xC5, 0, 0, 0, 0, 2]);
+    assert_eq!(pair.objects.values[&ENERGY], value);
+}
+
+#[test]
+fn a_request_in_blocks_without_end_is_aborted_and_memory_is_bounded() {
+    let mut pair = Pair::new(ClientSettings::public(), ServerSettings::public(16, SERVER_TITLE)).associated();
+    let head = [&[0xC1, 2, 0xC5, 0, 3][..], ENERGY.obis.groups(), &[2, 0]].concat();
+    let raw = vec![0u8; 900];
+    let block = |number: u32| [&[0][..], &number.to_be_bytes(), &[0x82, 0x03, 0x84], raw.as_slice()].concat();
+    pair.give_server(&[&head[..], &block(1)].concat());
+    let mut is_aborted = false;
+    for number in 2..100 {
+        pair.give_server(&[&[0xC1, 3, 0xC5][..], &block(number)].concat());
+        is_aborted |= pair.wire.last().unwrap().1[3] == 17;
+    }
+    assert!(is_aborted);
+}
+
+#[test]
+fn answers_whose_blocks_do_not_follow_one_another_are_never_handed_out() {
+    let client = ClientSettings { max_pdu: 300, ..ClientSettings::public() };
+    let mut pair = Pair::new(client, ServerSettings::public(16, SERVER_TITLE)).associated();
+    pair.line = Box::new(|direction, mut apdu| {
+        // The number of the second block is changed to the third.
+        if direction == Direction::ToClient && apdu.starts_with(&[0xC4, 2]) && apdu[7] == 2 {
+            apdu[7] = 3;
+        }
+        vec![apdu]
+    });
+    pair.input(client::Input::Request(Request::Get(PROFILE, None)));
+    assert!(matches!(pair.at_client.last(), Some(client::Event::Ignored(_))), "{:?}", pair.at_client.last());
+    pair.wait();
+    assert_eq!(pair.at_client.last(), Some(&client::Event::Failed(client::Failure::Timeout)));
+}

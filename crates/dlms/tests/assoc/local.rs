@@ -1,0 +1,257 @@
+//! The local performer: vectors of the standard, counters, keys of both sizes.
+
+use std::cell::RefCell;
+
+use gridseal_crypto::{Key, hls::Secret};
+use gridseal_dlms::{
+    acse::Mechanism,
+    apdu::carrier::Carrier,
+    assoc::{AssociationHandle, CryptoFault, Done, Operation, PeerChallenge, Protection},
+    suite::local::{
+        CounterStore, CounterStoreError, KeyRing, KeySet, LocalCrypto, LocalSettings, Ports, VolatileCounters,
+    },
+};
+use gridseal_types::SystemTitle;
+
+use crate::pair::{CLIENT_TITLE, HANDLE, SERVER_TITLE, TestRng, local, ring};
+
+fn perform(crypto: &mut LocalCrypto, operation: &Operation) -> Result<Vec<u8>, CryptoFault> {
+    let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) };
+    match crypto.perform(HANDLE, operation, &mut ports)? {
+        Done::Bytes(bytes) => Ok(bytes),
+        Done::Opened { plain, .. } => Ok(plain),
+        _ => Ok(vec![]),
+    }
+}
+
+fn seal(carrier: Carrier, protection: Protection, apdu: &str) -> Operation {
+    Operation::Seal { carrier, protection, apdu: hex::decode(apdu).unwrap() }
+}
+
+//= DLMS 5.3: the nonce is system title and counter, the associated data control octet and authentication key
+//= DLMS 12.8: the control octet says what is done
+#[test]
+fn all_protections_and_carriers_give_the_vectors_of_the_fact_sheet() {
+    let get = "c0010000080000010000ff0200";
+    let sealed = |crypto: &mut LocalCrypto, carrier, protection| {
+        hex::encode(perform(crypto, &seal(carrier, protection, get)).unwrap())
+    };
+    let at = || local(SERVER_TITLE, 0x0123_4567);
+    assert_eq!(
+        sealed(&mut at(), Carrier::Glo, Protection::AuthenticatedEncrypted),
+        "c81e3001234567411312ff935a47566827c467bc7d825c3be4a77c3fcc056b6b"
+    );
+    assert_eq!(
+        sealed(&mut at(), Carrier::GeneralGlo, Protection::AuthenticatedEncrypted),
+        "db084d4d4d0000bc614e1e3001234567411312ff935a47566827c467bc7d825c3be4a77c3fcc056b6b"
+    );
+    assert_eq!(
+        sealed(&mut at(), Carrier::Glo, Protection::Authenticated),
+        format!("c81e1001234567{get}06725d910f9221d263877516")
+    );
+    let refused = perform(&mut at(), &seal(Carrier::Glo, Protection::Encrypted, get));
+    assert!(matches!(refused, Err(CryptoFault::SecurityControl(_))), "no tag: refused by default");
+    let settings = LocalSettings {
+        suite: 0,
+        own_title: SERVER_TITLE,
+        legacy_mechanisms: false,
+        danger_unauthenticated: true,
+    };
+    let mut danger = LocalCrypto::new(settings, ring(), 0x0123_4567);
+    assert_eq!(
+        sealed(&mut danger, Carrier::Glo, Protection::Encrypted),
+        "c8122001234567411312ff935a47566827c467bc"
+    );
+}
+
+#[test]
+fn suite_2_has_keys_of_32_bytes() {
+    let settings = LocalSettings {
+        suite: 2,
+        own_title: SERVER_TITLE,
+        legacy_mechanisms: false,
+        danger_unauthenticated: false,
+    };
+    let keys = KeyRing::<32> {
+        guek: Key::take(&mut std::array::from_fn(|index| index as u8)),
+        gak: Key::take(&mut std::array::from_fn(|index| 0xD0 + index as u8)),
+        gbek: None,
+        secret: None,
+    };
+    let mut crypto = LocalCrypto::new(settings, keys, 0x0123_4567);
+    let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) };
+    let operation = seal(Carrier::Glo, Protection::AuthenticatedEncrypted, "c0010000080000010000ff0200");
+    let Ok(Done::Bytes(sealed)) = crypto.perform(HANDLE, &operation, &mut ports) else { panic!() };
+    assert_eq!(hex::encode(sealed), "c81e3201234567e82b2ad3ee8c12a6fb27038f08442193498c6a53de55eeb9d2");
+}
+
+//= DLMS 4: the counter of mechanism 5 is drawn from the sequence of the global key
+//= DLMS 4: the control octet of mechanism 5 says authentication only
+#[test]
+fn gmac_replies_are_those_of_the_green_book() {
+    let (of_server, of_client) = (b"P6wRJ21F".to_vec(), b"K56iVagY".to_vec());
+    let peer = |title, challenge: &[u8]| PeerChallenge {
+        mechanism: Mechanism::Gmac,
+        title: Some(title),
+        challenge: challenge.to_vec(),
+    };
+    let mut client = local(CLIENT_TITLE, 1);
+    let pass_3 = perform(&mut client, &Operation::HlsReply(peer(SERVER_TITLE, &of_server))).unwrap();
+    assert_eq!(hex::encode(pass_3), "10000000011a52fe7dd3e72748973c1e28");
+    let mut server = local(SERVER_TITLE, 0x0123_4567);
+    let pass_4 = perform(&mut server, &Operation::HlsReply(peer(CLIENT_TITLE, &of_client))).unwrap();
+    assert_eq!(hex::encode(pass_4), "1001234567fe1466afb3dbcd4f9389e2b7");
+}
+
+//= DLMS 3.4: the initiate is protected with the global key, also when it delivers a dedicated one
+//= DLMS 5.4: a dedicated key has the size of the suite's keys
+#[test]
+fn the_initiate_of_the_fact_sheet_opens_and_its_dedicated_key_stays_with_the_performer() {
+    let mut server = local(CLIENT_TITLE, 0);
+    let apdu = hex::decode("21303001234567801302ff8a7874133d414ced25b42534d28db0047720606b175bd52211be6841db204d39ee6fdb8e356855").unwrap();
+    let plain = perform(&mut server, &Operation::OpenInitiate { apdu, peer: SERVER_TITLE }).unwrap();
+    assert_eq!(hex::encode(&plain), "01000000065f1f0400007e1f04b0");
+    assert!(
+        perform(&mut server, &seal(Carrier::Ded, Protection::AuthenticatedEncrypted, "c401c100")).is_ok()
+    );
+    let mut other = local(CLIENT_TITLE, 0);
+    let sealed = perform(&mut other, &seal(Carrier::Ded, Protection::AuthenticatedEncrypted, "c401c100"));
+    assert_eq!(sealed, Err(CryptoFault::NoKey));
+}
+
+#[test]
+fn the_broadcast_of_the_fact_sheet_is_sealed_and_opened() {
+    let mut sender = local(CLIENT_TITLE, 0);
+    sender.resume_broadcast(16);
+    let plain = hex::decode("c3010046000060030aff01010f00").unwrap();
+    let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) };
+    let Ok(Done::Bytes(sealed)) = sender.seal_broadcast(Carrier::Glo, &plain, &mut ports) else { panic!() };
+    assert_eq!(hex::encode(&sealed), "cb1f70000000104d903005d61ca6eb140bcf8546e1f3806a4411f08b468646c6e1");
+    let mut receiver = local(SERVER_TITLE, 0);
+    let open =
+        |is_broadcast| Operation::Open { apdu: sealed.clone(), peer: Some(CLIENT_TITLE), is_broadcast };
+    assert!(matches!(perform(&mut receiver, &open(false)), Err(CryptoFault::KeySet(_))));
+    assert_eq!(perform(&mut receiver, &open(true)), Ok(plain));
+    assert!(matches!(perform(&mut receiver, &open(true)), Err(CryptoFault::Counter { .. })));
+}
+
+/// Writes down what was stored, and can fail.
+#[derive(Default)]
+struct Log {
+    reserved: Vec<u64>,
+    accepted: Vec<u32>,
+    fails: bool,
+}
+
+/// A handle on the log.
+struct Store<'l>(&'l RefCell<Log>);
+
+impl CounterStore for Store<'_> {
+    fn reserve(&mut self, _: KeySet, end: u64) -> Result<(), CounterStoreError> {
+        let mut log = self.0.borrow_mut();
+        log.reserved.push(end);
+        if log.fails { Err(CounterStoreError) } else { Ok(()) }
+    }
+
+    fn accepted(&mut self, _: KeySet, _: SystemTitle, counter: u32) -> Result<(), CounterStoreError> {
+        let mut log = self.0.borrow_mut();
+        log.accepted.push(counter);
+        if log.fails { Err(CounterStoreError) } else { Ok(()) }
+    }
+}
+
+//= DLMS 5.9: sending counters are durable before use and never go down
+#[test]
+fn nothing_is_sealed_or_handed_out_before_its_counter_is_durable() {
+    let log = RefCell::new(Log::default());
+    let mut store = Store(&log);
+    let mut rng = TestRng(1);
+    let mut sender = local(CLIENT_TITLE, 1_000);
+    let mut receiver = local(SERVER_TITLE, 0);
+    let operation = seal(Carrier::Glo, Protection::AuthenticatedEncrypted, "c0010000080000010000ff0200");
+    log.borrow_mut().fails = true;
+    let mut ports = Ports { counters: &mut store, rng: &mut rng };
+    assert_eq!(sender.perform(HANDLE, &operation, &mut ports), Err(CryptoFault::Unavailable));
+    log.borrow_mut().fails = false;
+    let mut sent = vec![];
+    for _ in 0..300 {
+        let mut ports = Ports { counters: &mut store, rng: &mut rng };
+        let Ok(Done::Bytes(apdu)) = sender.perform(HANDLE, &operation, &mut ports) else { panic!() };
+        let counter = u32::from_be_bytes(apdu[3..7].try_into().unwrap());
+        assert!(u64::from(counter) < *log.borrow().reserved.last().unwrap());
+        sent.push(apdu);
+    }
+    log.borrow_mut().fails = true;
+    let open = Operation::Open { apdu: sent[0].clone(), peer: Some(CLIENT_TITLE), is_broadcast: false };
+    let mut ports = Ports { counters: &mut store, rng: &mut rng };
+    assert_eq!(receiver.perform(HANDLE, &open, &mut ports), Err(CryptoFault::Unavailable));
+    assert_eq!(receiver.last_received(KeySet::Unicast, CLIENT_TITLE), None);
+    log.borrow_mut().fails = false;
+    let mut ports = Ports { counters: &mut store, rng: &mut rng };
+    assert!(receiver.perform(HANDLE, &open, &mut ports).is_ok());
+    assert_eq!(log.borrow().accepted.last(), Some(&1_000));
+}
+
+#[test]
+fn an_exhausted_counter_refuses_and_never_wraps() {
+    let mut crypto = local(CLIENT_TITLE, u64::from(u32::MAX));
+    let operation = seal(Carrier::Glo, Protection::AuthenticatedEncrypted, "c001c100");
+    assert!(perform(&mut crypto, &operation).is_ok());
+    assert_eq!(perform(&mut crypto, &operation), Err(CryptoFault::Exhausted));
+}
+
+#[test]
+fn associations_and_peers_are_bounded() {
+    let mut crypto = local(SERVER_TITLE, 0);
+    let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) };
+    let operation = Operation::Challenge(Mechanism::Gmac);
+    let refused =
+        (0..1_000).filter(|n| crypto.perform(AssociationHandle(*n), &operation, &mut ports).is_err()).count();
+    assert_eq!(refused, 1_000 - 64);
+    crypto.perform(AssociationHandle(3), &Operation::End, &mut ports).unwrap();
+    assert!(crypto.perform(AssociationHandle(5_000), &operation, &mut ports).is_ok());
+}
+
+//= DLMS 4: mechanism 2 is recognised and refused
+#[test]
+fn the_manufacturers_mechanism_is_refused_by_name() {
+    let mut crypto = local(SERVER_TITLE, 0);
+    let refused = perform(&mut crypto, &Operation::Challenge(Mechanism::Manufacturer)).unwrap_err();
+    assert_eq!(refused.to_string(), "mechanism 2 is not spoken here");
+    let settings = gridseal_dlms::assoc::client::ClientSettings {
+        mechanism: Mechanism::Manufacturer,
+        ..gridseal_dlms::assoc::client::ClientSettings::public()
+    };
+    assert!(gridseal_dlms::assoc::client::Client::new(settings, HANDLE).is_err());
+}
+
+//= DLMS 12.2: no secret is printed
+#[test]
+fn debug_of_operations_results_and_performer_shows_no_secret() {
+    let mut crypto = local(SERVER_TITLE, 0);
+    let challenge = perform(&mut crypto, &Operation::Challenge(Mechanism::Sha256)).unwrap();
+    let operations = [
+        Operation::CheckPassword(b"SECRETSECRET".to_vec()),
+        Operation::SealInitiate { apdu: b"SECRETSECRET".to_vec(), dedicated: true },
+        seal(Carrier::Glo, Protection::AuthenticatedEncrypted, &hex::encode("SECRETSECRET")),
+    ];
+    let secret = Secret::take(&mut b"SECRETSECRET".to_vec());
+    let done = Done::Bytes(b"SECRETSECRET".to_vec());
+    let text = format!("{operations:?} {secret:?} {done:?} {:?}", ring());
+    assert!(!text.contains("SECRET") && !text.contains("83, 69, 67") && !text.contains("208, 209"), "{text}");
+    assert_eq!(challenge.len(), 32);
+}
+
+//= DLMS 12.3: challenges come from the cryptographic generator
+#[test]
+fn a_failed_generator_gives_no_challenge() {
+    struct Broken;
+    impl gridseal_crypto::Rng for Broken {
+        fn fill(&mut self, _: &mut [u8]) -> Result<(), gridseal_crypto::RngError> {
+            Err(gridseal_crypto::RngError)
+        }
+    }
+    let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut Broken };
+    let outcome = local(SERVER_TITLE, 0).perform(HANDLE, &Operation::Challenge(Mechanism::Gmac), &mut ports);
+    assert_eq!(outcome, Err(CryptoFault::Unavailable));
+}

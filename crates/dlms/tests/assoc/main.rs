@@ -1,0 +1,8 @@
+//! Client and server machines against each other, in memory, with a line that tests can bend.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+mod blocks;
+mod forgeries;
+mod local;
+mod normal;
+mod pair;
