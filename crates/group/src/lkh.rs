@@ -163,6 +163,12 @@ impl Rekey for LkhSender<'_> {
     }
 }
 
+/// Node and child of a wrap.
+fn ends_of(wrap: &[u8; WRAP_SIZE]) -> (u32, u32) {
+    let mut reader = Reader::new(wrap);
+    (reader.u32().unwrap_or_default(), reader.u32().unwrap_or_default())
+}
+
 /// The member: keys by node, its own and those above.
 #[derive(Debug)]
 pub struct LkhMember {
@@ -173,14 +179,24 @@ pub struct LkhMember {
 impl Receive for LkhMember {
     fn receive(&mut self, epoch: u32, body: &[u8]) -> Option<Key<GroupKey, 16>> {
         let (wraps, last) = body.split_at_checked(body.len().checked_sub(BLOCK_SIZE)?)?;
+        let (wraps, rest) = wraps.as_chunks::<WRAP_SIZE>();
+        if !rest.is_empty() {
+            return None;
+        }
         self.block_count = 1;
-        for wrap in wraps.as_chunks::<WRAP_SIZE>().0 {
-            let mut reader = Reader::new(wrap);
-            let (node, child) = (reader.u32().ok()?, reader.u32().ok()?);
-            let wrapped: Block = reader.array().ok()?;
-            let on_the_way = self.keys.contains_key(&node) && child != node;
-            if let Some(key) = self.keys.get(&child).filter(|_| on_the_way) {
-                let renewed = unwrap_once(key, &number(epoch, node, child), &wrapped);
+        // From the own seat up: each renewed key opens the next one above it.
+        let way: Vec<u32> = self.keys.keys().rev().copied().filter(|node| *node != 0).collect();
+        for child in way {
+            let node = parent(child);
+            // Nodes descend, children of one node ascend.
+            let place = wraps.binary_search_by(|wrap| {
+                let (found_node, found_child) = ends_of(wrap);
+                node.cmp(&found_node).then(found_child.cmp(&child))
+            });
+            if let Some(wrap) = place.ok().and_then(|place| wraps.get(place))
+                && let (Some(key), Some(wrapped)) = (self.keys.get(&child), wrap.last_chunk::<BLOCK_SIZE>())
+            {
+                let renewed = unwrap_once(key, &number(epoch, node, child), wrapped);
                 self.keys.insert(node, renewed);
                 self.block_count += 1;
             }

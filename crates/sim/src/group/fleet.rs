@@ -229,7 +229,10 @@ fn try_each<M: Receive>(
             told(seat, plan.members);
         }
     }
-    report.blocks = header.body.len() / 24;
+    report.blocks = match header.facts.scheme {
+        Scheme::Flat => header.body.len() / 20,
+        _ => header.body.len() / 24,
+    };
     // In these schemes a coalition holds the union of its members' keys, and each of them was tried.
     report.coalition_recovered = report.evicted_recovered > 0;
     Ok(report)

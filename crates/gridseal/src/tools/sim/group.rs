@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
 };
@@ -102,14 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     };
     if let (Some(dir), Some(evidence)) = (&arguments.evidence, &evidence) {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        for (name, bytes) in [
-            ("header.bin", evidence.header.as_slice()),
-            ("facts.json", evidence.facts.as_bytes()),
-            ("labels.jsonl", evidence.labels.as_bytes()),
-        ] {
-            crate::files::write_atomic(&dir.join(name), bytes)?;
-        }
+        leave(evidence, dir)?;
     }
     let remaining = arguments.members - arguments.evict;
     let holds = report.recovered == remaining
@@ -149,4 +142,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         ));
     }
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn leave(evidence: &Evidence, dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for (name, bytes) in [
+        ("header.bin", evidence.header.as_slice()),
+        ("facts.json", evidence.facts.as_bytes()),
+        ("labels.jsonl", evidence.labels.as_bytes()),
+    ] {
+        crate::files::write_atomic(&dir.join(name), bytes)?;
+    }
+    Ok(())
 }
