@@ -118,12 +118,23 @@ pub struct Keys {
     /// Longest age of an attestation, seconds (rule S13).
     #[serde(default = "default_attestation_age")]
     pub attestation_age_max_s: u64,
+    /// File that tells an older `keys.db` from the newest; it belongs where the database's backups are not.
+    #[serde(default = "default_marker")]
+    pub marker: PathBuf,
+    /// The commits at which a restored `keys.db` and its marker stand, as the refusal to start names them (0 for a
+    /// marker that is missing): that database is accepted, once, for the marker then stands elsewhere.
+    #[serde(default)]
+    pub accept_restored: Option<[u64; 2]>,
     /// Go on where this process's memory cannot be kept out of swap. Test mode.
     #[serde(default)]
     pub danger_unlocked_memory: bool,
     /// Write every key this service makes into a file, in hex. For a demo's search of other processes only.
     #[serde(default)]
     pub danger_inventory: Option<PathBuf>,
+}
+
+fn default_marker() -> PathBuf {
+    "keys.marker".into()
 }
 
 const fn default_attestation_age() -> u64 {

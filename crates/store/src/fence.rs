@@ -58,8 +58,13 @@ pub enum ClaimError {
         marker: u64,
     },
     /// It has had a writer, but its marker is gone: whether it is the newest cannot be told.
-    #[error("marker file is missing: whether the database is the newest cannot be told")]
-    MarkerMissing,
+    #[error(
+        "database stands at commit {found}, its marker is missing: whether it is the newest cannot be told"
+    )]
+    MarkerMissing {
+        /// Number of the database's last commit.
+        found: u64,
+    },
     /// Neither of the marker's two copies is whole.
     #[error("marker file is damaged")]
     MarkerDamaged,
@@ -87,7 +92,7 @@ impl ClaimError {
         match self {
             Self::Occupied => "store.occupied",
             Self::Stale { .. } => "store.stale",
-            Self::MarkerMissing => "store.marker_missing",
+            Self::MarkerMissing { .. } => "store.marker_missing",
             Self::MarkerDamaged => "store.marker_damaged",
             Self::Altered => "store.altered",
             Self::Unauthenticated => "store.unauthenticated",
@@ -168,8 +173,10 @@ impl Fence {
             (Noted::At(noted), _) => noted,
             (_, Claim::Restored) => Position::default(),
             (Noted::Damaged, _) => return Err(ClaimError::MarkerDamaged),
-            (Noted::Nothing, _) if found.is_some() => return Err(ClaimError::MarkerMissing),
-            (Noted::Nothing, _) => Position::default(),
+            (Noted::Nothing, _) => match found {
+                Some(Position { commits, .. }) => return Err(ClaimError::MarkerMissing { found: commits }),
+                None => Position::default(),
+            },
         };
         let found = found.unwrap_or_default();
         if claim != Claim::Restored && (found.epoch < noted.epoch || found.commits < noted.commits) {

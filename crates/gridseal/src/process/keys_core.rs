@@ -8,8 +8,12 @@ use std::{
 use anyhow::{Context, Result};
 use gridseal_io::{clock::utc_now, confine, rng::OsRng};
 use gridseal_keys::{Core, Keystore, KeystoreFile};
-use gridseal_store::SqliteRecords;
-use gridseal_types::service::{Batch, keys::KeyRequest};
+use gridseal_store::{Claim, ClaimError, SoleWriter, SqliteRecords, record_tag_key};
+use gridseal_trust::audit::{self, Act};
+use gridseal_types::{
+    records::{Overlay, RecordsError},
+    service::{Batch, keys::KeyRequest},
+};
 
 use crate::{
     config,
@@ -25,9 +29,9 @@ pub fn run(path: &Path) -> Result<()> {
         minicbor::decode(&read(&dir.join("keystore.cbor"))?).context("keystore.cbor is no keystore")?;
     let delegation = read(&dir.join("delegation.cbor"))?;
     let voucher_keys = config.voucher_keys.iter().map(|key| parse_public_key(key)).collect::<Result<_>>()?;
+    let mut records = open_records(&config, &dir)?;
     let keystore = Keystore::open(&file, Zone::open(&dir)?.into_dek(), delegation, voucher_keys)?;
     let core = Core::new(keystore, config.attestation_age_max_s);
-    let mut records = SqliteRecords::open(dir.join("keys.db")).context("cannot open the key store")?;
     confine::filter_system_calls()?;
     let mut input = BufReader::new(std::io::stdin().lock());
     let mut output = BufWriter::new(std::io::stdout().lock());
@@ -43,6 +47,47 @@ pub fn run(path: &Path) -> Result<()> {
         write_frame(&mut output, &minicbor::to_vec(Batch(replies))?)?;
     }
     Ok(())
+}
+
+/// Opens the key store as its only writer: authenticated, and not older than its marker.
+fn open_records(config: &config::Keys, dir: &Path) -> Result<SqliteRecords> {
+    let tags = record_tag_key(Zone::open(dir)?.dek());
+    let records = SqliteRecords::open(dir.join("keys.db")).context("cannot open the key store")?;
+    let mut records = records.authenticated_by(tags);
+    let marker = dir.join(&config.marker);
+    let is_first = !marker.exists();
+    let claimed = match records.claim(Claim::IfFree, &marker) {
+        // Written before rows were authenticated; with a marker that would be an attack.
+        Err(ClaimError::Unauthenticated) if is_first => {
+            records.claim(Claim::Adopt, &marker).map(|_| Some("keys.adopted"))
+        }
+        Err(error) if config.accept_restored.is_some() && config.accept_restored == stands_at(&error) => {
+            records.claim(Claim::Restored, &marker).map(|_| Some("keys.restored"))
+        }
+        claimed => claimed.map(|_| None),
+    };
+    let told = claimed.map_err(|error| {
+        let code = error.code();
+        anyhow::Error::new(error).context(format!("cannot claim the key store ({code})"))
+    })?;
+    if let Some(act) = told {
+        records.transact(|view| {
+            let mut overlay = Overlay::new(view);
+            let act = Act { actor: "keys", act, subject: &"keys.db", detail: &"" };
+            audit::append(&mut overlay, utc_now(), act)?;
+            Ok::<_, RecordsError>((overlay.into_writes(), ()))
+        })?;
+    }
+    Ok(records)
+}
+
+/// Where a database and its marker stand that do not belong together.
+const fn stands_at(error: &ClaimError) -> Option<[u64; 2]> {
+    match error {
+        ClaimError::Stale { found, marker } => Some([*found, *marker]),
+        ClaimError::MarkerMissing { found } => Some([*found, 0]),
+        _ => None,
+    }
 }
 
 /// Before the first key is opened: no dumps, no swap.

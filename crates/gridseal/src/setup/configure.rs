@@ -51,6 +51,8 @@ pub fn keys(owner: &Path, listen: SocketAddr, manufacturer: &Manufacturer, choic
         listen,
         voucher_keys: vec![manufacturer.voucher_key.clone()],
         attestation_age_max_s: gridseal_keys::Core::ATTESTATION_AGE_DEFAULT_S,
+        marker: "keys.marker".into(),
+        accept_restored: None,
         danger_unlocked_memory: choices.unlocked_memory,
         danger_inventory: choices.inventory.clone(),
     };

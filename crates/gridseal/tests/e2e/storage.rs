@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
-use crate::site::{Plan, Site};
+use crate::site::{Plan, Site, set};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gridseal");
 
@@ -88,6 +88,63 @@ fn a_quarantined_device_onboards_only_after_a_person_has_released_it() {
     let confirmed = site.wait(Duration::from_secs(30), |told| told.is(&name, "confirmed"));
     assert!(confirmed.is_some(), "{}", site.report(60));
     site.assert_audit();
+}
+
+#[test]
+fn s1_a_key_store_that_is_in_use_older_damaged_or_without_its_marker_is_refused_with_a_code() {
+    let mut site = Site::new("keystore", Plan { meters: 2, anchor: "software", ..Plan::default() });
+    let config = site.owner("keys/config.toml");
+    let core = || run(&["keys-core", "--config", text(&config)]);
+    let (code, said) = core();
+    assert!(code == Some(1) && said.contains("store.occupied"), "beside the one that runs: {said}");
+
+    let serials = site.meters.clone();
+    site.onboard(&serials[0]);
+    site.kill("keys");
+    let database = site.owner("keys/keys.db");
+    let (code, said) = core();
+    assert_eq!(code, Some(0), "it starts, and ends with its input: {said}");
+    let older = std::fs::read(&database).unwrap();
+    site.start("keys");
+    site.onboard(&serials[1]);
+    site.kill("keys");
+    assert_eq!(core().0, Some(0));
+    let newest = std::fs::read(&database).unwrap();
+
+    // A bit of a row, in every eighth page.
+    for offset in (8_000..newest.len()).step_by(8 * 4_096) {
+        let mut flipped = newest.clone();
+        flipped[offset] ^= 4;
+        std::fs::write(&database, flipped).unwrap();
+        let (code, said) = core();
+        assert!(code == Some(0) || said.contains("store."), "byte {offset}: {said}");
+    }
+    std::fs::write(&database, &newest[..newest.len() / 2]).unwrap();
+    let (code, said) = core();
+    assert!(code == Some(1) && (said.contains("store.") || said.contains("malformed")), "{said}");
+
+    std::fs::write(&database, &older).unwrap();
+    let (code, said) = core();
+    assert!(code == Some(1) && said.contains("store.stale"), "{said}");
+    let mut numbers =
+        said.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse().ok());
+    let [found, marker]: [u64; 2] = std::array::from_fn(|_| numbers.next().unwrap());
+    let accept = |found: u64, marker: u64| set(&config, "accept_restored", &format!("[{found}, {marker}]"));
+    for (found, marker) in [(found + 1, marker), (found, marker + 1), (found, 0)] {
+        accept(found, marker);
+        assert_eq!(core().0, Some(1), "others than were named are not accepted");
+    }
+    accept(found, marker);
+    let (code, said) = core();
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(&["audit", "--db", text(&database)]);
+    assert!(code == Some(0) && said.contains("keys.restored"), "{said}");
+    std::fs::write(&database, &older).unwrap();
+    let (code, said) = core();
+    assert!(code == Some(1) && said.contains("store.stale"), "accepted once only: {said}");
+    std::fs::remove_file(site.owner("keys/keys.marker")).unwrap();
+    let (code, said) = core();
+    assert!(code == Some(1) && said.contains("store.marker_missing"), "{said}");
 }
 
 /// A log of three batches with an act after each.

@@ -172,7 +172,7 @@ fn a_lost_or_damaged_marker_is_refused_and_a_torn_one_is_not<R: SoleWriter>(
     with(&whole[..10]);
     assert!(matches!(claim(Claim::IfFree), Err(ClaimError::MarkerDamaged)));
     fs::remove_file(&place.marker).unwrap();
-    assert!(matches!(claim(Claim::IfFree), Err(ClaimError::MarkerMissing)));
+    assert!(matches!(claim(Claim::IfFree), Err(ClaimError::MarkerMissing { found: 2 })));
     with(&change(20));
     claim(Claim::IfFree).unwrap();
     with(&change(40));
