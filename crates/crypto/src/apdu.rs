@@ -2,7 +2,9 @@
 
 mod protection;
 
-pub use protection::{CipherRole, Header, gmac, gmac_verifies, protect, protect_with_key, unprotect};
+pub use protection::{
+    CipherRole, Header, danger_decrypt_unverified, gmac, gmac_verifies, protect, protect_with_key, unprotect,
+};
 
 use alloc::vec::Vec;
 

@@ -1,7 +1,10 @@
 //! Walks `tests/vectors/dlms`: every file is decoded as its `kind` says and must give what it expects.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
-use gridseal_crypto::{InvocationCounter, Key, Ticket, role::Role};
+use gridseal_crypto::{
+    InvocationCounter, Key, Ticket, apdu,
+    role::{Gak, Guek, Role},
+};
 use gridseal_dlms::{
     acse::{Aare, Aarq, InitiateRequest, InitiateResponse},
     apdu::{
@@ -29,7 +32,16 @@ impl Vector {
         hex::decode(self.text(field)).unwrap()
     }
 
-    fn key<R: Role>(&self, field: &str) -> Key<R, 16> {
+    fn number(&self, field: &str) -> u32 {
+        self.0[field].as_integer().unwrap().try_into().unwrap()
+    }
+
+    fn header(&self) -> apdu::Header {
+        let security_control = self.number("security_control").try_into().unwrap();
+        apdu::Header { originator: self.originator(), security_control }
+    }
+
+    fn key<R: Role, const N: usize>(&self, field: &str) -> Key<R, N> {
         Key::take_slice(&mut self.bytes(field)).unwrap()
     }
 
@@ -67,6 +79,9 @@ fn outcome(vector: &Vector) -> Result<String, String> {
             Ok(at.to_utc(DeviationSign::Standard).map_err(|error| error.to_string())?.to_string())
         }
         "acse" => acse(&input),
+        "seal" if vector.bytes("guek").len() == 32 => seal::<32>(vector, &input),
+        "seal" => seal::<16>(vector, &input),
+        "gmac" => gmac(vector, &input),
         "access" => {
             let apdu = AccessRequest::from_bytes(&input).map_err(|error| error.to_string())?;
             assert_eq!(apdu.to_bytes(), input);
@@ -91,6 +106,32 @@ fn outcome(vector: &Vector) -> Result<String, String> {
         }
         kind => panic!("unknown kind {kind}"),
     }
+}
+
+fn seal<const N: usize>(vector: &Vector, input: &[u8]) -> Result<String, String> {
+    let (guek, gak): (Key<Guek, N>, Key<Gak, N>) = (vector.key("guek"), vector.key("gak"));
+    let (header, counter) = (vector.header(), vector.number("counter"));
+    let body = apdu::protect(&guek, &gak, header, ticket(counter), input)
+        .ok_or_else(|| "nothing to protect with".to_owned())?;
+    let plain = apdu::unprotect(&guek, &gak, header, counter, &body);
+    assert_eq!(plain.as_deref(), Some(input), "opening is the inverse");
+    let is_authenticated = header.security_control & 0x10 != 0;
+    for bit in 0..8 * body.len() {
+        let mut forged = body.clone();
+        forged[bit / 8] ^= 1 << (bit % 8);
+        let opened = apdu::unprotect(&guek, &gak, header, counter, &forged);
+        assert_eq!(opened.is_none(), is_authenticated, "without a tag every change opens: bit {bit}");
+    }
+    Ok(hex::encode(body))
+}
+
+fn gmac(vector: &Vector, input: &[u8]) -> Result<String, String> {
+    let (guek, gak): (Key<Guek, 16>, Key<Gak, 16>) = (vector.key("guek"), vector.key("gak"));
+    let (header, counter) = (vector.header(), vector.number("counter"));
+    let tag = apdu::gmac(&guek, &gak, header, ticket(counter), input).unwrap();
+    assert!(apdu::gmac_verifies(&guek, &gak, header, counter, input, &tag));
+    assert!(!apdu::gmac_verifies(&guek, &gak, header, counter + 1, input, &tag));
+    Ok(hex::encode(tag))
 }
 
 fn acse(input: &[u8]) -> Result<String, String> {

@@ -151,6 +151,21 @@ pub fn unprotect<R: CipherRole, const N: usize>(
     }
 }
 
+/// Decrypts without looking at the tag, which need not even be there: what comes out may be anything. For people who
+/// look at recorded APDUs of meters whose authentication key they were not given; never for a meter or a service.
+///
+/// # Source
+/// DLMS fact sheet, section 12, trap 15.
+#[must_use]
+pub fn danger_decrypt_unverified<R: CipherRole, const N: usize>(
+    cipher: &Key<R, N>,
+    originator: SystemTitle,
+    invocation_counter: u32,
+    ciphertext: &[u8],
+) -> Option<Vec<u8>> {
+    unauthenticated(cipher, nonce(originator, invocation_counter), ciphertext)
+}
+
 /// Counter mode alone: the same in both directions.
 fn unauthenticated<R: CipherRole, const N: usize>(
     cipher: &Key<R, N>,

@@ -24,6 +24,8 @@ use crate::{
     assoc::{AssociationHandle, CryptoFault, CryptoResult, Done, Operation, PeerChallenge, Protection},
 };
 
+/// Farthest that a hint of the peer may move the own sending counter at once: a false hint must not use up the key.
+pub const HINT_JUMP_MAX: u64 = 1 << 20;
 /// Counter values that are reserved at once.
 const RESERVE: u32 = 256;
 /// Peers whose counters are remembered for one key.
@@ -171,6 +173,31 @@ impl<const N: usize> LocalCrypto<N> {
     pub fn resume_received(&mut self, set: KeySet, peer: SystemTitle, counter: u32) {
         let entry = self.received.entry((set, peer)).or_insert(counter);
         *entry = (*entry).max(counter);
+    }
+
+    /// Goes on above a counter that the server says it has seen of us, read without protection by a public client. It
+    /// is a hint of anybody: it never lowers the counter, and moves it by at most [`HINT_JUMP_MAX`].
+    ///
+    /// # Errors
+    /// [`CryptoFault::Counter`] for a hint too far away; [`CryptoFault::Unavailable`] when the new counter could not
+    /// be made durable. Nothing changed.
+    ///
+    /// # Source
+    /// DLMS fact sheet, section 5.9.
+    pub fn follow_hint(&mut self, seen: u32, ports: &mut Ports<'_>) -> Result<(), CryptoFault> {
+        //= DLMS 12.17: a hint never lowers the own counter and never moves it far
+        let next = u64::from(seen).saturating_add(1);
+        let own = self.sending.reserve(0).map_err(|_| CryptoFault::Exhausted)?.end();
+        if next <= own {
+            return Ok(());
+        }
+        if next.saturating_sub(own) > HINT_JUMP_MAX {
+            let lowest = u32::try_from(own).unwrap_or(u32::MAX);
+            return Err(CryptoFault::Counter { found: seen, lowest });
+        }
+        ports.counters.reserve(KeySet::Unicast, next).map_err(|_| CryptoFault::Unavailable)?;
+        self.sending = InvocationCounter::resume(next);
+        Ok(())
     }
 
     /// Highest counter that was accepted from a peer.

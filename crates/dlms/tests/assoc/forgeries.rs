@@ -460,6 +460,7 @@ fn failures_before_authentication_look_alike() {
     }
 }
 
+//= DLMS 3.3: a ciphered association is released under its key
 #[test]
 fn a_stranger_can_neither_replace_nor_release_a_ciphered_association() {
     let mut pair = Pair::ciphered(Mechanism::Gmac).associated();

@@ -255,3 +255,80 @@ fn a_failed_generator_gives_no_challenge() {
     let outcome = local(SERVER_TITLE, 0).perform(HANDLE, &Operation::Challenge(Mechanism::Gmac), &mut ports);
     assert_eq!(outcome, Err(CryptoFault::Unavailable));
 }
+
+//= DLMS 12.17: a hint never lowers the own counter and never moves it far
+#[test]
+fn a_hint_never_lowers_a_counter_and_never_burns_the_key() {
+    let mut crypto = local(CLIENT_TITLE, 1_000);
+    let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) };
+    let counter = |crypto: &mut LocalCrypto| {
+        let sealed =
+            perform(crypto, &seal(Carrier::Glo, Protection::AuthenticatedEncrypted, "c001c100")).unwrap();
+        u32::from_be_bytes(sealed[3..7].try_into().unwrap())
+    };
+    crypto.follow_hint(5, &mut ports).unwrap();
+    assert_eq!(counter(&mut crypto), 1_000);
+    crypto.follow_hint(7_000, &mut ports).unwrap();
+    assert_eq!(counter(&mut crypto), 7_001);
+    let far = crypto.follow_hint(0xFFFF_FFF0, &mut ports);
+    assert!(matches!(far, Err(CryptoFault::Counter { .. })));
+    assert_eq!(counter(&mut crypto), 7_002);
+    crypto.resume_received(KeySet::Unicast, SERVER_TITLE, 50);
+    crypto.resume_received(KeySet::Unicast, SERVER_TITLE, 10);
+    assert_eq!(crypto.last_received(KeySet::Unicast, SERVER_TITLE), Some(50), "nor is the peer's");
+}
+
+//= DLMS 12.15: what is decrypted without verification is called so, and no machine does it
+#[test]
+fn decryption_without_verification_is_a_mode_of_its_own() {
+    let guek = ring().guek;
+    let ciphertext = hex::decode("411312ff935a47566827c467bc").unwrap();
+    let plain =
+        gridseal_crypto::apdu::danger_decrypt_unverified(&guek, SERVER_TITLE, 0x0123_4567, &ciphertext)
+            .unwrap();
+    assert_eq!(hex::encode(&plain), "c0010000080000010000ff0200");
+    // The same APDU with a tag that is missing or wrong opens nowhere else.
+    let mut receiver = local(CLIENT_TITLE, 0);
+    for apdu in [
+        "c8122001234567411312ff935a47566827c467bc",
+        "c8123001234567411312ff935a47566827c467bc",
+        "c81e3001234567411312ff935a47566827c467bc7d825c3be4a77c3fcc056b6c",
+    ] {
+        let apdu = hex::decode(apdu).unwrap();
+        let open = Operation::Open { apdu, peer: Some(SERVER_TITLE), is_broadcast: false };
+        assert!(perform(&mut receiver, &open).is_err());
+    }
+}
+
+/// What a protected vector is opened with, and what must be refused about it.
+#[test]
+fn every_flipped_bit_of_every_protected_vector_is_refused_and_no_counter_moves() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/dlms");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let vector: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
+        let text = |field: &str| vector.get(field).and_then(|value| value.as_str());
+        let is_protected = matches!(text("kind"), Some("glo" | "general_glo")) && text("expect").is_some();
+        let standard_keys = text("guek") == Some("000102030405060708090a0b0c0d0e0f");
+        if !is_protected || !standard_keys {
+            continue;
+        }
+        count += 1;
+        let apdu = hex::decode(text("input").unwrap()).unwrap();
+        let peer = SystemTitle::from_slice(&hex::decode(text("originator").unwrap()).unwrap());
+        let open = |apdu: &[u8]| Operation::Open { apdu: apdu.to_vec(), peer, is_broadcast: false };
+        let mut receiver = local(SystemTitle(*b"OWN\0\0\0\0\x01"), 0);
+        for bit in 0..8 * apdu.len() {
+            let mut forged = apdu.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            assert!(perform(&mut receiver, &open(&forged)).is_err(), "bit {bit}");
+            assert_eq!(receiver.last_received(KeySet::Unicast, peer.unwrap()), None);
+        }
+        assert_eq!(perform(&mut receiver, &open(&apdu)), Ok(hex::decode(text("expect").unwrap()).unwrap()));
+    }
+    assert!(count >= 3, "{count} vectors");
+}
