@@ -195,34 +195,50 @@ fn place<'a>(
 ) -> Result<(), RowError> {
     let clock = clock.filter(|clock| clock.column == column);
     if row == 0 {
-        // The first row has nothing above it.
-        let is_delta = (tag::DELTA_INTEGER..=tag::DELTA_DOUBLE_LONG_UNSIGNED).contains(&cell.tag());
-        match (clock, &cell) {
-            (Some(_), Data::Null) => return Err(RowError::ClockUnknown { row }),
-            _ if is_delta => return Err(RowError::Difference { row, column }),
-            _ if column >= COLUMNS_MAX => {
-                return Err(RowError::Width { row, found: column, expected: COLUMNS_MAX });
-            }
-            _ => cells.push(cell),
-        }
-        return Ok(());
+        return first(cells, cell, column, clock);
     }
-    let expected = cells.len();
-    let found = column.saturating_add(1);
-    let above = cells.get_mut(column).ok_or(RowError::Width { row, found, expected })?;
-    match (clock, cell) {
-        //= DLMS 2.4: a clock that was left out is one capture period after the one above it, or an error
-        (Some(clock), Data::Null) => {
-            *above = later(above, clock.capture_period_s).ok_or(RowError::ClockUnknown { row })?;
+    let Some(above) = cells.get_mut(column) else {
+        let found = column.saturating_add(1);
+        return Err(RowError::Width { row, found, expected: cells.len() });
+    };
+    match cell {
+        Data::Null => {
+            //= DLMS 2.4: a clock that was left out is one capture period after the one above it, or an error
+            //= DLMS 2.4: null repeats the value above it
+            if let Some(clock) = clock {
+                *above = later(above, clock.capture_period_s).ok_or(RowError::ClockUnknown { row })?;
+            }
         }
-        //= DLMS 2.4: null repeats the value above it
-        (None, Data::Null) => {}
-        (_, cell) if (tag::DELTA_INTEGER..=tag::DELTA_DOUBLE_LONG_UNSIGNED).contains(&cell.tag()) => {
+        Data::DeltaInteger(_)
+        | Data::DeltaLong(_)
+        | Data::DeltaDoubleLong(_)
+        | Data::DeltaUnsigned(_)
+        | Data::DeltaLongUnsigned(_)
+        | Data::DeltaDoubleLongUnsigned(_) => {
             *above = added(above, &cell).ok_or(RowError::Difference { row, column })?;
         }
-        (_, cell) => *above = cell,
+        cell => *above = cell,
     }
     Ok(())
+}
+
+/// A cell of the first row, which has nothing above it.
+fn first<'a>(
+    cells: &mut Vec<Data<'a>>,
+    cell: Data<'a>,
+    column: usize,
+    clock: Option<ClockColumn>,
+) -> Result<(), RowError> {
+    let is_delta = (tag::DELTA_INTEGER..=tag::DELTA_DOUBLE_LONG_UNSIGNED).contains(&cell.tag());
+    match (clock, &cell) {
+        (Some(_), Data::Null) => Err(RowError::ClockUnknown { row: 0 }),
+        _ if is_delta => Err(RowError::Difference { row: 0, column }),
+        _ if column >= COLUMNS_MAX => Err(RowError::Width { row: 0, found: column, expected: COLUMNS_MAX }),
+        _ => {
+            cells.push(cell);
+            Ok(())
+        }
+    }
 }
 
 /// The instant `period_s` later, in the same local time; `None` without a period or without an instant.

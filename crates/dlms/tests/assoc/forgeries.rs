@@ -147,25 +147,59 @@ fn plain_apdus_inside_a_ciphered_association_are_refused_in_both_directions() {
 //= DLMS 12.5: an equal or lower counter is refused, before any cryptography
 #[test]
 fn repeated_and_lower_counters_are_refused_on_both_sides_and_change_nothing() {
-    let mut pair = Pair::ciphered(Mechanism::Gmac).associated();
-    pair.ask(Request::Get(ENERGY, None));
-    let [.., (_, request), (_, response)] = pair.wire.as_slice() else { panic!() };
-    let (request, response) = (request.clone(), response.clone());
-    pair.ask(Request::Get(CLOCK, None));
-    let calls = pair.objects.calls;
-    for (_, old) in pair.wire.clone().iter().filter(|(to, _)| *to == Direction::ToServer) {
-        pair.give_server(old);
+    for carrier in [Carrier::Glo, Carrier::Ded, Carrier::GeneralGlo, Carrier::GeneralDed] {
+        let settings = ClientSettings { carrier, ..ClientSettings::ciphered(CLIENT_TITLE, Mechanism::Gmac) };
+        let server = ServerSettings::ciphered(1, SERVER_TITLE, Mechanism::Gmac);
+        let mut pair = Pair::new(settings, server).associated();
+        pair.ask(Request::Get(ENERGY, None));
+        let [.., (_, request), (_, response)] = pair.wire.as_slice() else { panic!() };
+        let (request, response) = (request.clone(), response.clone());
+        pair.ask(Request::Get(CLOCK, None));
+        let calls = pair.objects.calls;
+        for (_, old) in pair.wire.clone().iter().filter(|(to, _)| *to == Direction::ToServer) {
+            pair.give_server(old);
+        }
+        pair.give_server(&request);
+        assert_eq!(pair.objects.calls, calls, "{carrier:?}");
+        assert!(matches!(last_refusal(&pair), server::Refusal::Crypto(CryptoFault::Counter { .. })));
+        let _ = caught_request(&mut pair);
+        pair.give_client(&response);
+        let refused = pair.at_client.last();
+        let is_replay = matches!(
+            refused,
+            Some(client::Event::Ignored(client::Refusal::Crypto(CryptoFault::Counter { .. })))
+        );
+        assert!(is_replay, "{carrier:?} {refused:?}");
     }
-    pair.give_server(&request);
-    assert_eq!(pair.objects.calls, calls);
-    assert!(matches!(last_refusal(&pair), server::Refusal::Crypto(CryptoFault::Counter { .. })));
-    let _ = caught_request(&mut pair);
-    pair.give_client(&response);
-    let refused = pair.at_client.last();
-    assert!(
-        matches!(refused, Some(client::Event::Ignored(client::Refusal::Crypto(CryptoFault::Counter { .. })))),
-        "{refused:?}"
-    );
+}
+
+//= DLMS 5.9: the counter of a GMAC reply is judged like every other
+#[test]
+fn a_gmac_reply_with_a_counter_that_was_used_is_refused() {
+    let mechanism = Mechanism::Gmac;
+    let client = ClientSettings { own_title: Some(CLIENT_TITLE), mechanism, ..ClientSettings::public() };
+    let server = ServerSettings { mechanism, ..ServerSettings::public(1, SERVER_TITLE) };
+    let mut pair = Pair::new(client, server);
+    pair.server_crypto.resume_received(KeySet::Unicast, CLIENT_TITLE, 100);
+    pair.input(client::Input::Associate);
+    assert!(matches!(last_refusal(&pair), server::Refusal::Crypto(CryptoFault::Counter { found: 100, .. })));
+    assert_eq!(pair.server.state(), ServerState::Idle);
+}
+
+#[test]
+fn the_right_reply_to_another_method_proves_nothing() {
+    let mechanism = Mechanism::Sha256;
+    let client = ClientSettings { own_title: Some(CLIENT_TITLE), mechanism, ..ClientSettings::public() };
+    let server = ServerSettings { mechanism, ..ServerSettings::public(1, SERVER_TITLE) };
+    let mut pair = Pair::new(client, server);
+    pair.line = Box::new(|_, mut apdu| {
+        if apdu[0] == 0xC3 {
+            apdu[11] = 2;
+        }
+        vec![apdu]
+    });
+    pair.input(client::Input::Associate);
+    assert_eq!((last_refusal(&pair), pair.server.state()), (server::Refusal::State, ServerState::Idle));
 }
 
 //= DLMS 5.9: a counter is stored only after its tag was verified
@@ -532,4 +566,25 @@ fn a_pending_association_ends_when_nobody_proves_himself() {
     pair.wait();
     pair.wait();
     assert_eq!((pair.server.state(), pair.client.state()), (ServerState::Idle, ClientState::Idle));
+}
+
+#[test]
+fn the_answer_to_another_invocation_is_not_taken() {
+    let mut pair = Pair::new(ClientSettings::public(), ServerSettings::public(1, SERVER_TITLE)).associated();
+    let request = caught_request(&mut pair);
+    pair.give_client(&[0xC4, 1, request[2] ^ 1, 0, 0x11, 9]);
+    assert_eq!(pair.at_client.last(), Some(&client::Event::Ignored(client::Refusal::Unexpected)));
+    pair.give_client(&[0xC4, 1, request[2], 0, 0x11, 7]);
+    let value = Data::Unsigned(7).to_bytes();
+    assert_eq!(pair.at_client.last(), Some(&client::Event::Response(Response::Get(Ok(value)))));
+}
+
+#[test]
+fn a_reply_to_a_challenge_in_an_open_association_reaches_no_object() {
+    let mut pair = Pair::ciphered(Mechanism::Gmac).associated();
+    let method = gridseal_dlms::apdu::reference::REPLY_TO_HLS_AUTHENTICATION;
+    let parameters = Some(Data::OctetString(&[7; 17]).to_bytes());
+    let Response::Action(outcome) = pair.ask(Request::Action(method, parameters)) else { panic!() };
+    assert_eq!(outcome.result, gridseal_dlms::apdu::result::ActionResult::ReadWriteDenied);
+    assert_eq!(pair.objects.calls, 0);
 }

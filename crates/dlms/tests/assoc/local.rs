@@ -332,3 +332,58 @@ fn every_flipped_bit_of_every_protected_vector_is_refused_and_no_counter_moves()
     }
     assert!(count >= 3, "{count} vectors");
 }
+
+fn peer(mechanism: Mechanism, title: SystemTitle, challenge: &[u8]) -> PeerChallenge {
+    PeerChallenge { mechanism, title: Some(title), challenge: challenge.to_vec() }
+}
+
+//= DLMS 4: each challenge is used once, right or wrong
+#[test]
+fn a_challenge_is_used_up_by_the_first_reply() {
+    let mut server = local(SERVER_TITLE, 0);
+    let challenge = perform(&mut server, &Operation::Challenge(Mechanism::Gmac)).unwrap();
+    let mut client = local(CLIENT_TITLE, 10);
+    let reply =
+        perform(&mut client, &Operation::HlsReply(peer(Mechanism::Gmac, SERVER_TITLE, &challenge))).unwrap();
+    let verify = |reply: &[u8]| Operation::HlsVerify {
+        peer: peer(Mechanism::Gmac, CLIENT_TITLE, b"challenge of the client"),
+        reply: reply.to_vec(),
+    };
+    assert!(perform(&mut server, &verify(&reply[..16])).is_err());
+    assert_eq!(perform(&mut server, &verify(&reply)), Err(CryptoFault::Authentication), "too late");
+    let challenge = perform(&mut server, &Operation::Challenge(Mechanism::Gmac)).unwrap();
+    let reply =
+        perform(&mut client, &Operation::HlsReply(peer(Mechanism::Gmac, SERVER_TITLE, &challenge))).unwrap();
+    assert!(perform(&mut server, &verify(&reply)).is_ok());
+    assert!(perform(&mut server, &verify(&reply)).is_err(), "nor twice");
+}
+
+#[test]
+fn a_peer_with_our_own_challenge_is_refused_even_with_the_right_reply() {
+    // Both draw from the same seed.
+    let (mut server, mut client) = (local(SERVER_TITLE, 0), local(CLIENT_TITLE, 0));
+    let own = perform(&mut server, &Operation::Challenge(Mechanism::Sha256)).unwrap();
+    assert_eq!(perform(&mut client, &Operation::Challenge(Mechanism::Sha256)), Ok(own.clone()));
+    let reply =
+        perform(&mut client, &Operation::HlsReply(peer(Mechanism::Sha256, SERVER_TITLE, &own))).unwrap();
+    let verify = Operation::HlsVerify { peer: peer(Mechanism::Sha256, CLIENT_TITLE, &own), reply };
+    assert_eq!(perform(&mut server, &verify), Err(CryptoFault::Authentication));
+}
+
+//= DLMS 4: the control octet of mechanism 5 says authentication only
+#[test]
+fn a_gmac_reply_under_another_control_octet_is_refused() {
+    for control in [0x00, 0x11, 0x20, 0x30, 0x50, 0x90] {
+        let mut server = local(SERVER_TITLE, 0);
+        let challenge = perform(&mut server, &Operation::Challenge(Mechanism::Gmac)).unwrap();
+        let keys = ring();
+        let header = gridseal_crypto::apdu::Header { originator: CLIENT_TITLE, security_control: control };
+        let mut counter = gridseal_crypto::InvocationCounter::resume(5);
+        counter.extend(counter.reserve(1).unwrap());
+        let ticket = counter.take().unwrap();
+        let tag = gridseal_crypto::apdu::gmac(&keys.guek, &keys.gak, header, ticket, &challenge).unwrap();
+        let reply = [&[control, 0, 0, 0, 5][..], &tag].concat();
+        let verify = Operation::HlsVerify { peer: peer(Mechanism::Gmac, CLIENT_TITLE, b"another"), reply };
+        assert_eq!(perform(&mut server, &verify), Err(CryptoFault::Authentication), "{control:02x}");
+    }
+}

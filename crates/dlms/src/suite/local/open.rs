@@ -231,6 +231,7 @@ impl<const N: usize> LocalCrypto<N> {
         }
         let counter = u32::from_be_bytes([*a, *b, *c, *d]);
         let current = self.received.get(&(KeySet::Unicast, title)).copied();
+        //= DLMS 5.9: the counter of a GMAC reply is judged like every other
         // The APDU that carries the reply has the later counter and was accepted first.
         let floor = match self.secrets(handle).last_accepted {
             Some((before, accepted)) if current == Some(accepted) && counter != accepted => before,
