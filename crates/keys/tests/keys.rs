@@ -660,3 +660,14 @@ fn an_envelope_in_another_row_stops_the_move_instead_of_being_made_good() {
     let step = world.keys.rewrap_step(&world.key_records, world.utc(), &mut rng, 100);
     assert!(matches!(step, Err(KeysError::Keystore)));
 }
+
+#[test]
+fn s10_an_act_whose_audit_entry_cannot_be_written_is_not_done() {
+    let mut world = onboarded();
+    let (device, attested_at) = (world.device_name(), world.entry().attested_at);
+    let request = || KeyRequest::SetState { device, state: DeviceState::Suspended, attested_at };
+    assert!(world.keys.decide(&world.key_records, world.utc(), &mut NoRng, vec![request()]).is_ok());
+    put(&mut world.key_records, "audit_head", &[], &"no head");
+    let done = world.keys.decide(&world.key_records, world.utc(), &mut NoRng, vec![request()]);
+    assert!(matches!(done, Err(KeysError::Records(_))), "neither writes nor a reply");
+}

@@ -266,3 +266,37 @@ fn a_server_that_would_lose_or_expose_records_is_refused() {
     server.sql("UPDATE newer.layout SET version = 9");
     assert!(matches!(refused(server.settings("newer")), ConnectError::Layout { found: 9 }));
 }
+
+#[test]
+fn beyond_the_machine_the_server_proves_its_name_under_tls() {
+    let scratch = Scratch::new("pg_tls");
+    let (_server, port) = Server::start_with_tls(scratch.path());
+    let tls = |roots: rustls::RootCertStore| {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        Some(Arc::new(config.unwrap().with_root_certificates(roots).with_no_client_auth()))
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = std::fs::read(scratch.path().join("ca.pem")).unwrap();
+    roots.add(rustls::pki_types::pem::PemObject::from_pem_slice(&pem).unwrap()).unwrap();
+    let connect = |host: &str, roots| {
+        let connection = format!("host={host} hostaddr=127.0.0.1 port={port} user=gridseal dbname=postgres");
+        let settings = PostgresSettings { tls: tls(roots), ..PostgresSettings::new(&connection, "tls") };
+        PostgresRecords::connect(settings)
+    };
+    let mut records = connect("db.example", roots.clone()).unwrap();
+    records.commit(batch(1)).unwrap();
+    assert_eq!(standing(&records), 1);
+    assert!(connect("other.example", roots).is_err(), "another name");
+    assert!(connect("db.example", rustls::RootCertStore::empty()).is_err(), "another authority");
+    // A server without TLS is not spoken to in clear.
+    let plain = shared();
+    let cut = Cut::before(plain.folder().join(".s.PGSQL.5432"));
+    let connection = format!("host=localhost port={} user=gridseal dbname=postgres", cut.port);
+    let settings = PostgresSettings {
+        tls: tls(rustls::RootCertStore::empty()),
+        ..PostgresSettings::new(&connection, "tls")
+    };
+    assert!(PostgresRecords::connect(settings).is_err());
+}

@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::unix::{fs::MetadataExt, process::CommandExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -45,6 +48,41 @@ impl Server {
             .args(["--auth=trust", "--username=gridseal", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
             .arg(&data));
         Self::launch(folder, settings)
+    }
+
+    /// A server that speaks TLS on a port of the loopback; its certificate, issued by `folder/ca.pem`, is for `db.example`.
+    pub(crate) fn start_with_tls(folder: &Path) -> (Self, u16) {
+        let openssl = |line: &str| {
+            run(Command::new("openssl").args(line.split_whitespace()).current_dir(folder));
+        };
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+        openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca"));
+        openssl(&format!("req {key} -keyout db.key -out db.csr -subj /CN=db"));
+        fs::write(folder.join("names"), "subjectAltName=DNS:db.example\nbasicConstraints=CA:FALSE\n")
+            .unwrap();
+        openssl(
+            "x509 -req -in db.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out db.pem",
+        );
+        // The server insists that its key is its own, and may not reach this folder.
+        let own = new_folder();
+        for name in ["db.key", "db.pem"] {
+            fs::copy(folder.join(name), own.join(name)).unwrap();
+            fs::set_permissions(own.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+            give_to_server(&own.join(name));
+        }
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let setting = |name: &str, value: String| format!("{name}={value}");
+        let own_path = |name: &str| own.join(name).display().to_string();
+        let settings = [
+            setting("listen_addresses", "127.0.0.1".into()),
+            setting("port", port.to_string()),
+            setting("ssl", "on".into()),
+            setting("ssl_cert_file", own_path("db.pem")),
+            setting("ssl_key_file", own_path("db.key")),
+        ];
+        let server = Self::start(&settings.each_ref().map(String::as_str));
+        fs::remove_dir_all(&own).unwrap();
+        (server, port)
     }
 
     /// A standby that follows this server.
@@ -221,12 +259,27 @@ fn user(program: &Path) -> Command {
 fn new_folder() -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("gridseal-pg-{}-{number}", std::process::id()));
+    const NAME: &str = "gridseal-pg-";
+    // What a test left that was killed before its server ran.
+    for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let name = entry.file_name();
+        let process =
+            name.to_str().and_then(|name| name.strip_prefix(NAME)?.split('-').next()?.parse::<u32>().ok());
+        if process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let folder = std::env::temp_dir().join(format!("{NAME}{}-{number}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    give_to_server(&folder);
+    folder
+}
+
+fn give_to_server(path: &Path) {
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
         let (user, group) = server_user();
-        std::os::unix::fs::chown(&folder, Some(user), Some(group)).unwrap();
+        std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
     }
-    folder
 }
