@@ -269,6 +269,10 @@ fn main() {
         },
     );
 
+    if !server::is_installed() {
+        println!("PostgreSQL is not installed: left out");
+        return;
+    }
     let server = server::Server::start(&["shared_buffers=256MB", "max_wal_size=4GB"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (client, connection) =

@@ -212,6 +212,12 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Whether there is a server to start; the tests need one, a bench goes on without.
+#[allow(dead_code, reason = "the bench asks")]
+pub(crate) fn is_installed() -> bool {
+    Command::new(program("initdb")).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
 /// The newest installation, or what the search path has.
 fn program(name: &str) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
