@@ -88,6 +88,17 @@ impl ClientSettings {
         }
     }
 
+    /// Largest APDU that is taken, bytes: what was announced, and in a ciphered association the protection around it,
+    /// because some servers count only what they protect.
+    #[must_use]
+    pub fn apdu_size_max(&self) -> usize {
+        match self.max_pdu {
+            0 => PDU_SIZE_UNLIMITED,
+            size if self.ciphered => usize::from(size).saturating_add(Carrier::GeneralGlo.overhead_max()),
+            size => usize::from(size),
+        }
+    }
+
     /// Ciphered, every APDU encrypted and authenticated in both directions, with this mechanism.
     #[must_use]
     pub fn ciphered(own_title: SystemTitle, mechanism: Mechanism) -> Self {
@@ -391,11 +402,10 @@ impl Client {
     }
 
     fn received(&mut self, now: Tick, apdu: &[u8]) {
-        let limit = match self.settings.max_pdu {
-            0 => PDU_SIZE_UNLIMITED,
+        let limit = match self.state {
             // The messages that agree upon a size are not yet bound by it.
-            size if self.state == ClientState::Opening => usize::from(size).max(ASSOCIATION_SIZE_MAX),
-            size => usize::from(size),
+            ClientState::Opening => self.settings.apdu_size_max().max(ASSOCIATION_SIZE_MAX),
+            _ => self.settings.apdu_size_max(),
         };
         if apdu.len() > limit {
             return self.ignore(Refusal::Blocks(BlockError::TooLong { limit }));

@@ -89,6 +89,17 @@ impl ServerSettings {
         }
     }
 
+    /// Largest APDU that is taken, bytes: what was announced, and in a ciphered association the protection around it,
+    /// because some clients count only what they protect.
+    #[must_use]
+    pub fn apdu_size_max(&self) -> usize {
+        match self.max_pdu {
+            0 => PDU_SIZE_UNLIMITED,
+            size if self.ciphered => usize::from(size).saturating_add(Carrier::GeneralGlo.overhead_max()),
+            size => usize::from(size),
+        }
+    }
+
     /// Ciphered, every APDU encrypted and authenticated, with this mechanism.
     #[must_use]
     pub fn ciphered(client_sap: u16, own_title: SystemTitle, mechanism: Mechanism) -> Self {
@@ -358,11 +369,10 @@ impl Server {
 
     fn received(&mut self, now: Tick, apdu: &[u8], objects: &mut dyn Objects) {
         //= DLMS 1.2: what is above the agreed size is not taken
-        let limit = match self.settings.max_pdu {
-            0 => PDU_SIZE_UNLIMITED,
+        let limit = match self.state {
             // The messages that agree upon a size are not yet bound by it.
-            size if self.state == ServerState::Idle => usize::from(size).max(ASSOCIATION_SIZE_MAX),
-            size => usize::from(size),
+            ServerState::Idle => self.settings.apdu_size_max().max(ASSOCIATION_SIZE_MAX),
+            _ => self.settings.apdu_size_max(),
         };
         if apdu.len() > limit {
             return self.refuse(Refusal::Blocks(BlockError::TooLong { limit }), ServiceError::PduTooLong);

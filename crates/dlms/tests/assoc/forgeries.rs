@@ -588,3 +588,56 @@ fn a_reply_to_a_challenge_in_an_open_association_reaches_no_object() {
     assert_eq!(outcome.result, gridseal_dlms::apdu::result::ActionResult::ReadWriteDenied);
     assert_eq!(pair.objects.calls, 0);
 }
+
+#[test]
+fn apdus_above_the_agreed_size_are_not_taken() {
+    let client = ClientSettings { max_pdu: 300, ..ClientSettings::public() };
+    let server = ServerSettings { max_pdu: 300, ..ServerSettings::public(1, SERVER_TITLE) };
+    let mut pair = Pair::new(client, server).associated();
+    let value = Data::OctetString(&[7; 400]).to_bytes();
+    let set = [&[0xC1, 1, 0xC1, 0, 3][..], ENERGY.obis.groups(), &[2, 0], &value].concat();
+    pair.give_server(&set);
+    assert_eq!(pair.objects.calls, 0);
+    assert_eq!(pair.wire.last().unwrap().1, [0xD8, 1, 4]);
+    let request = caught_request(&mut pair);
+    pair.give_client(&[&[0xC4, 1, request[2], 0][..], &value].concat());
+    let refused = pair.at_client.last();
+    assert!(matches!(refused, Some(client::Event::Ignored(client::Refusal::Blocks(_)))), "{refused:?}");
+}
+
+//= DLMS 12.8: less protection than demanded is refused, whatever it is called
+#[test]
+fn a_response_or_initiate_with_less_protection_than_demanded_is_refused() {
+    let weak = ServerSettings {
+        required: Protection::Authenticated,
+        response: Protection::None,
+        ..ServerSettings::ciphered(1, SERVER_TITLE, Mechanism::None)
+    };
+    let settings = ClientSettings {
+        protection: Protection::Authenticated,
+        ..ClientSettings::ciphered(CLIENT_TITLE, Mechanism::None)
+    };
+    let mut pair = Pair::new(settings, weak).associated();
+    pair.input(client::Input::Request(Request::Get(ENERGY, None)));
+    assert_eq!(pair.objects.calls, 1);
+    assert_eq!(pair.at_client.last(), Some(&client::Event::Ignored(client::Refusal::Protection)));
+    // An initiate under a true tag, but readable by everybody.
+    let mut pair = Pair::ciphered(Mechanism::None);
+    let mut server = crate::pair::local(SERVER_TITLE, 9_000);
+    pair.line = Box::new(move |_, apdu| {
+        let Ok(aare) = Aare::from_bytes(&apdu) else { return vec![apdu] };
+        let seal = gridseal_dlms::assoc::Operation::Seal {
+            carrier: Carrier::Glo,
+            protection: Protection::Authenticated,
+            apdu: vec![0x08, 0, 6, 0x5F, 0x1F, 4, 0, 0, 0x7E, 0x1F, 4, 0, 0, 7],
+        };
+        let mut rng = crate::pair::TestRng(1);
+        let mut counters = gridseal_dlms::suite::local::VolatileCounters;
+        let mut ports = gridseal_dlms::suite::local::Ports { counters: &mut counters, rng: &mut rng };
+        let sealed = server.perform(crate::pair::HANDLE, &seal, &mut ports);
+        let Ok(gridseal_dlms::assoc::Done::Bytes(sealed)) = sealed else { panic!() };
+        vec![Aare { user_information: Some(&sealed), ..aare }.to_bytes()]
+    });
+    pair.input(client::Input::Associate);
+    assert_eq!(pair.at_client.last(), Some(&client::Event::Refused(client::Refusal::Protection)));
+}
