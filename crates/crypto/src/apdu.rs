@@ -25,7 +25,7 @@ type Aes128Gcm12 = AesGcm<Aes128, U12, U12>;
 /// Tag length in bytes.
 pub const TAG_SIZE: usize = 12;
 
-fn nonce(originator: SystemTitle, invocation_counter: u32) -> [u8; 12] {
+pub(crate) fn nonce(originator: SystemTitle, invocation_counter: u32) -> [u8; 12] {
     let mut nonce = [0; 12];
     nonce[..8].copy_from_slice(originator.as_bytes());
     nonce[8..].copy_from_slice(&invocation_counter.to_be_bytes());
@@ -33,9 +33,9 @@ fn nonce(originator: SystemTitle, invocation_counter: u32) -> [u8; 12] {
 }
 
 /// The associated data of authenticated encryption: security control byte || authentication key.
-fn aad(security_control: u8, gak: &Key<Gak, 16>) -> zeroize::Zeroizing<[u8; 17]> {
+pub(crate) fn aad(security_control: u8, gak: &[u8; 16]) -> zeroize::Zeroizing<[u8; 17]> {
     let mut aad = zeroize::Zeroizing::new([security_control; 17]);
-    aad[1..].copy_from_slice(gak.bytes());
+    aad[1..].copy_from_slice(gak);
     aad
 }
 
@@ -56,7 +56,7 @@ pub fn seal(
     ticket: Ticket,
     apdu: &[u8],
 ) -> Option<Vec<u8>> {
-    let aad = aad(security_control, gak);
+    let aad = aad(security_control, gak.bytes());
     let payload = Payload { msg: apdu, aad: aad.as_slice() };
     Aes128Gcm12::new(guek.bytes().into()).encrypt((&nonce(originator, ticket.value())).into(), payload).ok()
 }
@@ -72,7 +72,7 @@ pub fn open(
     invocation_counter: u32,
     body: &[u8],
 ) -> Option<Vec<u8>> {
-    let aad = aad(security_control, gak);
+    let aad = aad(security_control, gak.bytes());
     let payload = Payload { msg: body, aad: aad.as_slice() };
     Aes128Gcm12::new(guek.bytes().into())
         .decrypt((&nonce(originator, invocation_counter)).into(), payload)

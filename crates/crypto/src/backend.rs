@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 pub trait Backend {
     /// Prepared signing key.
     type SigningKey;
+    /// Prepared key of AES-256-GCM.
+    type GcmKey;
     /// Prepared key-agreement key.
     type AgreementKey;
 
@@ -23,6 +25,12 @@ pub trait Backend {
     fn gcm_seal(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], plain: &[u8]) -> Option<Vec<u8>>;
     /// AES-256-GCM; `None` when the tag does not verify.
     fn gcm_open(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>>;
+    /// Prepares a key of AES-256-GCM.
+    fn gcm_key(key: &[u8; 32]) -> Self::GcmKey;
+    /// AES-256-GCM in place, for inputs far below the limits of the mode; returns the tag.
+    fn gcm_seal_in_place(key: &Self::GcmKey, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> [u8; 16];
+    /// AES-256-GCM in place over text || tag; whether the tag verifies. Otherwise the text is not to be used.
+    fn gcm_open_in_place(key: &Self::GcmKey, nonce: &[u8; 12], aad: &[u8], sealed: &mut [u8]) -> bool;
     /// Prepares a scalar for signing; `None` for zero or a value not below the group order.
     fn signing_key(scalar: &[u8; 32]) -> Option<Self::SigningKey>;
     /// Point of a prepared signing key.

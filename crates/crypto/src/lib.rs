@@ -20,7 +20,9 @@ pub mod group;
 mod hash;
 pub mod hls;
 mod key;
+mod key_wrap;
 pub mod lmn;
+mod pair;
 mod rng;
 pub mod role;
 mod seal;
@@ -36,6 +38,8 @@ pub use envelope::{
 };
 pub use hash::{ct_eq, sha256};
 pub use key::{Key, KeyError};
+pub use key_wrap::WRAPPED_SIZE;
+pub use pair::{ApduKeys, PairContext, PairSeal, SealedPair};
 pub use rng::{Rng, RngError, random};
 pub use seal::SealError;
 pub use sign::{AgreementKey, PublicKey, Signature, Signer, SigningKey};

@@ -35,6 +35,8 @@ roles! {
     MeterLmn 80;
     /// DLMS dedicated key: encrypts inside one association.
     DedicatedKey 5;
+    /// Seals the two keys of a meter's APDUs in the memory of one process.
+    PairSealing 51;
     /// N_root: the device's root secret, in its TPM.
     DeviceRootSecret 16;
     /// N_e: what owner number *e* shares with the device.

@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use gridseal_crypto::{
-    AgreementKey, InvocationCounter, Key, PublicKey, apdu,
+    AgreementKey, InvocationCounter, Key, PairContext, PairSeal, PublicKey, apdu,
     backend::{Backend, rustcrypto::RustCrypto},
-    role::{Ephemeral, SoftwareRootKey},
+    role::{Ephemeral, Guek, Kek, SoftwareRootKey},
     tpm::{
         AuthInForce, ChangeAuth, CommandAuth, SecretLabel, SessionNonces, change_auth_command,
         change_auth_confirmed, duplicate_with, execute_change_auth, make_credential, open_credential,
@@ -228,4 +228,86 @@ fn a_point_off_the_curve_is_no_public_key() {
     assert!(PublicKey::from_point(&[1; 64]).is_none());
     assert!(PublicKey::from_point(&[0; 64]).is_none());
     assert!(PublicKey::from_sec1(&[0]).is_none());
+}
+
+#[test]
+fn key_wrap_matches_and_opens_again() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/key-wrap/rfc3394.toml");
+    let vector: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
+    let field = |part: &str, name: &str| hex::decode(vector[part][name].as_str().unwrap()).unwrap();
+    let kek: Key<Kek, 16> = Key::take_slice(&mut field("input", "kek")).unwrap();
+    let key = || Key::<Guek, 16>::take_slice(&mut field("input", "key")).unwrap();
+    let wrapped = kek.wrap_for_meter(&key());
+    assert_eq!(wrapped.as_slice(), field("expect", "wrapped"));
+    assert!(bool::from(kek.unwrap_transferred::<Guek>(&wrapped).unwrap().ct_eq(&key())));
+}
+
+/// Draws nothing but zeros.
+struct ZeroRng;
+
+impl gridseal_crypto::Rng for ZeroRng {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), gridseal_crypto::RngError> {
+        buffer.fill(0);
+        Ok(())
+    }
+}
+
+fn counted<R: gridseal_crypto::role::Role>(first: u8) -> Key<R, 16> {
+    let mut bytes = [0; 16];
+    (first..).zip(&mut bytes).for_each(|(value, byte)| *byte = value);
+    Key::take(&mut bytes)
+}
+
+#[test]
+fn a_sealed_pair_opens_in_its_context_alone_and_does_what_its_keys_do() {
+    let title = SystemTitle(*b"GSL\0\0\0\0\x01");
+    let context = PairContext { system_title: title, guek_version: 1, gak_version: 2 };
+    let mut seal = PairSeal::generate(&mut ZeroRng).unwrap();
+    let pair = seal.seal(&counted(0), &counted(0xD0), &context);
+    for other in [
+        PairContext { system_title: SystemTitle([0; 8]), ..context },
+        PairContext { guek_version: 2, ..context },
+        PairContext { gak_version: 1, ..context },
+    ] {
+        assert!(seal.open(&pair, &other).is_none());
+    }
+    let keys = seal.open(&pair, &context).unwrap();
+    let expected = apdu::seal(&counted(0), &counted(0xD0), title, 0x30, ticket(7), b"reading").unwrap();
+    let mut sealed = b"reading".to_vec();
+    let tag = keys.seal_in_place(title, 0x30, &ticket(7), &mut sealed).unwrap();
+    sealed.extend_from_slice(&tag);
+    assert_eq!(sealed, expected);
+    let mut changed = sealed.clone();
+    changed[3] ^= 1;
+    assert_eq!(keys.open_in_place(title, 0x30, 7, &mut changed), None);
+    assert_eq!(keys.open_in_place(title, 0x30, 7, &mut sealed), Some(7));
+    assert_eq!(sealed[..7], *b"reading");
+    assert_eq!(keys.open_in_place(title, 0x30, 7, &mut [0; 11]), None, "shorter than a tag");
+}
+
+#[test]
+fn gmac_of_an_association_matches_the_green_book() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/hls/gmac-green-book.toml");
+    let vector: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
+    let bytes = |part: &str, name: &str| hex::decode(vector[part][name].as_str().unwrap()).unwrap();
+    let title = |name| SystemTitle::from_slice(&bytes("input", name)).unwrap();
+    let counter = |name: &str| u32::try_from(vector["input"][name].as_integer().unwrap()).unwrap();
+    let mut seal = PairSeal::generate(&mut ZeroRng).unwrap();
+    let context = PairContext { system_title: title("server_title"), guek_version: 1, gak_version: 1 };
+    let guek = Key::take_slice(&mut bytes("input", "guek")).unwrap();
+    let gak = Key::take_slice(&mut bytes("input", "gak")).unwrap();
+    let pair = seal.seal(&guek, &gak, &context);
+    let keys = seal.open(&pair, &context).unwrap();
+    let challenge = bytes("input", "server_to_client");
+    let tag = keys.gmac(title("client_title"), 0x10, counter("client_counter"), &challenge).unwrap();
+    assert_eq!(tag.as_slice(), bytes("expect", "client_tag"));
+    let challenge = bytes("input", "client_to_server");
+    let tag = keys.gmac(title("server_title"), 0x10, counter("server_counter"), &challenge).unwrap();
+    assert_eq!(tag.as_slice(), bytes("expect", "server_tag"));
+}
+
+fn ticket(value: u64) -> gridseal_crypto::Ticket {
+    let mut counter = InvocationCounter::resume(value);
+    counter.extend(counter.reserve(1).unwrap());
+    counter.take().unwrap()
 }

@@ -26,9 +26,13 @@ mod danger_inventory;
 mod data_keys;
 pub mod front;
 mod keystore;
+pub mod lease;
 mod onboard;
+pub mod phase;
 pub mod record;
 mod rewrap;
+pub mod site;
+pub mod version;
 mod window;
 
 #[cfg(feature = "danger-inventory")]

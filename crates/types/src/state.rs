@@ -20,6 +20,18 @@ pub enum DeviceState {
     /// A check failed; the reason is recorded; a person may release it, never override the check.
     #[n(5)]
     Quarantined,
+    /// Its keys are being changed; it works as before.
+    #[n(6)]
+    Rekeying,
+    /// Its software is being changed; it works as before.
+    #[n(7)]
+    Updating,
+    /// Given up by its owner, with a verified receipt.
+    #[n(8)]
+    Released,
+    /// Out of service for good, with a verified receipt.
+    #[n(9)]
+    Decommissioned,
 }
 
 impl DeviceState {
@@ -32,6 +44,10 @@ impl DeviceState {
             Self::Operating => "operating",
             Self::Suspended => "suspended",
             Self::Quarantined => "quarantined",
+            Self::Rekeying => "rekeying",
+            Self::Updating => "updating",
+            Self::Released => "released",
+            Self::Decommissioned => "decommissioned",
         }
     }
 
@@ -41,9 +57,21 @@ impl DeviceState {
         matches!(self, Self::Registered | Self::Installing)
     }
 
+    /// Whether only probes of its state may be sealed and opened for a device in this state.
+    #[must_use]
+    pub const fn may_probe(self) -> bool {
+        matches!(self, Self::Suspended | Self::Quarantined)
+    }
+
+    /// Whether nothing of a device in this state is needed any more.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Released | Self::Decommissioned)
+    }
+
     /// Whether APDUs may be sealed and opened for a device in this state (rule S13).
     #[must_use]
     pub const fn may_exchange(self) -> bool {
-        matches!(self, Self::Operating)
+        matches!(self, Self::Operating | Self::Rekeying | Self::Updating)
     }
 }

@@ -33,6 +33,7 @@ pub struct Agreement {
 
 impl Backend for AwsLc {
     type SigningKey = EcdsaKeyPair;
+    type GcmKey = LessSafeKey;
     type AgreementKey = Agreement;
 
     fn sha256(parts: &[&[u8]]) -> [u8; 32] {
@@ -65,6 +66,22 @@ impl Backend for AwsLc {
         let length = gcm(key)?.open_in_place(nonce, Aad::from(aad), &mut buffer).ok()?.len();
         buffer.truncate(length);
         Some(buffer)
+    }
+
+    fn gcm_key(key: &[u8; 32]) -> Self::GcmKey {
+        gcm(key).expect("AES-256-GCM takes any 32 bytes")
+    }
+
+    fn gcm_seal_in_place(key: &Self::GcmKey, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> [u8; 16] {
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::from(aad), text);
+        let mut out = [0; 16];
+        out.copy_from_slice(tag.expect("far below the limits of the mode").as_ref());
+        out
+    }
+
+    fn gcm_open_in_place(key: &Self::GcmKey, nonce: &[u8; 12], aad: &[u8], sealed: &mut [u8]) -> bool {
+        key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), sealed).is_ok()
     }
 
     fn signing_key(scalar: &[u8; 32]) -> Option<Self::SigningKey> {

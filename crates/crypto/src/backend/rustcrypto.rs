@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use aes_gcm::{
     Aes256Gcm, KeyInit,
-    aead::{Aead, Payload},
+    aead::{Aead, AeadInOut, Payload},
 };
 use hmac::{Hmac, Mac};
 use p256::ecdsa::{
@@ -27,6 +27,7 @@ fn point_of(public: &p256::PublicKey) -> [u8; 64] {
 
 impl Backend for RustCrypto {
     type SigningKey = p256::ecdsa::SigningKey;
+    type GcmKey = Aes256Gcm;
     type AgreementKey = p256::SecretKey;
 
     fn sha256(parts: &[&[u8]]) -> [u8; 32] {
@@ -47,6 +48,22 @@ impl Backend for RustCrypto {
 
     fn gcm_open(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         Aes256Gcm::new(key.into()).decrypt(nonce.into(), Payload { msg: sealed, aad }).ok()
+    }
+
+    fn gcm_key(key: &[u8; 32]) -> Self::GcmKey {
+        Aes256Gcm::new(key.into())
+    }
+
+    fn gcm_seal_in_place(key: &Self::GcmKey, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> [u8; 16] {
+        let tag = key.encrypt_inout_detached(nonce.into(), aad, text.into());
+        tag.expect("far below the limits of the mode").into()
+    }
+
+    fn gcm_open_in_place(key: &Self::GcmKey, nonce: &[u8; 12], aad: &[u8], sealed: &mut [u8]) -> bool {
+        let Some(size) = sealed.len().checked_sub(16) else { return false };
+        let (text, tag) = sealed.split_at_mut(size);
+        let Ok(tag) = <&[u8; 16]>::try_from(&*tag) else { return false };
+        key.decrypt_inout_detached(nonce.into(), aad, text.into(), tag.into()).is_ok()
     }
 
     fn signing_key(scalar: &[u8; 32]) -> Option<Self::SigningKey> {

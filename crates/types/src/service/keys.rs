@@ -1,7 +1,19 @@
 //! What the endpoint manager and the head-end may ask of the key service. No reply holds a key value; every secret that
 //! the endpoint manager deals with stays behind these requests (rule Z1).
 
-use alloc::vec::Vec;
+mod exchange;
+mod state;
+
+pub use exchange::{
+    Approval, Carrier, ChangeOutcome, ChangeReply, Denial, ExchangeReply, ExportedRow, HistoryEntry, HlsStep,
+    KeyAct, OpenAssociation, Probe, Reached, Seal, Sealed, SiteMode, SiteRequest, SiteStatus, kinds_name,
+};
+pub use state::{
+    ChangePhase, ChangeStatus, ClaimState, DeviceKeyStatus, KeyKind, KeyOrigin, KeyRef, VersionState,
+    VersionStatus,
+};
+
+use alloc::{string::String, vec::Vec};
 
 use crate::{Code, Digest, EkName, Epoch, Kid, N16, Sid, SystemTitle, UtcTime};
 
@@ -124,6 +136,112 @@ pub enum KeyRequest {
         #[cbor(n(0), with = "minicbor::bytes")]
         apdu: Vec<u8>,
     },
+    /// Opens an APDU whose carrier names no originator (glo-get-response and so on), or names this one. Head-end.
+    /// Answer: [`KeyReply::Apdu`].
+    #[n(11)]
+    OpenFrom {
+        /// Meter, as association or connection knows it.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// The whole ciphered APDU.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        apdu: Vec<u8>,
+    },
+    /// Seals one APDU for a meter. Head-end. Answer: [`ExchangeReply::Sealed`].
+    #[n(12)]
+    Seal(#[n(0)] Seal),
+    /// Begins the change of a meter's keys, or goes on with the one that is not resolved. The master key is changed
+    /// alone. Head-end, operator. Answer: [`ExchangeReply::Change`].
+    #[n(13)]
+    BeginKeyChange {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// Keys to replace.
+        #[n(1)]
+        items: Vec<KeyKind>,
+    },
+    /// Tells what came of a transfer. Head-end. Answer: [`ExchangeReply::Change`].
+    #[n(14)]
+    ReportKeyChange {
+        /// Change.
+        #[n(0)]
+        change: N16,
+        /// What came.
+        #[n(1)]
+        outcome: ChangeOutcome,
+    },
+    /// Sealed GETs, one for each pair of keys that the meter may have, within the budget. Head-end.
+    /// Answer: [`ExchangeReply::Probes`].
+    #[n(15)]
+    ProbePlan {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+    },
+    /// Begins the authentication of an association. Head-end. Answer: [`ExchangeReply::Association`].
+    #[n(16)]
+    OpenAssociation(#[n(0)] OpenAssociation),
+    /// Goes on with it. Head-end. Answer: [`ExchangeReply::HlsReply`], then [`ExchangeReply::HlsVerified`].
+    #[n(17)]
+    ContinueHls {
+        /// Handle.
+        #[n(0)]
+        association: N16,
+        /// Step.
+        #[n(1)]
+        step: HlsStep,
+    },
+    /// State of a meter's keys. Operator. Answer: [`ExchangeReply::Status`].
+    #[n(18)]
+    KeyStatus {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+    },
+    /// History of a meter's keys. Operator. Answer: [`ExchangeReply::History`].
+    #[n(19)]
+    KeyHistory {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+    },
+    /// What a compromise of this key would reach; changes nothing. Operator. Answer: [`ExchangeReply::Compromise`].
+    #[n(20)]
+    CompromisePlan {
+        /// Key.
+        #[n(0)]
+        key: KeyRef,
+    },
+    /// An act on one key. Operator. Answer: [`ExchangeReply::Status`], or [`ExchangeReply::Compromise`].
+    #[n(21)]
+    KeyAct {
+        /// Key.
+        #[n(0)]
+        key: KeyRef,
+        /// Act.
+        #[n(1)]
+        act: KeyAct,
+        /// Consents.
+        #[n(2)]
+        approvals: Vec<Approval>,
+        /// Why, for the audit log.
+        #[n(3)]
+        reason: String,
+    },
+    /// Tells the state of a device's credentials. Operator. Answer: [`ExchangeReply::Status`].
+    #[n(22)]
+    SetClaim {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// New state.
+        #[n(1)]
+        claim: ClaimState,
+    },
+    /// An act on the site itself; over a local link only.
+    #[n(23)]
+    Site(#[n(0)] SiteRequest),
 }
 
 /// A byte string inside an array.
@@ -298,6 +416,9 @@ pub enum KeyReply {
         #[n(0)]
         code: Code,
     },
+    /// To every request that is not of an onboarding, except the opening of APDUs.
+    #[n(9)]
+    Exchange(#[n(0)] ExchangeReply),
 }
 
 /// Verdict on one APDU (decision D1).
