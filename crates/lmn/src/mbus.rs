@@ -9,6 +9,7 @@ pub mod afl;
 pub mod compact;
 pub mod crc;
 pub mod ell;
+pub mod encode;
 pub mod frame;
 mod open;
 pub mod record;

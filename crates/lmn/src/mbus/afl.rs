@@ -103,6 +103,12 @@ impl Afl {
         self.mcl.unwrap_or(0) & 0x0F
     }
 
+    /// Bytes of the authentication code of this layer's type; 0 for a type that is refused.
+    #[must_use]
+    pub fn mac_size(&self) -> usize {
+        mac_size(self.authentication()).unwrap_or(0)
+    }
+
     /// Reads the layer.
     ///
     /// # Errors

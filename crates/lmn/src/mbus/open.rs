@@ -4,6 +4,7 @@ mod error;
 mod security;
 
 pub use error::OpenError;
+pub(super) use security::{MODE_10_AAD_SIZE, mode_10_nonce};
 
 use alloc::vec::Vec;
 

@@ -53,7 +53,7 @@ impl Vif {
     }
 
     /// Whether an integer of this code is a set of bits or a number that is never negative.
-    pub(super) const fn is_unsigned(self) -> bool {
+    pub(crate) const fn is_unsigned(self) -> bool {
         self.primary == 0x7D && matches!(self.table, 0x08..=0x1F | 0x62 | 0x66)
             || matches!(self.primary, 0x78..=0x7A)
     }
