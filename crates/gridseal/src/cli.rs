@@ -69,6 +69,9 @@ enum Command {
     /// Read what a meter, a person or a radio said.
     #[command(subcommand)]
     Decode(tools::decode::Decode),
+    /// The JSON that `decode` prints, back to bytes.
+    #[command(subcommand)]
+    Encode(tools::encode::Encode),
     /// Prepayment tokens (STS) with test keys.
     #[command(subcommand)]
     Sts(tools::sts::Sts),
@@ -149,6 +152,7 @@ pub fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => return demo::run(&arguments),
         Command::Decode(decode) => return tools::decode::run(&decode),
+        Command::Encode(encode) => return tools::encode::run(&encode),
         Command::Sts(sts) => return tools::sts::run(&sts),
         Command::Group(group) => return tools::group::run(&group),
         Command::Sim(sim) => return tools::sim::run(&sim),

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("gridseal: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<tools::Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

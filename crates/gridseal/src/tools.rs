@@ -4,8 +4,21 @@ pub mod audit;
 pub mod ceremony;
 pub mod decode;
 pub mod device;
+pub mod encode;
 pub mod factory;
 pub mod group;
 pub mod readings;
 pub mod sim;
 pub mod sts;
+
+/// Wrong usage or input, of which the message says all: exit code 2.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}

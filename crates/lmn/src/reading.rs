@@ -7,8 +7,8 @@ mod text;
 mod unit;
 
 pub use date::{Date, DateTime, Time};
-pub use decimal::Decimal;
 pub(crate) use decimal::scale;
+pub use decimal::{Decimal, DecimalParseError};
 pub use quantity::Quantity;
 pub use text::Text;
 pub use unit::{Compound, Unit};
@@ -121,6 +121,13 @@ impl Function {
             Self::Minimum => "minimum",
             Self::DuringError => "during_error",
         }
+    }
+
+    /// The function of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::Instantaneous, Self::Maximum, Self::Minimum, Self::DuringError];
+        all.into_iter().find(|function| function.name() == name)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `gridseal decode`: what a hex string, a file or a token says. One JSON object for each, exit 2 when one fails.
 
+pub mod mbus;
 mod sts;
 
 use std::process::ExitCode;
@@ -10,6 +11,8 @@ use clap::Subcommand;
 /// What to decode.
 #[derive(Debug, Subcommand)]
 pub enum Decode {
+    /// Telegrams of M-Bus, wireless and wired, in clear or protected.
+    Mbus(mbus::Arguments),
     /// Prepayment tokens (STS), with the meter's decoder key.
     #[command(
         after_help = "Example:\n  gridseal decode sts --key 87f3ecbb2e46b48f --ea 07 70630503470028726114\n\n\
@@ -21,6 +24,7 @@ pub enum Decode {
 /// Decodes.
 pub fn run(decode: &Decode) -> Result<ExitCode> {
     match decode {
+        Decode::Mbus(arguments) => mbus::run(arguments),
         Decode::Sts(arguments) => sts::run(arguments),
     }
 }

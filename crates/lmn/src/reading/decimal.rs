@@ -78,6 +78,29 @@ pub(crate) fn scale(value: f64, exponent: i16) -> f64 {
     value
 }
 
+/// The text is not a decimal number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a decimal number such as -28504.27 or 1.5e3")]
+pub struct DecimalParseError;
+
+impl core::str::FromStr for Decimal {
+    type Err = DecimalParseError;
+
+    /// Reads digits with an optional fraction and exponent; the fraction's digits become the scaler.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let is_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.trim_start_matches('-').is_empty() || !is_digits(fraction) || whole.starts_with('+') {
+            return Err(DecimalParseError);
+        }
+        let mantissa = alloc::format!("{whole}{fraction}").parse().map_err(|_| DecimalParseError)?;
+        let places = i16::try_from(fraction.len()).map_err(|_| DecimalParseError)?;
+        let exponent: i16 = exponent.parse().map_err(|_| DecimalParseError)?;
+        Ok(Self { mantissa, exponent: exponent.checked_sub(places).ok_or(DecimalParseError)? })
+    }
+}
+
 impl fmt::Display for Decimal {
     /// Plain digits, never an exponent: `28504.27`, `-0.003`, `500`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,6 +137,22 @@ mod tests {
             (12, -2, "0.12"),
         ] {
             assert_eq!(alloc::format!("{}", Decimal::new(mantissa, exponent)), text);
+        }
+    }
+
+    #[test]
+    fn text_is_read_exactly_or_refused() {
+        for (text, mantissa, exponent) in [
+            ("28504.27", 2_850_427, -2),
+            ("-0.003", -3, -3),
+            ("500", 500, 0),
+            ("1.5e3", 15, 2),
+            ("2E-7", 2, -7),
+        ] {
+            assert_eq!(text.parse(), Ok(Decimal::new(mantissa, exponent)), "{text}");
+        }
+        for wrong in ["", "-", ".5", "1.-5", "1.2.3", "+1", "1e", "1e99999", "0x10", "1 2"] {
+            assert_eq!(wrong.parse::<Decimal>(), Err(DecimalParseError), "{wrong}");
         }
     }
 

@@ -21,6 +21,12 @@ macro_rules! units {
                 match self { $(Self::$variant => $symbol,)* Self::Dlms(_) | Self::PlainText => "" }
             }
 
+            /// The unit of this symbol.
+            #[must_use]
+            pub fn from_symbol(symbol: &str) -> Option<Self> {
+                match symbol { $($symbol => Some(Self::$variant),)* _ => None }
+            }
+
             /// The unit of a DLMS unit code, as SML uses it. 255 and 0 are no unit.
             ///
             /// # Source
