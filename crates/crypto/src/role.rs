@@ -37,6 +37,8 @@ roles! {
     DedicatedKey 5;
     /// Seals the two keys of a meter's APDUs in the memory of one process.
     PairSealing 51;
+    /// A DLMS party's own signing key (P-256), for mechanism 7.
+    DlmsSigning 6;
     /// N_root: the device's root secret, in its TPM.
     DeviceRootSecret 16;
     /// N_e: what owner number *e* shares with the device.

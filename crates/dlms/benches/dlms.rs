@@ -62,8 +62,13 @@ fn tickets(count: u32) -> impl FnMut() -> Ticket {
 fn local<const N: usize>(suite: u8, own_title: SystemTitle) -> LocalCrypto<N> {
     let settings =
         LocalSettings { suite, own_title, legacy_mechanisms: false, danger_unauthenticated: false };
-    let keys =
-        KeyRing { guek: Key::take(&mut [1; N]), gak: Key::take(&mut [2; N]), gbek: None, secret: None };
+    let keys = KeyRing {
+        guek: Key::take(&mut [1; N]),
+        gak: Key::take(&mut [2; N]),
+        gbek: None,
+        secret: None,
+        signing: None,
+    };
     LocalCrypto::new(settings, keys, 0)
 }
 

@@ -104,8 +104,9 @@
 //! datagram is one unit, see [`frame::wrapper::datagram`]. On a serial line or `--hdlc-tcp`, [`frame::hdlc::Link`] does
 //! both, for one client at a time.
 //!
-//! Not here yet: suites 1 and 2 with general-ciphering, general-signing, mechanism 7 and key agreement (keys of 32
-//! bytes are there: `LocalCrypto<32>`); short names; the interface classes.
+//! Not here yet: suites 1 and 2 with general-ciphering, general-signing, certificates and key agreement (keys of 32
+//! bytes are there: `LocalCrypto<32>`; mechanism 7 is there on P-256, with public keys that are given); short names;
+//! the interface classes.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -39,7 +39,7 @@ const ASSOCIATION_SIZE_MAX: usize = 4_096;
 /// What a client wants of one association.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientSettings {
-    /// Own system title; needed with ciphering and with mechanisms 5 and 6.
+    /// Own system title; needed with ciphering and with mechanisms 5, 6 and 7.
     pub own_title: Option<SystemTitle>,
     /// The server's title when it is known beforehand: another one is refused.
     pub server_title: Option<SystemTitle>,
@@ -317,16 +317,16 @@ impl Client {
     /// A client without an association. `handle` names the association to whoever performs the operations.
     ///
     /// # Errors
-    /// [`ClientError::Settings`] when the settings contradict each other: ciphering or mechanism 5 or 6 without a
-    /// title, protection or a carrier with a dedicated key without ciphering, mechanism 2 or 7.
+    /// [`ClientError::Settings`] when the settings contradict each other: ciphering or mechanism 5, 6 or 7 without a
+    /// title, protection without ciphering, mechanism 2.
     pub fn new(settings: ClientSettings, handle: AssociationHandle) -> Result<Self, ClientError> {
-        let needs_title =
-            settings.ciphered || matches!(settings.mechanism, Mechanism::Gmac | Mechanism::Sha256);
+        let needs_title = settings.ciphered
+            || matches!(settings.mechanism, Mechanism::Gmac | Mechanism::Sha256 | Mechanism::Ecdsa);
         let is_plain = settings.protection == Protection::None && settings.required == Protection::None;
         let is_possible = (!needs_title || settings.own_title.is_some())
             && (settings.ciphered || is_plain)
             //= DLMS 4: mechanism 2 is recognised and refused
-            && !matches!(settings.mechanism, Mechanism::Manufacturer | Mechanism::Ecdsa);
+            && settings.mechanism != Mechanism::Manufacturer;
         if !is_possible {
             return Err(ClientError::Settings);
         }

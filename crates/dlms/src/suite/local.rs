@@ -9,9 +9,9 @@ mod open;
 use alloc::{collections::BTreeMap, vec::Vec};
 
 use gridseal_crypto::{
-    CounterError, InvocationCounter, Key, Reservation, Rng, Ticket, apdu,
+    CounterError, InvocationCounter, Key, PublicKey, Reservation, Rng, Signer, SigningKey, Ticket, apdu,
     hls::Secret,
-    role::{DedicatedKey, Gak, Gbek, Guek},
+    role::{DedicatedKey, DlmsSigning, Gak, Gbek, Guek},
 };
 use gridseal_types::SystemTitle;
 
@@ -98,6 +98,17 @@ pub struct KeyRing<const N: usize = 16> {
     pub gbek: Option<Key<Gbek, N>>,
     /// Password or secret of mechanisms 1, 3, 4 and 6.
     pub secret: Option<Secret>,
+    /// Keys of mechanism 7.
+    pub signing: Option<SigningKeys>,
+}
+
+/// Signing keys of mechanism 7 on P-256: the own one, and those of the peers that are believed.
+#[derive(Debug)]
+pub struct SigningKeys {
+    /// Own private key.
+    pub own: SigningKey<DlmsSigning>,
+    /// Public keys of peers by their title. A certificate inside an AARQ or AARE adds none.
+    pub peers: BTreeMap<SystemTitle, PublicKey>,
 }
 
 /// How keys are used.
@@ -279,7 +290,9 @@ impl<const N: usize> LocalCrypto<N> {
             Mechanism::None | Mechanism::LowLevel | Mechanism::Gmac | Mechanism::Sha256 => true,
             Mechanism::Md5 | Mechanism::Sha1 => self.settings.legacy_mechanisms,
             //= DLMS 4: mechanism 2 is recognised and refused
-            Mechanism::Manufacturer | Mechanism::Ecdsa => false,
+            Mechanism::Manufacturer => false,
+            // Suite 2 signs on P-384, which is not here.
+            Mechanism::Ecdsa => self.keys.signing.is_some() && self.settings.suite < 2,
         };
         if is_spoken { Ok(()) } else { Err(CryptoFault::Mechanism(mechanism)) }
     }
@@ -387,13 +400,19 @@ impl<const N: usize> LocalCrypto<N> {
         let reply = match peer.mechanism {
             Mechanism::Md5 => self.secret()?.md5_reply(&peer.challenge),
             Mechanism::Sha1 => self.secret()?.sha1_reply(&peer.challenge),
-            Mechanism::Sha256 => {
+            Mechanism::Sha256 | Mechanism::Ecdsa => {
                 let peer_title = peer.title.ok_or(CryptoFault::Title)?;
                 let secrets = self.secrets(handle);
                 let challenge = secrets.challenge.as_ref().or(secrets.spent.as_ref()).cloned();
                 let challenge = challenge.ok_or(CryptoFault::Authentication)?;
                 let parts: [&[u8]; 4] = [own.as_bytes(), peer_title.as_bytes(), &peer.challenge, &challenge];
-                self.secret()?.sha256_reply(parts)
+                if peer.mechanism == Mechanism::Sha256 {
+                    self.secret()?.sha256_reply(parts)
+                } else {
+                    //= DLMS 4: mechanism 7 signs titles and challenges, r and s as they are
+                    let keys = self.keys.signing.as_ref().ok_or(CryptoFault::NoKey)?;
+                    keys.own.sign(&parts.concat()).map_err(|_| CryptoFault::Unavailable)?.to_vec()
+                }
             }
             Mechanism::Gmac => {
                 //= DLMS 4: the counter of mechanism 5 is drawn from the sequence of the global key

@@ -276,7 +276,7 @@ fn a_client_under_the_servers_own_title_is_refused() {
 //= DLMS 4: a client gives up when the server's challenge is its own
 #[test]
 fn a_reflected_challenge_is_refused() {
-    for mechanism in [Mechanism::Gmac, Mechanism::Sha256] {
+    for mechanism in [Mechanism::Gmac, Mechanism::Sha256, Mechanism::Ecdsa] {
         let mut pair = Pair::ciphered(mechanism);
         let mut own: Vec<u8> = vec![];
         pair.line = Box::new(move |_, apdu| {
@@ -295,7 +295,7 @@ fn a_reflected_challenge_is_refused() {
 
 #[test]
 fn a_reflected_reply_proves_nothing() {
-    for mechanism in [Mechanism::Gmac, Mechanism::Sha256] {
+    for mechanism in [Mechanism::Gmac, Mechanism::Sha256, Mechanism::Ecdsa] {
         let client = ClientSettings { own_title: Some(CLIENT_TITLE), mechanism, ..ClientSettings::public() };
         let server = ServerSettings { mechanism, ..ServerSettings::public(1, SERVER_TITLE) };
         let mut pair = Pair::new(client, server);
@@ -390,7 +390,7 @@ fn a_request_under_the_tag_of_another_service_is_refused() {
 //= DLMS 12.4: nothing is served before the last pass, whatever the link says
 #[test]
 fn nothing_is_served_before_the_client_has_proved_itself() {
-    for mechanism in [Mechanism::Gmac, Mechanism::Sha256] {
+    for mechanism in [Mechanism::Gmac, Mechanism::Sha256, Mechanism::Ecdsa] {
         let client = ClientSettings { own_title: Some(CLIENT_TITLE), mechanism, ..ClientSettings::public() };
         let server = ServerSettings { mechanism, ..ServerSettings::public(1, SERVER_TITLE) };
         let get = [&[0xC0, 1, 0xC1, 0, 3][..], ENERGY.obis.groups(), &[2, 0]].concat();

@@ -13,7 +13,7 @@ use gridseal_dlms::{
 };
 use gridseal_types::SystemTitle;
 
-use crate::pair::{CLIENT_TITLE, HANDLE, SERVER_TITLE, TestRng, local, ring};
+use crate::pair::{CLIENT_TITLE, HANDLE, SERVER_TITLE, TestRng, local, local_signing, ring};
 
 fn perform(crypto: &mut LocalCrypto, operation: &Operation) -> Result<Vec<u8>, CryptoFault> {
     let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) };
@@ -77,6 +77,7 @@ fn suite_2_has_keys_of_32_bytes() {
         gak: Key::take(&mut std::array::from_fn(|index| 0xD0 + index as u8)),
         gbek: None,
         secret: None,
+        signing: None,
     };
     let mut crypto = LocalCrypto::new(settings, keys, 0x0123_4567);
     let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) };
@@ -356,6 +357,61 @@ fn a_challenge_is_used_up_by_the_first_reply() {
         perform(&mut client, &Operation::HlsReply(peer(Mechanism::Gmac, SERVER_TITLE, &challenge))).unwrap();
     assert!(perform(&mut server, &verify(&reply)).is_ok());
     assert!(perform(&mut server, &verify(&reply)).is_err(), "nor twice");
+}
+
+//= DLMS 4: mechanism 7 signs titles and challenges, r and s as they are
+#[test]
+fn signatures_of_mechanism_7_are_checked_bit_by_bit_and_by_their_owner() {
+    let of_client = [0xC1; 32];
+    let mut client = local_signing(CLIENT_TITLE, 0);
+    perform(&mut client, &Operation::Challenge(Mechanism::Ecdsa)).unwrap();
+    let mut server = local_signing(SERVER_TITLE, 0);
+    let sign = |client: &mut LocalCrypto, challenge: &[u8]| {
+        perform(client, &Operation::HlsReply(peer(Mechanism::Ecdsa, SERVER_TITLE, challenge))).unwrap()
+    };
+    let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(77) };
+    let mut challenge = |server: &mut LocalCrypto| {
+        let operation = Operation::Challenge(Mechanism::Ecdsa);
+        let Ok(Done::Bytes(challenge)) = server.perform(HANDLE, &operation, &mut ports) else { panic!() };
+        challenge
+    };
+    let verify = |title, of_client: &[u8], reply: &[u8]| Operation::HlsVerify {
+        peer: peer(Mechanism::Ecdsa, title, of_client),
+        reply: reply.to_vec(),
+    };
+    let own = perform(&mut local_signing(CLIENT_TITLE, 0), &Operation::Challenge(Mechanism::Ecdsa)).unwrap();
+    let of_server = challenge(&mut server);
+    let reply = sign(&mut client, &of_server);
+    assert_eq!(reply.len(), 64, "r and s, no DER");
+    assert!(perform(&mut server, &verify(CLIENT_TITLE, &own, &reply)).is_ok());
+    for bit in (0..512).step_by(7) {
+        let of_server = challenge(&mut server);
+        let mut forged = sign(&mut client, &of_server);
+        forged[bit / 8] ^= 1 << (bit % 8);
+        assert!(perform(&mut server, &verify(CLIENT_TITLE, &own, &forged)).is_err(), "bit {bit}");
+    }
+    let of_server = challenge(&mut server);
+    let reply = sign(&mut client, &of_server);
+    assert!(perform(&mut server, &verify(CLIENT_TITLE, &of_client, &reply)).is_err(), "another challenge");
+    let of_server = challenge(&mut server);
+    let reply = sign(&mut client, &of_server);
+    let stranger = SystemTitle(*b"XXX\0\0\0\0\x09");
+    assert_eq!(perform(&mut server, &verify(stranger, &own, &reply)), Err(CryptoFault::NoKey));
+    let of_server = challenge(&mut server);
+    let reply = sign(&mut client, &of_server);
+    assert!(perform(&mut server, &verify(CLIENT_TITLE, &own, &reply[..63])).is_err());
+    let mut without = LocalCrypto::new(
+        LocalSettings {
+            suite: 0,
+            own_title: SERVER_TITLE,
+            legacy_mechanisms: false,
+            danger_unauthenticated: false,
+        },
+        ring(),
+        0,
+    );
+    let refused = perform(&mut without, &Operation::Challenge(Mechanism::Ecdsa));
+    assert_eq!(refused, Err(CryptoFault::Mechanism(Mechanism::Ecdsa)));
 }
 
 #[test]

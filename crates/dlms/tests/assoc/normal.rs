@@ -71,7 +71,8 @@ fn access(pair: &mut Pair) {
 //= DLMS 12.13: dedicated carriers and the ciphered service error are there
 #[test]
 fn every_mechanism_and_carrier_serves_every_service_and_is_released() {
-    let mechanisms = [Mechanism::None, Mechanism::LowLevel, Mechanism::Gmac, Mechanism::Sha256];
+    let mechanisms =
+        [Mechanism::None, Mechanism::LowLevel, Mechanism::Gmac, Mechanism::Sha256, Mechanism::Ecdsa];
     let carriers = [Carrier::Glo, Carrier::Ded, Carrier::GeneralGlo, Carrier::GeneralDed];
     for mechanism in mechanisms {
         for carrier in carriers {
@@ -103,7 +104,9 @@ fn every_mechanism_and_carrier_serves_every_service_and_is_released() {
 
 #[test]
 fn plain_associations_serve_with_each_mechanism_that_needs_no_cipher() {
-    for mechanism in [Mechanism::None, Mechanism::LowLevel, Mechanism::Gmac, Mechanism::Sha256] {
+    for mechanism in
+        [Mechanism::None, Mechanism::LowLevel, Mechanism::Gmac, Mechanism::Sha256, Mechanism::Ecdsa]
+    {
         let client = ClientSettings { own_title: Some(CLIENT_TITLE), mechanism, ..ClientSettings::public() };
         let server = ServerSettings { mechanism, ..ServerSettings::public(16, SERVER_TITLE) };
         let mut pair = Pair::new(client, server).associated();

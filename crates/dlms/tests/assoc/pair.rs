@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gridseal_crypto::{Key, Rng, RngError, hls::Secret};
+use gridseal_crypto::{Key, Rng, RngError, Signer, SigningKey, hls::Secret};
 use gridseal_dlms::{
     acse::Mechanism,
     apdu::{
@@ -15,7 +15,7 @@ use gridseal_dlms::{
         client::{self, Client, ClientSettings, Request, Response},
         server::{self, Server, ServerSettings},
     },
-    suite::local::{KeyRing, LocalCrypto, LocalSettings, Ports, VolatileCounters},
+    suite::local::{KeyRing, LocalCrypto, LocalSettings, Ports, SigningKeys, VolatileCounters},
     wire::Data,
 };
 use gridseal_types::{ObisCode, SystemTitle, Tick};
@@ -47,13 +47,36 @@ pub(crate) fn ring() -> KeyRing<16> {
         gak: Key::take(&mut std::array::from_fn(|index| 0xD0 + index as u8)),
         gbek: Some(Key::take(&mut std::array::from_fn(|index| 0x0F - index as u8))),
         secret: Some(Secret::take(&mut b"DLMSsecret123456".to_vec())),
+        signing: None,
     }
+}
+
+/// Signing keys of the Green Book's annex: client and server of mechanism 7.
+const CLIENT_SIGNING: &str = "418073c239fa6125011de4d6cd2e645780289f761bb21bfb0835cb5585e8b373";
+const SERVER_SIGNING: &str = "ae55414ffe079f9fc95649536bd1c2b5653d200813727e07d501a8b550c69207";
+
+/// Own signing key by title, and the public keys of both.
+pub(crate) fn signing(own_title: SystemTitle) -> SigningKeys {
+    let key = |scalar: &str| {
+        let mut bytes: [u8; 32] = hex::decode(scalar).unwrap().try_into().unwrap();
+        SigningKey::new(&Key::take(&mut bytes)).unwrap()
+    };
+    let (client, server): (SigningKey<_>, SigningKey<_>) = (key(CLIENT_SIGNING), key(SERVER_SIGNING));
+    let peers = BTreeMap::from([(CLIENT_TITLE, client.public()), (SERVER_TITLE, server.public())]);
+    SigningKeys { own: if own_title == CLIENT_TITLE { client } else { server }, peers }
 }
 
 pub(crate) fn local(own_title: SystemTitle, sending_end: u64) -> LocalCrypto {
     let settings =
         LocalSettings { suite: 0, own_title, legacy_mechanisms: false, danger_unauthenticated: false };
     LocalCrypto::new(settings, ring(), sending_end)
+}
+
+/// As [`local`], with the keys of mechanism 7, which take time to prepare.
+pub(crate) fn local_signing(own_title: SystemTitle, sending_end: u64) -> LocalCrypto {
+    let settings =
+        LocalSettings { suite: 0, own_title, legacy_mechanisms: false, danger_unauthenticated: false };
+    LocalCrypto::new(settings, KeyRing { signing: Some(signing(own_title)), ..ring() }, sending_end)
 }
 
 /// Rows of four columns that are made only when they are asked for.
@@ -176,6 +199,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new(client: ClientSettings, server: ServerSettings) -> Self {
+        let local = if client.mechanism == Mechanism::Ecdsa { local_signing } else { local };
         Self {
             client: Client::new(client, HANDLE).unwrap(),
             server: Server::new(server, HANDLE),

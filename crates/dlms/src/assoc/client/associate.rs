@@ -138,8 +138,8 @@ impl Client {
             .server_title
             .is_some_and(|expected| aare.responding_title.is_some_and(|found| found != expected));
         let is_own = aare.responding_title.is_some() && aare.responding_title == settings.own_title;
-        let needs_title =
-            settings.ciphered || matches!(settings.mechanism, Mechanism::Gmac | Mechanism::Sha256);
+        let needs_title = settings.ciphered
+            || matches!(settings.mechanism, Mechanism::Gmac | Mechanism::Sha256 | Mechanism::Ecdsa);
         let is_missing = aare.responding_title.or(settings.server_title).is_none();
         if is_other || is_own || (needs_title && is_missing) {
             return Err(Refusal::Title);

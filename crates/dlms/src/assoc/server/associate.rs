@@ -84,8 +84,8 @@ impl Server {
             return Err(Refusal::Mechanism(aarq.mechanism));
         }
         let is_own = aarq.calling_title == Some(self.settings.own_title);
-        let needs_title =
-            self.settings.ciphered || matches!(aarq.mechanism, Mechanism::Gmac | Mechanism::Sha256);
+        let needs_title = self.settings.ciphered
+            || matches!(aarq.mechanism, Mechanism::Gmac | Mechanism::Sha256 | Mechanism::Ecdsa);
         if is_own || (needs_title && aarq.calling_title.is_none()) {
             return Err(Refusal::Title);
         }

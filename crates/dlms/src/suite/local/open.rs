@@ -201,6 +201,19 @@ impl<const N: usize> LocalCrypto<N> {
                 let parts: [&[u8]; 4] = [title.as_bytes(), own_title.as_bytes(), &own, &peer.challenge];
                 self.secret()?.sha256_reply(parts)
             }
+            Mechanism::Ecdsa => {
+                let title = peer.title.filter(|title| *title != own_title).ok_or(CryptoFault::Title)?;
+                let keys = self.keys.signing.as_ref().ok_or(CryptoFault::NoKey)?;
+                let key = keys.peers.get(&title).ok_or(CryptoFault::NoKey)?;
+                let parts: [&[u8]; 4] = [title.as_bytes(), own_title.as_bytes(), &own, &peer.challenge];
+                //= DLMS 4: mechanism 7 signs titles and challenges, r and s as they are
+                let signature = reply.try_into().map_err(|_| CryptoFault::Authentication)?;
+                if !key.verifies(&parts.concat(), signature) {
+                    return Err(CryptoFault::Authentication);
+                }
+                self.secrets(handle).spent = Some(own);
+                return Ok(Done::Verified);
+            }
             Mechanism::Gmac => return self.verify_gmac(handle, peer, &own, reply, ports),
             other => return Err(CryptoFault::Mechanism(other)),
         };
