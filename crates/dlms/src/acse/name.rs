@@ -122,6 +122,7 @@ impl Mechanism {
     /// Fewest bytes of its challenges.
     #[must_use]
     pub const fn challenge_size_min(self) -> usize {
+        //= DLMS 4: challenges have 8 to 64 bytes, those of mechanism 7 at least 32
         match self {
             Self::Ecdsa => 32,
             _ => super::CHALLENGE_SIZE_MIN,

@@ -63,6 +63,9 @@ pub struct ClientSettings {
     pub assembled_size_max: usize,
     /// Limits of general-block-transfer.
     pub blocks: BlockSettings,
+    /// Whether mechanism 7 takes a server's challenge of 8 to 31 bytes, where the standard demands 32. Only that server's
+    /// own proof of this client is weaker for it.
+    pub short_challenge: bool,
     /// How long an answer is waited for.
     pub response_timeout: Duration,
 }
@@ -84,6 +87,7 @@ impl ClientSettings {
             max_pdu: 1_024,
             assembled_size_max: 1_048_576,
             blocks: BlockSettings::default(),
+            short_challenge: false,
             response_timeout: Duration::from_secs(20),
         }
     }

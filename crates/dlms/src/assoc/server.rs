@@ -64,6 +64,9 @@ pub struct ServerSettings {
     pub plain_release: bool,
     /// Whether a counter that is too low is answered with the lowest one that is accepted, as some profiles demand.
     pub counter_error: bool,
+    /// Whether mechanism 7 takes a client's challenge of 8 to 31 bytes, where the standard demands 32: the unmodified
+    /// Gurux client sends 16. Only that client's own proof of the server is weaker for it.
+    pub short_challenge: bool,
     /// How long the reply to a challenge is waited for.
     pub pending_timeout: Duration,
 }
@@ -85,6 +88,7 @@ impl ServerSettings {
             blocks: BlockSettings::default(),
             plain_release: false,
             counter_error: false,
+            short_challenge: false,
             pending_timeout: Duration::from_secs(60),
         }
     }

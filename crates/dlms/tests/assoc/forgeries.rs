@@ -641,3 +641,29 @@ fn a_response_or_initiate_with_less_protection_than_demanded_is_refused() {
     pair.input(client::Input::Associate);
     assert_eq!(pair.at_client.last(), Some(&client::Event::Refused(client::Refusal::Protection)));
 }
+
+//= DLMS 4: challenges have 8 to 64 bytes, those of mechanism 7 at least 32
+#[test]
+fn a_short_challenge_of_mechanism_7_is_refused_unless_a_profile_takes_it() {
+    for (mechanism, size, short_challenge, is_taken) in [
+        (Mechanism::Ecdsa, 31, false, false),
+        (Mechanism::Ecdsa, 16, true, true),
+        (Mechanism::Ecdsa, 7, true, false),
+        (Mechanism::Gmac, 7, false, false),
+        (Mechanism::Gmac, 8, false, true),
+    ] {
+        let client = ClientSettings { own_title: Some(CLIENT_TITLE), mechanism, ..ClientSettings::public() };
+        let server = ServerSettings { mechanism, short_challenge, ..ServerSettings::public(1, SERVER_TITLE) };
+        let mut pair = Pair::new(client, server);
+        pair.line = Box::new(move |_, apdu| match Aarq::from_bytes(&apdu) {
+            Ok(aarq) => {
+                let cut = aarq.authentication.map(|value| &value[..size]);
+                vec![Aarq { authentication: cut, ..aarq }.to_bytes()]
+            }
+            Err(_) => vec![],
+        });
+        pair.input(client::Input::Associate);
+        let expected = if is_taken { ServerState::Pending } else { ServerState::Idle };
+        assert_eq!(pair.server.state(), expected, "{mechanism:?} {size}");
+    }
+}

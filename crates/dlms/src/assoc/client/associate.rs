@@ -7,8 +7,8 @@ use gridseal_types::Tick;
 use super::{Client, Event, Job, PDU_SIZE_UNLIMITED, Refusal};
 use crate::{
     acse::{
-        Aare, Aarq, AssociateResult, ContextName, DLMS_VERSION, Diagnostic, InitiateRequest,
-        InitiateResponse, MAX_PDU_MIN, Mechanism, RELEASE_NORMAL, Release, VAA_LOGICAL_NAME,
+        Aare, Aarq, AssociateResult, CHALLENGE_SIZE_MIN, ContextName, DLMS_VERSION, Diagnostic,
+        InitiateRequest, InitiateResponse, MAX_PDU_MIN, Mechanism, RELEASE_NORMAL, Release, VAA_LOGICAL_NAME,
     },
     apdu::{
         action::{ActionRequest, ActionResponse},
@@ -147,7 +147,12 @@ impl Client {
         //= DLMS 4: a client gives up when the server's challenge is its own
         let challenge = aare.authentication.unwrap_or_default();
         let is_reflected = Some(challenge) == self.opening.authentication.as_deref();
-        if is_high && (is_reflected || challenge.len() < settings.mechanism.challenge_size_min()) {
+        let size_min = if settings.short_challenge {
+            CHALLENGE_SIZE_MIN
+        } else {
+            settings.mechanism.challenge_size_min()
+        };
+        if is_high && (is_reflected || challenge.len() < size_min) {
             return Err(Refusal::Challenge);
         }
         if aare.user_information.is_none() { Err(Refusal::Initiate) } else { Ok(()) }

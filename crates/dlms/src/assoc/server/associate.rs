@@ -7,9 +7,9 @@ use gridseal_types::{SystemTitle, Tick};
 use super::{Event, Job, PDU_SIZE_UNLIMITED, Refusal, Server, Session, Shape};
 use crate::{
     acse::{
-        Aare, Aarq, AssociateResult, Conformance, ContextName, DLMS_VERSION, Diagnostic, InitiateError,
-        InitiateErrorKind, InitiateRequest, InitiateResponse, MAX_PDU_MIN, Mechanism, RELEASE_NORMAL,
-        Release, VAA_LOGICAL_NAME,
+        Aare, Aarq, AssociateResult, CHALLENGE_SIZE_MIN, Conformance, ContextName, DLMS_VERSION, Diagnostic,
+        InitiateError, InitiateErrorKind, InitiateRequest, InitiateResponse, MAX_PDU_MIN, Mechanism,
+        RELEASE_NORMAL, Release, VAA_LOGICAL_NAME,
     },
     apdu::{
         action::{ActionOutcome, ActionRequest, ActionResponse},
@@ -93,6 +93,7 @@ impl Server {
         let size_min = match aarq.mechanism {
             Mechanism::None => 0,
             Mechanism::LowLevel => 1,
+            _ if self.settings.short_challenge => CHALLENGE_SIZE_MIN,
             high => high.challenge_size_min(),
         };
         if size < size_min { Err(Refusal::AuthenticationValue) } else { Ok(()) }
