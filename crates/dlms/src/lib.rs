@@ -104,6 +104,16 @@
 //! datagram is one unit, see [`frame::wrapper::datagram`]. On a serial line or `--hdlc-tcp`, [`frame::hdlc::Link`] does
 //! both, for one client at a time.
 //!
+//! The limit that a decoder is given is [`assoc::server::ServerSettings::apdu_size_max`], or 4,096 bytes if that is
+//! more: the messages that open an association are not yet bound by what they agree upon.
+//!
+//! # Taking recorded APDUs apart
+//!
+//! [`apdu::carrier::CipheredApdu`] shows carrier, title, control octet and counter; a fresh
+//! [`suite::local::LocalCrypto`] opens one with [`assoc::Operation::Open`], whatever its counter, because it has seen
+//! none yet. Without the authentication key only `gridseal_crypto::apdu::danger_decrypt_unverified` is left, which
+//! verifies nothing and is for people alone. [`wire::Data`] reads values, [`wire::Rows`] buffers of profiles.
+//!
 //! Not here yet: suites 1 and 2 with general-ciphering, general-signing, certificates and key agreement (keys of 32
 //! bytes are there: `LocalCrypto<32>`; mechanism 7 is there on P-256, with public keys that are given); short names;
 //! the interface classes.

@@ -112,6 +112,17 @@ proptest! {
         fuzz_entry::wrapper_frame(&bytes);
         fuzz_entry::ciphered_apdu(&bytes);
         fuzz_entry::notification(&bytes);
+        fuzz_entry::hdlc_frame(&bytes);
+        fuzz_entry::ber_aarq(&bytes);
+        fuzz_entry::apdu(&bytes);
+    }
+
+    #[test]
+    fn random_operations_never_panic_and_open_nothing_without_a_proof(bytes in vec(any::<u8>(), 0..400)) {
+        fuzz_entry::assoc_server(&bytes);
+        fuzz_entry::assoc_client(&bytes);
+        fuzz_entry::block_transfer(&bytes);
+        fuzz_entry::hdlc_link(&bytes);
     }
 
     #[test]
