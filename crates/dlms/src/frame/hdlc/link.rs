@@ -50,7 +50,8 @@ pub enum Input<'a> {
     Connect,
     /// Octets from the line.
     Received(&'a [u8]),
-    /// An APDU is to be sent.
+    /// An APDU is to be sent: a client when it has its turn, a server at once or when the client next asks. One at a
+    /// time.
     Send(&'a [u8]),
     /// The client closes the link.
     Disconnect,
