@@ -5,8 +5,10 @@
 //!
 //! | module | what is in it |
 //! |---|---|
+//! | [`iec62056_21`] | readable lines of the optical head, push and readout |
 //! | [`mbus`] | wireless and wired M-Bus with OMS security |
 //! | [`reading`] | the typed value that every protocol here ends in |
+//! | [`sml`] | SML: files, messages, readings, both directions |
 //! | [`wire`] | cursor over received bytes, the error of decoding |
 
 #![no_std]
@@ -24,8 +26,10 @@
 
 extern crate alloc;
 
+pub mod iec62056_21;
 pub mod mbus;
 pub mod reading;
+pub mod sml;
 pub mod wire;
 
 pub use wire::{DecodeError, Rule};
