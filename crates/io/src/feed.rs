@@ -149,18 +149,6 @@ impl Feed {
             Source::Input(_) => Err(FeedError::Write(io::Error::from(io::ErrorKind::Unsupported))),
         }
     }
-
-    /// Changes speed and shape of a serial line, after everything written has been sent. Other sources have neither:
-    /// whoever serves the line over TCP has set it.
-    ///
-    /// # Errors
-    /// [`FeedError::Serial`].
-    pub fn change(&mut self, settings: LineSettings) -> Result<(), FeedError> {
-        match &mut self.0 {
-            Source::Serial(port) => Ok(port.change(settings)?),
-            Source::Tcp(_) | Source::Input(_) => Ok(()),
-        }
-    }
 }
 
 impl From<OwnedFd> for Feed {

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod confine;
 pub mod feed;
+pub mod readout;
 pub mod rng;
 pub mod serial;
 pub mod tls;

@@ -12,6 +12,6 @@ mod parity;
 mod port;
 mod settings;
 
-pub use parity::{ParityError, SevenEven};
+pub use parity::SevenEven;
 pub use port::{SerialError, SerialPort};
 pub use settings::{Baud, LineSettings, LineSettingsError, Parity};

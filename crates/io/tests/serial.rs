@@ -12,8 +12,10 @@ use std::{
 
 use gridseal_io::{
     feed::{Feed, FeedError, Got},
+    readout::read_out,
     serial::{Baud, LineSettings, Parity, SerialError, SerialPort, SevenEven},
 };
+use gridseal_lmn::iec62056_21::{Message, readout::Readout};
 use nix::{
     fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -149,18 +151,76 @@ fn what_is_no_line_is_said_to_be_none() {
     assert_eq!(code("/dev/no-such-line"), "io.serial.open");
 }
 
+/// A meter of mode C on its end of the line: checks what it is asked and at which speed, answers with `block`.
+fn answer(mut meter: PtyMaster, block: Vec<u8>) -> thread::JoinHandle<PtyMaster> {
+    let speed = |meter: &PtyMaster| cfgetospeed(&tcgetattr(meter).unwrap());
+    let characters = |bytes: &[u8]| bytes.iter().map(|byte| SevenEven::encode(*byte)).collect::<Vec<u8>>();
+    let ask = move |meter: &mut PtyMaster, expected: &[u8]| {
+        let mut asked = vec![0; expected.len()];
+        meter.read_exact(&mut asked).unwrap();
+        let asked: Option<Vec<u8>> = asked.into_iter().map(SevenEven::decode).collect();
+        assert_eq!(asked.as_deref(), Some(expected));
+    };
+    thread::spawn(move || {
+        ask(&mut meter, b"/?12345678!\r\n");
+        assert_eq!(speed(&meter), BaudRate::B300);
+        meter.write_all(&characters(b"/ACE4k260V01.18\r\n")).unwrap();
+        ask(&mut meter, b"\x06040\r\n");
+        // A meter that changes its speed waits for the other side to do so, too.
+        let waiting = (0..1_000).find(|_| {
+            let is_changed = speed(&meter) == BaudRate::B4800;
+            if !is_changed {
+                poll(&mut [], PollTimeout::from(5_u8)).unwrap();
+            }
+            is_changed
+        });
+        assert!(waiting.is_some(), "the reader has not changed to the speed that was agreed on");
+        meter.write_all(&characters(&block)).unwrap();
+        meter
+    })
+}
+
+fn block() -> Vec<u8> {
+    let block = b"\x021.8.0(000123.4*kWh)\r\n0.2.0(V1)\r\n!\r\n\x03";
+    let bcc = block[1..].iter().fold(0, |sum, byte| sum ^ byte);
+    [&block[..], &[bcc]].concat()
+}
+
 #[test]
-fn seven_bits_with_parity_come_over_a_line_of_eight() {
-    let (mut meter, path) = pty();
-    let mut line = Feed::serial(&path, LineSettings::SIGN_ON).unwrap();
-    let text = b"/EMH5\\@01LZQJL0014F\r\n";
-    let mut on_the_wire = *text;
-    SevenEven::encode(&mut on_the_wire);
-    assert_ne!(on_the_wire, *text);
-    meter.write_all(&on_the_wire).unwrap();
-    let mut received = read_exactly(&mut line, text.len());
-    assert_eq!(SevenEven::decode(&mut received), Ok(()));
-    assert_eq!(received, text);
+fn a_meter_behind_an_optical_head_is_read_out_at_the_rate_it_offers() {
+    let (meter, path) = pty();
+    let mut port = SerialPort::open(&path, LineSettings::SIGN_ON).unwrap();
+    let meter = answer(meter, block());
+    let message = read_out(&mut port, Readout::new(b"12345678").unwrap()).unwrap();
+    let meter = meter.join().unwrap();
+    let message = Message::parse(&message).unwrap();
+    assert!(message.is_checked);
+    assert_eq!(message.identification.map(|who| who.manufacturer), Some(*b"ACE"));
+    assert_eq!(message.items.iter().map(|item| item.value).collect::<Vec<_>>(), [&b"000123.4"[..], b"V1"]);
+    // The same line takes the next readout, from 300 baud again.
+    let meter = answer(meter, block());
+    read_out(&mut port, Readout::new(b"12345678").unwrap()).unwrap();
+    meter.join().unwrap();
+}
+
+#[test]
+fn a_readout_with_a_wrong_check_character_gives_nothing() {
+    let (meter, path) = pty();
+    let mut port = SerialPort::open(&path, LineSettings::SIGN_ON).unwrap();
+    let mut wrong = block();
+    *wrong.last_mut().unwrap() ^= 0x03;
+    let meter = answer(meter, wrong);
+    let error = read_out(&mut port, Readout::new(b"12345678").unwrap()).unwrap_err();
+    assert_eq!(error.code(), "lmn.checksum");
+    meter.join().unwrap();
+}
+
+#[test]
+fn a_readout_of_nobody_ends_by_itself() {
+    let (_meter, path) = pty();
+    let mut port = SerialPort::open(&path, LineSettings::SIGN_ON).unwrap();
+    let error = read_out(&mut port, Readout::new(b"").unwrap()).unwrap_err();
+    assert_eq!(error.code(), "lmn.readout.silent");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! IEC 62056-21: the older language of the optical head, in readable lines. Identification, sign-on, data sets, and the
 //! push that meters send without being asked (D0).
 
+pub mod readout;
+
 use alloc::vec::Vec;
 
 use gridseal_types::ObisCode;
