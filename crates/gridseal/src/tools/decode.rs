@@ -1,6 +1,7 @@
 //! `gridseal decode`: what a hex string, a file or a token says. One JSON object for each, exit 2 when one fails.
 
 pub mod mbus;
+pub mod sml;
 mod sts;
 
 use std::process::ExitCode;
@@ -13,6 +14,8 @@ use clap::Subcommand;
 pub enum Decode {
     /// Telegrams of M-Bus, wireless and wired, in clear or protected.
     Mbus(mbus::Arguments),
+    /// Files of SML, the language of electricity meters' optical heads.
+    Sml(sml::Arguments),
     /// Prepayment tokens (STS), with the meter's decoder key.
     #[command(
         after_help = "Example:\n  gridseal decode sts --key 87f3ecbb2e46b48f --ea 07 70630503470028726114\n\n\
@@ -25,6 +28,7 @@ pub enum Decode {
 pub fn run(decode: &Decode) -> Result<ExitCode> {
     match decode {
         Decode::Mbus(arguments) => mbus::run(arguments),
+        Decode::Sml(arguments) => sml::run(arguments),
         Decode::Sts(arguments) => sts::run(arguments),
     }
 }

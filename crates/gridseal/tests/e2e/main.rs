@@ -27,4 +27,5 @@ mod power;
 mod scan;
 mod site;
 mod storage;
+mod tools;
 mod zones;
