@@ -16,9 +16,15 @@ macro_rules! roles {
             pub enum $role {}
             impl Role for $role {
                 const NAME: &'static str = stringify!($role);
-                const KIND: u16 = $kind;
+                const KIND: u16 = Number::$role as u16;
             }
         )*
+
+        /// Every role's number: two roles with one number do not compile.
+        #[repr(u16)]
+        enum Number {
+            $($role = $kind,)*
+        }
     };
 }
 
@@ -84,7 +90,7 @@ roles! {
     /// Signs headers and broadcast commands of groups.
     GroupSigning 84;
     /// STS vending key of a supply group.
-    StsVending 80;
+    StsVending 86;
     /// STS decoder key of one meter.
     StsDecoder 81;
     /// Authenticates the rows of a service's database.
