@@ -137,11 +137,19 @@ impl<'a> Item<'a> {
         if parts.next().is_some() { None } else { Some(ObisCode::new(groups)) }
     }
 
+    /// Whether digits without a unit are a measured value: the first of their line, under a code of a quantity. What
+    /// stands behind it is a time, and codes of group 0 and from 96 on are numbers of devices, texts and states.
+    fn is_measured(&self, obis: Option<ObisCode>) -> bool {
+        let is_quantity = |code: ObisCode| matches!(code.groups(), [_, _, 1..=95, ..]);
+        self.unit.is_some() || self.place == 0 && obis.is_some_and(is_quantity)
+    }
+
     /// The value as a typed reading.
     #[must_use]
     pub fn reading(&self) -> Reading<'a> {
         let (unit, power) = self.unit.map_or((Unit::None, 0), unit);
-        let value = match decimal(self.value) {
+        let obis = self.obis();
+        let value = match decimal(self.value).filter(|_| self.is_measured(obis)) {
             Some(number) => Value::Number(number.scaled(power)),
             None if self.value.is_empty() => Value::None,
             None => Value::Text(Text::forward(self.value)),
@@ -158,7 +166,7 @@ impl<'a> Item<'a> {
         };
         let mut reading = Reading::new(quantity, value);
         reading.unit = if matches!(value, Value::Number(_)) { unit } else { Unit::None };
-        reading.obis = self.obis();
+        reading.obis = obis;
         if let Some([_, _, _, 8 | 9, tariff, _]) = reading.obis.map(|obis| *obis.groups()) {
             reading.tariff = u32::from(tariff);
         }
@@ -381,18 +389,30 @@ fn check(bytes: &[u8], block_from: Option<usize>, end: usize) -> Result<bool, De
 
 /// Finds messages in a stream: each begins with `/` at the start of a line and ends with a line `!`, and what follows it
 /// when a block was open. Memory is bounded by [`MESSAGE_SIZE_MAX`].
+///
+/// A meter sends seven bits with even parity, or eight without. When one byte of a message has its eighth bit set, all
+/// of its bytes must have even parity: a pushed message has no other check.
 #[derive(Debug, Default)]
 pub struct Receiver {
     buffer: Vec<u8>,
     /// Bytes that still belong to the message after its `!` line.
     wanted: Option<usize>,
+    has_parity: bool,
+    has_odd: bool,
+    damaged: u64,
 }
 
 impl Receiver {
     /// A receiver between messages.
     #[must_use]
     pub const fn new() -> Self {
-        Self { buffer: Vec::new(), wanted: None }
+        Self { buffer: Vec::new(), wanted: None, has_parity: false, has_odd: false, damaged: 0 }
+    }
+
+    /// Messages that were dropped for a character with wrong parity.
+    #[must_use]
+    pub const fn damaged(&self) -> u64 {
+        self.damaged
     }
 
     /// Bytes of a message that has begun.
@@ -403,7 +423,10 @@ impl Receiver {
 
     /// Takes bytes as they come, parity bit or not, and calls `found` with each message.
     pub fn push(&mut self, bytes: &[u8], mut found: impl FnMut(&[u8])) {
-        for byte in bytes.iter().map(|byte| byte & 0x7F) {
+        for raw in bytes {
+            let byte = raw & 0x7F;
+            self.has_parity |= *raw > 0x7F;
+            self.has_odd |= !raw.count_ones().is_multiple_of(2);
             if let Some(left) = self.wanted {
                 self.buffer.push(byte);
                 self.wanted = left.checked_sub(1).filter(|left| *left > 0);
@@ -416,6 +439,8 @@ impl Receiver {
                 b'/' if self.buffer.is_empty() || self.buffer.ends_with(b"\n") => {
                     self.buffer.clear();
                     self.buffer.push(byte);
+                    self.has_parity = *raw > 0x7F;
+                    self.has_odd = !raw.count_ones().is_multiple_of(2);
                 }
                 _ if self.buffer.is_empty() => {}
                 _ => self.buffer.push(byte),
@@ -432,7 +457,11 @@ impl Receiver {
     }
 
     fn finish(&mut self, found: &mut impl FnMut(&[u8])) {
-        found(&self.buffer);
+        if self.has_parity && self.has_odd {
+            self.damaged = self.damaged.saturating_add(1);
+        } else {
+            found(&self.buffer);
+        }
         self.buffer.clear();
     }
 }
@@ -486,6 +515,44 @@ mod tests {
         assert_eq!(of("1.8.0(\u{1}1)").rule, Rule::OutOfRange);
         assert!(Message::parse(&alloc::vec![b'1'; MESSAGE_SIZE_MAX + 1]).is_err());
         assert!(Identification::parse(b"/E5Y5x").is_err() && Identification::parse(b"/ES").is_err());
+    }
+
+    #[test]
+    fn what_is_no_measured_value_is_never_shown_as_one() {
+        let read = |line: &'static [u8]| {
+            let message = Message::parse(line).unwrap();
+            message.items.iter().map(Item::reading).collect::<Vec<_>>()
+        };
+        // A serial number keeps its zeros; the time of a maximum is no second maximum; a clock is no number.
+        let text = |text: &'static [u8]| Value::Text(Text::forward(text));
+        assert_eq!(read(b"1-0:0.0.0*255(0273011003684)\r\n!\r\n")[0].value, text(b"0273011003684"));
+        assert_eq!(read(b"96.1.0(0001)\r\n!\r\n")[0].value, text(b"0001"));
+        let maximum = read(b"1.6.0(03.25*kW)(2611251300)\r\n!\r\n");
+        assert_eq!(maximum[0].value, Value::Number(Decimal::new(325, 1)));
+        assert_eq!(maximum[1].value, text(b"2611251300"));
+        assert_eq!(read(b"C.1(0042)\r\n!\r\n")[0].value, text(b"0042"));
+        // A power factor has no unit and is a number.
+        assert_eq!(read(b"13.7.0(0.98)\r\n!\r\n")[0].value, Value::Number(Decimal::new(98, -2)));
+    }
+
+    #[test]
+    fn a_pushed_message_with_a_damaged_character_is_dropped() {
+        let on_the_wire: Vec<u8> =
+            PUSH.iter().map(|byte| if byte.count_ones() % 2 == 1 { byte | 0x80 } else { *byte }).collect();
+        for bit in 0..on_the_wire.len() * 8 {
+            let mut changed = on_the_wire.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let mut receiver = Receiver::new();
+            receiver.push(&changed, |message| panic!("bit {bit}: {message:?}"));
+            let mut found = Vec::new();
+            (0..3).for_each(|_| receiver.push(&on_the_wire, |message| found.push(message.to_vec())));
+            assert!(!found.is_empty() && found.iter().all(|message| message == PUSH), "bit {bit}");
+        }
+        let mut receiver = Receiver::new();
+        let mut changed = on_the_wire;
+        changed[90] ^= 1;
+        receiver.push(&changed, |_| panic!("damaged"));
+        assert_eq!(receiver.damaged(), 1);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn encode(messages: &[Message<'_>]) -> Vec<u8> {
 pub fn fuzz_entry(bytes: &[u8]) {
     let mut receiver = transport::Receiver::new();
     receiver.push(bytes, |file| {
-        if let Ok(payload) = transport::open(file, Mode::Tolerant) {
+        if let Ok(payload) = transport::open(file) {
             let _ = messages(&payload, Mode::Tolerant);
         }
     });

@@ -9,7 +9,7 @@
 
 use gridseal_lmn::{
     Rule,
-    reading::{Decimal, Value as Typed},
+    reading::{Decimal, Quality, Value as Typed},
     sml::{
         self, Checksum, Message, Mode,
         element::{DEPTH_MAX, Element, Signed, Unsigned},
@@ -67,7 +67,7 @@ fn a_published_file_is_read_and_written_byte_for_byte() {
     let vector = vector("emh-ehz361");
     let file = input(&vector);
     for mode in [Mode::Strict, Mode::Tolerant] {
-        let payload = transport::open(&file, mode).unwrap();
+        let payload = transport::open(&file).unwrap();
         let messages = sml::messages(&payload, mode).unwrap();
         let expected: Vec<&str> =
             vector["expect"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
@@ -80,7 +80,7 @@ fn a_published_file_is_read_and_written_byte_for_byte() {
 #[test]
 fn a_changed_value_under_a_right_file_checksum_is_refused_by_the_message_checksum() {
     let vector = vector("emh-ehz361-changed-value");
-    let payload = transport::open(&input(&vector), Mode::Tolerant).unwrap();
+    let payload = transport::open(&input(&vector)).unwrap();
     let error = sml::messages(&payload, Mode::Tolerant).unwrap_err();
     assert_eq!(error.code(), vector["error"].as_str().unwrap());
     assert_eq!(error.field, "checksum of message");
@@ -92,9 +92,9 @@ fn every_changed_bit_and_every_cut_of_a_file_is_refused() {
     for bit in 0..file.len() * 8 {
         let mut changed = file.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
-        assert!(transport::open(&changed, Mode::Tolerant).is_err(), "bit {bit}");
+        assert!(transport::open(&changed).is_err(), "bit {bit}");
     }
-    let payload = transport::open(&file, Mode::Strict).unwrap();
+    let payload = transport::open(&file).unwrap();
     for bit in 0..payload.len() * 8 {
         let mut changed = payload.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
@@ -248,7 +248,7 @@ fn every_body_is_read_as_it_was_written() {
     let payload = sml::encode(&messages);
     assert_eq!(sml::messages(&payload, Mode::Strict), Ok(messages.clone()));
     let file = transport::seal(&payload);
-    assert_eq!(transport::open(&file, Mode::Strict), Ok(payload));
+    assert_eq!(transport::open(&file), Ok(payload));
     // Each alone: cut anywhere it is refused.
     for message in messages {
         let bytes = sml::encode(&[message]);
@@ -296,6 +296,9 @@ fn quirk_dvs74_power_is_read_as_unsigned_for_its_serial_numbers_and_for_no_other
                 entry(&[1, 0, 16, 7, 0, 255], short),
                 entry(&[1, 0, 16, 7, 0, 255], Value::Signed(Signed::new(-1_000, 4))),
                 entry(&[1, 0, 1, 8, 0, 255], short),
+                entry(&[1, 0, 36, 7, 0, 255], short),
+                // Not seen on the other phases: nothing is guessed.
+                entry(&[1, 0, 56, 7, 0, 255], short),
             ],
             list_signature: None,
             gateway_time: None,
@@ -306,7 +309,8 @@ fn quirk_dvs74_power_is_read_as_unsigned_for_its_serial_numbers_and_for_no_other
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(values, [if has_quirk { 64_536 } else { -1_000 }, -1_000, -1_000], "{serial}");
+        let power = if has_quirk { 64_536 } else { -1_000 };
+        assert_eq!(values, [power, -1_000, -1_000, power, -1_000], "{serial}");
     }
 }
 
@@ -363,12 +367,57 @@ fn nesting_bombs_and_lying_counts_are_refused_at_once() {
     assert!(matches!(sml::messages(&lying, Mode::Tolerant).unwrap_err().rule, Rule::LengthNotAllowed { .. }));
 }
 
+/// The list of a meter with one entry.
+fn one(entry: ListEntry<'static>) -> GetListResponse<'static> {
+    GetListResponse {
+        client_id: None,
+        server_id: SERVER,
+        list_name: None,
+        sensor_time: None,
+        entries: vec![entry],
+        list_signature: None,
+        gateway_time: None,
+    }
+}
+
+fn energy(scaler: i64) -> ListEntry<'static> {
+    ListEntry {
+        name: OBIS,
+        status: None,
+        time: None,
+        unit: Some(Unsigned::new(30, 1)),
+        scaler: Some(Signed::new(scaler, 8)),
+        value: Value::Unsigned(Unsigned::new(5, 1)),
+        signature: None,
+    }
+}
+
+#[test]
+fn a_scaler_that_no_meter_can_mean_gives_no_value_instead_of_a_wrong_one() {
+    for (scaler, is_read) in [(-128, true), (127, true), (-129, false), (128, false), (i64::MAX, false)] {
+        let list = one(energy(scaler));
+        let read = readings(&list).next().unwrap().reading;
+        assert_eq!(matches!(read.value, Typed::Number(_)), is_read, "{scaler}: {:?}", read.value);
+        assert_eq!(read.quality == Quality::Unreadable, !is_read, "{scaler}");
+    }
+}
+
+#[test]
+fn a_file_under_another_checksum_is_refused_even_in_tolerant_mode() {
+    let mut file = input(&vector("emh-ehz361"));
+    let at = file.len() - 2;
+    let kermit = Checksum::Kermit.of(&file[..at]).to_le_bytes();
+    file[at..].copy_from_slice(&kermit);
+    let error = transport::open(&file).unwrap_err();
+    assert_eq!((error.code(), error.field), ("lmn.checksum", "checksum of file"));
+}
+
 /// What another parser reads in the same file.
 #[test]
 fn an_independent_parser_reads_the_same_values() {
     let file = input(&vector("emh-ehz361"));
     let ours = {
-        let payload = transport::open(&file, Mode::Strict).unwrap();
+        let payload = transport::open(&file).unwrap();
         let messages = sml::messages(&payload, Mode::Strict).unwrap();
         list(&messages)
             .entries
@@ -383,7 +432,7 @@ fn an_independent_parser_reads_the_same_values() {
             })
             .collect::<Vec<_>>()
     };
-    let payload = transport::open(&file, Mode::Strict).unwrap();
+    let payload = transport::open(&file).unwrap();
     let theirs = sml_rs::parser::complete::parse(&payload).unwrap();
     let theirs: Vec<_> = theirs
         .messages

@@ -2,7 +2,7 @@
 
 use gridseal_types::ObisCode;
 
-use crate::reading::{Decimal, Quantity, Reading, Text, Unit, Value as Typed};
+use crate::reading::{Decimal, Quality, Quantity, Reading, Text, Unit, Value as Typed};
 
 use super::message::{GetListResponse, ListEntry, Time, Value};
 
@@ -37,7 +37,7 @@ impl Quirk {
     }
 
     const fn applies_to(self, name: &[u8]) -> bool {
-        matches!(self, Self::UnsignedPower) && matches!(name, [1, 0, 16 | 36 | 56 | 76, 7, 0, 255])
+        matches!(self, Self::UnsignedPower) && matches!(name, [1, 0, 16 | 36, 7, 0, 255])
     }
 }
 
@@ -63,8 +63,11 @@ pub fn readings<'l, 'a>(list: &'l GetListResponse<'a>) -> impl Iterator<Item = S
 fn reading<'a>(entry: &ListEntry<'a>, quirk: Option<Quirk>) -> SmlReading<'a> {
     let code: Option<[u8; 6]> = entry.name.0.try_into().ok();
     let obis = code.map(ObisCode::new);
-    let exponent = entry.scaler.map_or(0, |scaler| i16::try_from(scaler.value).unwrap_or_default());
-    let number = |mantissa: i128| Typed::Number(Decimal::new(mantissa, exponent));
+    // A scaler has eight bits by the standard; with one that has more there is no value rather than a wrong one.
+    let exponent = entry.scaler.map_or(Some(0), |scaler| i8::try_from(scaler.value).ok());
+    let number = |mantissa: i128| {
+        exponent.map_or(Typed::None, |exponent| Typed::Number(Decimal::new(mantissa, exponent.into())))
+    };
     let quirk = quirk.filter(|quirk| quirk.applies_to(entry.name.0));
     let value = match entry.value {
         Value::Signed(signed) if quirk.is_some() && signed.width <= 3 => {
@@ -85,6 +88,9 @@ fn reading<'a>(entry: &ListEntry<'a>, quirk: Option<Quirk>) -> SmlReading<'a> {
         (Some(unit), Typed::Number(_)) => u8::try_from(unit.value).map_or(Unit::None, Unit::from_dlms),
         _ => Unit::None,
     };
+    if exponent.is_none() {
+        reading.quality = Quality::Unreadable;
+    }
     reading.obis = obis;
     if let Some([_, _, _, 8 | 9, tariff, _]) = code {
         reading.tariff = u32::from(tariff);
@@ -97,7 +103,7 @@ fn reading<'a>(entry: &ListEntry<'a>, quirk: Option<Quirk>) -> SmlReading<'a> {
     }
 }
 
-/// Four or more printable characters and nothing else.
+/// Three or more printable characters and nothing else.
 fn is_text(octets: &[u8]) -> bool {
     octets.len() >= 3 && octets.iter().all(|byte| matches!(byte, 0x20..=0x7E))
 }

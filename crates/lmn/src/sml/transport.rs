@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::wire::{DecodeError, Rule};
 
-use super::{Mode, crc::Checksum};
+use super::crc::Checksum;
 
 const ESCAPE: [u8; 4] = [0x1B; 4];
 const START: [u8; 4] = [0x01; 4];
@@ -53,7 +53,7 @@ fn find_end(file: &[u8]) -> Result<Option<usize>, DecodeError> {
 ///
 /// # Source
 /// LMN fact sheet, section 10; vector T9.
-pub fn open(file: &[u8], mode: Mode) -> Result<Vec<u8>, DecodeError> {
+pub fn open(file: &[u8]) -> Result<Vec<u8>, DecodeError> {
     if !file.starts_with(&[ESCAPE, START].concat()) {
         return Err(fail("start of file", 0, Rule::Mismatch { other: "1B1B1B1B 01010101" }));
     }
@@ -72,8 +72,8 @@ pub fn open(file: &[u8], mode: Mode) -> Result<Vec<u8>, DecodeError> {
     };
     let found = u16::from_le_bytes(*crc);
     let computed = Checksum::X25.of(covered);
-    let kermit = mode == Mode::Tolerant && found == Checksum::Kermit.of(covered);
-    if found != computed && !kermit {
+    // The other checksum of old firmware is one of messages: files have this one in every mode.
+    if found != computed {
         return Err(fail("checksum of file", covered.len(), Rule::Checksum { found, computed }));
     }
     let padding = usize::from(covered.last().copied().unwrap_or_default());
@@ -220,7 +220,7 @@ mod tests {
             let start = [ESCAPE, START].concat();
             prop_assume!((0..payload.len()).all(|at| at % 4 == 0 || !payload[at..].starts_with(&start)));
             let file = seal(&payload);
-            prop_assert_eq!(open(&file, Mode::Strict), Ok(payload.clone()));
+            prop_assert_eq!(open(&file), Ok(payload.clone()));
             let mut receiver = Receiver::new();
             let mut files = Vec::new();
             receiver.push(b"noise", |file| files.push(file.to_vec()));
@@ -229,7 +229,7 @@ mod tests {
             receiver.push(&file, |file| files.push(file.to_vec()));
             // A file cut between the halves of a doubled sequence swallows the next one: its checksum tells.
             prop_assert_eq!(files.first(), Some(&file));
-            prop_assert!(files.iter().all(|found| open(found, Mode::Strict).is_ok_and(|read| read == payload) || *found != file));
+            prop_assert!(files.iter().all(|found| open(found).is_ok_and(|read| read == payload) || *found != file));
         }
     }
 
@@ -239,12 +239,12 @@ mod tests {
         for bit in 0..file.len() * 8 {
             let mut changed = file.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(open(&changed, Mode::Tolerant).is_err(), "bit {bit}");
+            assert!(open(&changed).is_err(), "bit {bit}");
         }
         for cut in 0..file.len() {
-            assert!(open(&file[..cut], Mode::Tolerant).is_err(), "cut at {cut}");
+            assert!(open(&file[..cut]).is_err(), "cut at {cut}");
         }
-        assert!(open(&[file.as_slice(), &[0]].concat(), Mode::Tolerant).is_err());
+        assert!(open(&[file.as_slice(), &[0]].concat()).is_err());
     }
 
     #[test]

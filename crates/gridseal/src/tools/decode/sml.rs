@@ -103,7 +103,7 @@ fn failed(code: &str, offset: usize, message: &str) -> Value {
 }
 
 fn decoded(file: &[u8], mode: Mode) -> Result<Value, DecodeError> {
-    let payload = transport::open(file, mode)?;
+    let payload = transport::open(file)?;
     let messages = sml::messages(&payload, mode)?;
     let mut told = Map::new();
     told.insert("ok".into(), true.into());
