@@ -11,6 +11,8 @@ pub mod crc;
 pub mod ell;
 pub mod encode;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz_entry;
 mod open;
 pub mod record;
 pub mod registry;

@@ -86,8 +86,13 @@ impl Encryptor {
 
     /// CBC-MAC over a part, zero-padded to whole blocks.
     fn absorb(&self, state: &mut [u8; 16], part: &[u8]) {
-        for chunk in part.chunks(BLOCK_SIZE) {
-            state.iter_mut().zip(chunk).for_each(|(byte, other)| *byte ^= other);
+        let (blocks, rest) = part.as_chunks::<BLOCK_SIZE>();
+        for block in blocks {
+            xor(state, block);
+            self.block(state);
+        }
+        if !rest.is_empty() {
+            state.iter_mut().zip(rest).for_each(|(byte, other)| *byte ^= other);
             self.block(state);
         }
     }
@@ -96,18 +101,18 @@ impl Encryptor {
     pub(super) fn cmac(&self, parts: &[&[u8]]) -> [u8; 16] {
         let mut subkey = [0; 16];
         self.block(&mut subkey);
-        let mut state = [0; 16];
-        let mut filled = 0;
+        let (mut state, mut pending, mut filled) = ([0; 16], [0; 16], 0);
         for part in parts {
             let mut rest = *part;
             while !rest.is_empty() {
                 // The last block is not encrypted before a subkey is in it, so a full one waits for more.
                 if filled == BLOCK_SIZE {
+                    xor(&mut state, &pending);
                     self.block(&mut state);
                     filled = 0;
                 }
                 let (now, later) = rest.split_at(rest.len().min(BLOCK_SIZE - filled));
-                state[filled..].iter_mut().zip(now).for_each(|(byte, other)| *byte ^= other);
+                pending[filled..filled + now.len()].copy_from_slice(now);
                 filled += now.len();
                 rest = later;
             }
@@ -115,8 +120,10 @@ impl Encryptor {
         subkey = double(subkey);
         if filled < BLOCK_SIZE {
             subkey = double(subkey);
-            state[filled] ^= 0x80;
+            pending[filled..].fill(0);
+            pending[filled] = 0x80;
         }
+        xor(&mut state, &pending);
         xor(&mut state, &subkey);
         subkey.zeroize();
         self.block(&mut state);
