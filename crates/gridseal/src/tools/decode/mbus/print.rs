@@ -12,7 +12,8 @@ use gridseal_lmn::{
 };
 use serde_json::{Map, Value, json};
 
-type Fields = Vec<(&'static str, Value)>;
+/// Named fields of the object.
+pub type Fields = Vec<(&'static str, Value)>;
 
 /// Why a telegram is refused.
 pub fn error(error: &OpenError) -> Value {
