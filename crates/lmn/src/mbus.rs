@@ -1,7 +1,7 @@
 //! M-Bus: wireless (EN 13757-4), its transport and security layers (EN 13757-7, OMS), wired (EN 13757-2), and the
 //! records that both carry (EN 13757-3).
 //!
-//! A telegram goes through [`frame`] (checksums), [`open()`] (link, extended link, authentication and transport layers,
+//! A telegram goes through [`frame`] (checksums), [`Opener`] (link, extended link, authentication and transport layers,
 //! decryption) and [`record`] (typed readings). [`encode`] is the way back.
 
 pub mod address;
