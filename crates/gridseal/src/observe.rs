@@ -54,6 +54,13 @@ pub fn say(line: &str) {
     }
 }
 
+/// Prints a line of an answer that must not be lost, such as a token: when it cannot be written, the command fails.
+pub fn tell(line: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
 /// Prints a line for a person who watches; whether anybody still does changes nothing.
 pub fn show(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");

@@ -14,8 +14,10 @@ use crate::{
 
 /// How far ahead of the clock identifiers may run for one meter, minutes: so many tokens in a minute, and no more.
 pub const AHEAD_MAX_MIN: u32 = 60;
-/// Requests that are remembered for a meter, so that a repeated one gets the same tokens.
-pub const REQUESTS_MAX: usize = 64;
+/// How long a request is remembered, so that a repeated one gets the same token: 30 days, seconds.
+pub const REMEMBERED_S: u64 = 30 * 86_400;
+/// Requests that are remembered for a meter at most; with so many in 30 days, no more tokens are issued.
+pub const REQUESTS_MAX: usize = 1_024;
 
 /// Names a request, chosen by who asks; a repeated request has the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,16 +59,20 @@ pub struct Issued {
     pub content: Content,
     /// Minutes that the identifier runs ahead of the clock, because the minute was taken.
     pub ahead_min: u32,
+    /// When it was decided.
+    pub at: UtcTime,
 }
 
 /// What the issuer knows of one meter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Key that the meter has, as far as is known.
+    /// Key that the meter is known to have.
     pub attributes: KeyAttributes,
-    /// Last identifier used on the present base date.
-    pub last_tid: Option<Tid>,
-    /// Latest requests and what they got, oldest first.
+    /// Key to which a change was issued, until [`Self::confirm`]: the customer may never have entered it.
+    pub pending: Option<KeyAttributes>,
+    /// Last identifier used, and its base date.
+    pub last: Option<(BaseDate, Tid)>,
+    /// Requests of the last 30 days and what they got, oldest first.
     pub recent: Vec<Issued>,
 }
 
@@ -113,6 +119,12 @@ pub enum IssueError {
         /// How far ahead.
         ahead_min: u32,
     },
+    /// So many requests in 30 days that no further one could be remembered.
+    #[error("{REQUESTS_MAX} requests in 30 days: a further one could not be remembered")]
+    Remembered,
+    /// No change to this key waits for a confirmation.
+    #[error("no change to this key waits for a confirmation")]
+    NotPending,
     /// The same request id with another request.
     #[error("this request id was used for another request")]
     Conflict,
@@ -125,7 +137,7 @@ impl Account {
     /// A meter that is known by its key.
     #[must_use]
     pub const fn new(attributes: KeyAttributes) -> Self {
-        Self { attributes, last_tid: None, recent: Vec::new() }
+        Self { attributes, pending: None, last: None, recent: Vec::new() }
     }
 
     /// Decides a request. The first value is the account as it must be durable before a token leaves; it is `None` when
@@ -144,20 +156,32 @@ impl Account {
         if base == BaseDate::Y1993 {
             return Err(IssueError::RolledOver);
         }
-        let moved = base != self.attributes.base;
-        let last = if moved { None } else { self.last_tid };
+        let last = self.last.filter(|(of, _)| *of == base).map(|(_, tid)| tid);
         let (tid, ahead_min) = next_tid(base, now, last)?;
         may_use(&request, tid)?;
         let content = content(request.order, request.random, tid)?;
-        let issued = Issued { request, key_change_from, content, ahead_min };
+        let issued = Issued { request, key_change_from, content, ahead_min, at: now };
         let mut account = self.clone();
-        account.attributes = request.attributes;
-        account.last_tid = Some(tid);
+        account.pending = key_change_from.map(|_| request.attributes);
+        account.last = Some((base, tid));
+        account.recent.retain(|issued| now.0.saturating_sub(issued.at.0) <= REMEMBERED_S);
         if account.recent.len() >= REQUESTS_MAX {
-            account.recent.remove(0);
+            return Err(IssueError::Remembered);
         }
         account.recent.push(issued);
         Ok((Some(account), issued))
+    }
+
+    /// The meter is known to have the key to which a change was issued: by its token status, or by an operator's word.
+    /// Until then every token comes with the change before it.
+    ///
+    /// # Errors
+    /// [`IssueError::NotPending`].
+    pub fn confirm(&self, attributes: &KeyAttributes) -> Result<Self, IssueError> {
+        if self.pending.as_ref() != Some(attributes) {
+            return Err(IssueError::NotPending);
+        }
+        Ok(Self { attributes: *attributes, pending: None, ..self.clone() })
     }
 
     fn key_change_to(&self, wanted: &KeyAttributes) -> Result<Option<KeyAttributes>, IssueError> {
@@ -288,8 +312,30 @@ mod tests {
             account.issue(under, UtcTime(NOON)),
             Err(IssueError::KeyExpired { expiry: 85, .. })
         ));
-        let (_, issued) = account.issue(request(1), UtcTime(NOON)).unwrap();
+        let (next, issued) = account.issue(request(1), UtcTime(NOON)).unwrap();
         assert_eq!(issued.key_change_from, Some(expired));
+        // The customer may never have entered the change: it comes again until somebody says that it arrived.
+        let account = next.unwrap();
+        let (next, issued) = account.issue(request(2), UtcTime(NOON)).unwrap();
+        assert_eq!(issued.key_change_from, Some(expired));
+        assert_eq!(next.as_ref().unwrap().confirm(&expired), Err(IssueError::NotPending));
+        let account = next.unwrap().confirm(&attributes()).unwrap();
+        assert_eq!(account.issue(request(3), UtcTime(NOON)).unwrap().1.key_change_from, None);
+    }
+
+    #[test]
+    fn a_request_is_remembered_for_thirty_days_and_nothing_is_issued_that_cannot_be() {
+        let mut account = Account::new(attributes());
+        let at = |number: u64| UtcTime(NOON + number * 120);
+        for number in 0..REQUESTS_MAX as u64 {
+            let id = RequestId(u128::from(number).to_be_bytes());
+            account = account.issue(Request { id, ..request(1) }, at(number)).unwrap().0.unwrap();
+        }
+        let first = Request { id: RequestId([0; 16]), ..request(1) };
+        assert!(account.issue(first, at(2_000)).unwrap().0.is_none(), "the first one is still known");
+        let further = Request { id: RequestId([9; 16]), ..request(1) };
+        assert_eq!(account.issue(further, at(2_000)), Err(IssueError::Remembered));
+        assert!(account.issue(further, UtcTime(NOON + REMEMBERED_S + 86_400)).is_ok());
     }
 
     #[test]

@@ -91,8 +91,11 @@ struct Header {
 pub struct Sections {
     first: Option<(Header, KeyPart)>,
     second: Option<(u8, TariffIndex, KeyPart)>,
+    /// The upper 12 bits of its payload; what is below them is a part of a key, or of a supply group code.
     third: Option<(u64, KeyPart)>,
     fourth: Option<(u32, KeyPart)>,
+    /// Whether they came under the key before the present one.
+    under_before: bool,
 }
 
 /// A complete set.
@@ -129,11 +132,15 @@ fn byte(payload: u64, shift: u32, count: u32) -> u8 {
 }
 
 impl Sections {
-    /// Takes a section whose check sum was right. A first section with another header starts a new set.
+    /// Takes a section whose check sum was right. A first section with another header starts a new set, and so does a
+    /// section under another key.
     ///
     /// # Errors
     /// [`SectionError`]; nothing is kept of it.
-    pub fn take(&mut self, block: Block) -> Result<(), SectionError> {
+    pub fn take(&mut self, block: Block, under_before: bool) -> Result<(), SectionError> {
+        if self.under_before != under_before {
+            *self = Self { under_before, ..Self::default() };
+        }
         let payload = block.payload;
         let part = KeyPart::of_section(payload);
         match block.subclass {
@@ -146,7 +153,7 @@ impl Sections {
                     key_type: KeyType::from_number(byte(payload, 32, 2)).ok_or(SectionError)?,
                 };
                 if self.first.as_ref().is_some_and(|(present, _)| *present != header) {
-                    *self = Self::default();
+                    *self = Self { under_before, ..Self::default() };
                 }
                 self.first = Some((header, part));
             }
@@ -154,7 +161,7 @@ impl Sections {
                 let index = TariffIndex::new(byte(payload, 32, 8)).map_err(|_| SectionError)?;
                 self.second = Some((byte(payload, 40, 4), index, part));
             }
-            8 => self.third = Some((payload, part)),
+            8 => self.third = Some((bits(payload, 32, 12), part)),
             9 => {
                 let high = u32::try_from(bits(payload, 32, 12)).map_err(|_| SectionError)?;
                 self.fourth = Some((high, part));
@@ -184,16 +191,16 @@ impl Sections {
             SupplyGroupCode::new(value).map(Some).map_err(|_| SectionError)
         };
         let (parts, supply_group) = match (algorithm, &self.third, &self.fourth) {
-            (Algorithm::Misty1, Some((payload, third)), Some((high, fourth))) => (
-                alloc::vec![first, third, fourth, second],
-                group(u64::from(*high) << 12 | bits(*payload, 32, 12))?,
-            ),
+            (Algorithm::Misty1, Some((low, third)), Some((high, fourth))) => {
+                (alloc::vec![first, third, fourth, second], group(u64::from(*high) << 12 | low)?)
+            }
             (Algorithm::Misty1, ..) => return Ok(None),
-            (_, Some((payload, _)), _) if header.triplet => {
-                if bits(*payload, 0, 20) != 0 {
+            (_, Some((upper, lower)), _) if header.triplet => {
+                let payload = lower.in_section(*upper);
+                if bits(payload, 0, 20) != 0 {
                     return Err(SectionError);
                 }
-                (alloc::vec![first, second], group(bits(*payload, 20, 24))?)
+                (alloc::vec![first, second], group(bits(payload, 20, 24))?)
             }
             _ if header.triplet => return Ok(None),
             _ => (alloc::vec![first, second], None),

@@ -22,7 +22,7 @@ pub use accept::{Accepted, Refusal};
 pub use journal::{RecoverError, Recovered, Slot, encode as encode_record, recover};
 pub use lockout::Lockout;
 pub use memory::{TidMemory, TidMemoryError};
-pub use state::{Configuration, Registers, State};
+pub use state::{Before, Configuration, Registers, State};
 
 /// How long sections of an incomplete key change are kept, milliseconds.
 const SECTIONS_AGE_MAX_MS: u64 = 24 * 3_600_000;
@@ -130,7 +130,7 @@ impl Meter {
         let algorithm = state.configuration.algorithm;
         let mut open = |wrapped: &[u8]| vault.unwrap_key(algorithm, wrapped).ok_or(MeterError::Vault);
         let present = open(&state.wrapped_key)?;
-        let before = if state.wrapped_before.is_empty() { None } else { Some(open(&state.wrapped_before)?) };
+        let before = state.before.as_ref().map(|before| open(&before.wrapped_key)).transpose()?;
         Ok(Self {
             state,
             keys: Keys { present, before },
@@ -207,7 +207,8 @@ impl Meter {
     fn persisted(&mut self, now: Tick, sequence: u64) -> Result<(), MeterError> {
         match self.waiting.take() {
             Some(waiting) if waiting.state.sequence == sequence => {
-                if waiting.state.lockout != self.state.lockout {
+                // A refusal that is durable is a bad entry: its lock-out begins now, however many there were.
+                if waiting.told.is_err() {
                     self.locked_since = now;
                 }
                 self.state = waiting.state;

@@ -315,7 +315,7 @@ fn sections_mixed_from_two_sets_do_not_strand_the_meter() {
         for token in &first {
             assert_eq!(bench.enter(*token, None), Some(Err(Refusal::Crc)));
         }
-        assert!(bench.state().wrapped_before.is_empty());
+        assert!(bench.state().before.is_none());
     }
 }
 
@@ -372,14 +372,86 @@ fn a_token_far_ahead_of_a_trusted_clock_is_refused() {
         meter.handle(Tick(1), Input::Token(token, time), vault).unwrap();
         meter.poll().unwrap()
     };
-    let Output::Persist { sequence, .. } = at(credit(MADE + 1_442, 5, &present), Some(now)) else { panic!() };
-    // The refusal counts as a bad entry, so it is durable before it is told; until then the meter is busy.
+    assert_eq!(at(credit(MADE + 1_442, 5, &present), Some(now)), Output::Told(Err(Refusal::Future)));
+    // A bad entry is durable before it is told; until then the meter is busy.
+    let Output::Persist { sequence, .. } = at(credit(MADE + 2, 5, &key(9, Algorithm::Misty1)), Some(now))
+    else {
+        panic!()
+    };
     let (meter, vault) = (bench.meter.as_mut().unwrap(), &mut bench.vault);
     let busy = meter.handle(Tick(1), Input::Token(credit(1, 1, &present), None), vault);
     assert_eq!(busy, Err(MeterError::Busy));
     assert_eq!(meter.handle(Tick(1), Input::Persisted(9), vault), Err(MeterError::NotAwaited(9)));
     meter.handle(Tick(1), Input::Persisted(sequence), vault).unwrap();
-    assert_eq!(meter.poll(), Some(Output::Told(Err(Refusal::Future))));
+    assert_eq!(meter.poll(), Some(Output::Told(Err(Refusal::Crc))));
+}
+
+#[test]
+fn the_lock_out_never_ends_for_good() {
+    let present = key(1, Algorithm::Misty1);
+    let mut bench = Bench::new(Algorithm::Misty1, KeyType::Unique, 5);
+    for number in 0..300u64 {
+        let guess = Token::parse(&format!("{number:020}")).unwrap();
+        assert_eq!(bench.enter(guess, None), Some(Err(Refusal::Crc)), "{number}");
+    }
+    let good = credit(MADE + 1, 5, &present);
+    assert_eq!(bench.enter_now(good, None), Some(Err(Refusal::Locked { left_s: 1_280 })));
+}
+
+#[test]
+fn genuine_tokens_that_are_refused_lock_nobody_out() {
+    let present = key(1, Algorithm::Misty1);
+    let mut bench = Bench::new(Algorithm::Misty1, KeyType::Unique, 5);
+    for _ in 0..10 {
+        assert_eq!(bench.enter_now(credit(5, 5, &present), None), Some(Err(Refusal::Old)));
+        assert_eq!(bench.enter_now(credit(0xFF_0000, 5, &present), None), Some(Err(Refusal::KeyExpired)));
+    }
+    assert!(bench.enter_now(credit(MADE + 1, 5, &present), None).unwrap().is_ok());
+}
+
+fn roll_over(from: &DecoderKey, to: &DecoderKey) -> Vec<Token> {
+    let attributes = KeyAttributes { base: BaseDate::Y2035, ..attributes(2, KeyType::Unique) };
+    KeyChange { key: to, attributes, roll_over: true, triplet: false }.tokens(from)
+}
+
+#[test]
+fn a_roll_over_entered_twice_moves_the_base_date_once_and_needs_another_key() {
+    for algorithm in [Algorithm::Sta, Algorithm::Misty1] {
+        let (present, next) = (key(1, algorithm), key(2, algorithm));
+        let mut bench = Bench::new(algorithm, KeyType::Unique, 5);
+        for _ in 0..3 {
+            let told: Vec<_> = roll_over(&present, &next)
+                .into_iter()
+                .map(|token| bench.enter(token, None).unwrap())
+                .collect();
+            assert_eq!(told.last(), Some(&Ok(Accepted::KeyChanged)));
+            assert_eq!(bench.state().attributes.base, BaseDate::Y2035);
+        }
+        assert!(bench.enter(credit(7, 5, &next), None).unwrap().is_ok(), "identifiers count from anew");
+
+        let mut same = Bench::new(algorithm, KeyType::Unique, 5);
+        assert!(same.enter(credit(MADE + 1, 5, &present), None).unwrap().is_ok());
+        let told: Vec<_> =
+            roll_over(&present, &present).into_iter().map(|token| same.enter(token, None).unwrap()).collect();
+        assert_eq!(told.last(), Some(&Err(Refusal::Range)));
+        assert_eq!(same.enter(credit(MADE + 1, 5, &present), None), Some(Err(Refusal::Used)));
+    }
+}
+
+#[test]
+fn a_mixed_set_that_brings_in_a_default_key_is_repaired_by_the_right_one() {
+    let algorithm = Algorithm::Sta;
+    let (present, one, two) = (key(1, algorithm), key(2, algorithm), key(3, algorithm));
+    let to_default = |to: &DecoderKey| {
+        KeyChange { key: to, attributes: attributes(2, KeyType::Default), roll_over: false, triplet: false }
+            .tokens(&present)
+    };
+    let mut bench = Bench::new(algorithm, KeyType::Unique, 5);
+    bench.enter(to_default(&one)[0], None).unwrap().unwrap();
+    bench.enter(to_default(&two)[1], None).unwrap().unwrap();
+    let told: Vec<_> = to_default(&two).into_iter().map(|token| bench.enter(token, None).unwrap()).collect();
+    assert_eq!(told.last(), Some(&Ok(Accepted::KeyChanged)));
+    assert!(bench.enter(manage(Function::ClearTamper, MADE + 1, 0, &two), None).unwrap().is_ok());
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn each_published_key_change_is_issued_and_its_sections_make_the_key_in_any_orde
                 assert!(sections.complete(algorithm(case)).unwrap().is_none(), "{place} sections are no set");
                 let (block, is_right) = Block::open(Token::parse(token).unwrap(), Some(&present)).unwrap();
                 assert!(is_right);
-                sections.take(block).unwrap();
+                sections.take(block, false).unwrap();
             }
             let set = sections.complete(algorithm(case)).unwrap().unwrap();
             assert!(set.key.ct_eq(&next), "{case}");

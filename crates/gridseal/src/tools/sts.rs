@@ -46,6 +46,8 @@ pub fn run(sts: &Sts) -> Result<ExitCode> {
     };
     match done {
         Ok(()) => Ok(ExitCode::SUCCESS),
+        // Nobody has the token when it could not be written: that is no matter of wrong input.
+        Err(error) if error.is::<std::io::Error>() => Err(error),
         Err(error) => {
             eprintln!("error: {error:#}");
             Ok(ExitCode::from(2))
@@ -104,8 +106,8 @@ enum Derivation {
 #[derive(Debug, Args)]
 pub struct Meter {
     /// Vending key in hex: 8 bytes for DKGA 02, 20 for DKGA 04. A test key: it is visible in the process list.
-    #[arg(long, value_name = "HEX", value_parser = key_bytes)]
-    vending_key: Option<std::vec::Vec<u8>>,
+    #[arg(long, value_name = "HEX")]
+    vending_key: Option<String>,
     /// Key derivation.
     #[arg(long, value_enum, default_value = "04")]
     dkga: Derivation,
@@ -154,7 +156,7 @@ impl Meter {
     }
 
     /// The decoder key under the given vending key, or under the meter's present one.
-    fn key(&self, attributes: &KeyAttributes, vending_key: Option<&Vec<u8>>) -> Result<DecoderKey> {
+    fn key(&self, attributes: &KeyAttributes, vending_key: Option<&String>) -> Result<DecoderKey> {
         let for_one =
             "this token is for one meter: give --vending-key, --iin and --drn, and what its key is made from";
         let (Some(iin), Some(drn), Some(vending_key)) =
@@ -168,7 +170,7 @@ impl Meter {
             Derivation::Two => Dkga::Two,
             Derivation::Four => Dkga::Four,
         };
-        let vending = VendingKey::take(dkga, &mut vending_key.clone())?;
+        let vending = VendingKey::take(dkga, &mut key_bytes(vending_key)?)?;
         Ok(vending.derive(self.ea.into(), &pan, attributes)?)
     }
 }
@@ -177,9 +179,9 @@ fn key_type(number: u8) -> Result<KeyType> {
     KeyType::from_number(number).ok_or_else(|| anyhow::anyhow!("key type must be 0 to 3"))
 }
 
-/// Bytes of a key in hex.
-pub fn key_bytes(text: &str) -> Result<Vec<u8>, String> {
-    hex::decode(text).map_err(|error| error.to_string())
+/// Bytes of a key in hex. What is not hex is not shown: it may be a key with a slip in it.
+pub fn key_bytes(text: &str) -> Result<Vec<u8>> {
+    hex::decode(text).map_err(|_| anyhow::anyhow!("a key is hex: an even number of digits 0 to 9 and a to f"))
 }
 
 /// A base date by its year.

@@ -10,7 +10,11 @@ use crate::{
     token::{Block, Class, Content, Function, Manufacturer, Token},
 };
 
-use super::{KeyVault, Keys, MeterError, memory::Standing, state::State};
+use super::{
+    KeyVault, Keys, MeterError,
+    memory::Standing,
+    state::{Before, State},
+};
 
 /// How far ahead of a trusted clock an identifier may lie, minutes.
 const FUTURE_MAX_MIN: u32 = 24 * 60;
@@ -94,10 +98,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the entry counts towards the lock-out. Used and overflowing tokens are genuine; a locked meter does not
-    /// look at the number at all.
+    /// Whether the entry counts towards the lock-out: what has a right check sum is no guess, save once in 65,536 times.
     const fn is_bad_entry(self) -> bool {
-        !matches!(self, Self::Used | Self::Overflow | Self::Locked { .. })
+        matches!(self, Self::Format | Self::Crc)
     }
 }
 
@@ -155,6 +158,12 @@ pub(crate) fn decide(
             Ok(Decision { state: Some(next), keys, told: Ok(accepted) })
         }
         Ok(Taken::Key(set, under_before)) => {
+            let old = if under_before.is_some() { keys.before.as_ref() } else { Some(&keys.present) };
+            // Without another key a roll-over would make every used token good again.
+            if set.roll_over && old.is_some_and(|old| old.ct_eq(&set.key)) {
+                *sections = Sections::default();
+                return Ok(refused(state.clone(), Refusal::Range, class));
+            }
             let keys = change_key(&mut next, set, under_before, vault)?;
             Ok(Decision { state: Some(next), keys: Some(keys), told: Ok(Accepted::KeyChanged) })
         }
@@ -276,14 +285,18 @@ fn section(
     block: Block,
     before: Option<UnderBefore>,
 ) -> Result<Taken, Refusal> {
-    sections.take(block).map_err(|_| Refusal::Range)?;
+    let attributes = match (&before, &state.before) {
+        (Some(_), Some(before)) => before.attributes,
+        _ => state.attributes,
+    };
+    sections.take(block, before.is_some()).map_err(|_| Refusal::Range)?;
     match sections.complete(state.configuration.algorithm) {
         Ok(None) => Ok(Taken::Unchanged(Accepted::Section)),
         Ok(Some(set)) => {
-            let allowed = state.attributes.key_type.may_bring(set.key_type)
+            let allowed = attributes.key_type.may_bring(set.key_type)
                 && (set.key_type != KeyType::Common || state.configuration.magnetic_card);
             // Both ends of a roll-over must exist.
-            let base = if set.roll_over { state.attributes.base.next() } else { Some(state.attributes.base) };
+            let base = if set.roll_over { attributes.base.next() } else { Some(attributes.base) };
             match (allowed, base) {
                 (true, Some(_)) => Ok(Taken::Key(set, before)),
                 (false, _) => {
@@ -310,30 +323,36 @@ fn change_key(
     vault: &mut dyn KeyVault,
 ) -> Result<Keys, MeterError> {
     let wrapped = vault.wrap(&set.key).ok_or(MeterError::Vault)?;
-    if under_before.is_none() {
-        state.wrapped_before = core::mem::take(&mut state.wrapped_key);
-    }
-    state.wrapped_key = wrapped;
-    let base = if set.roll_over { state.attributes.base.next() } else { None };
+    let present = Before {
+        wrapped_key: core::mem::replace(&mut state.wrapped_key, wrapped),
+        attributes: state.attributes,
+    };
+    // A set under the key before replaces the one that was not proved; the key before stays.
+    let before = match (under_before, state.before.take()) {
+        (Some(UnderBefore), Some(before)) => before,
+        _ => present,
+    };
+    let base = if set.roll_over { before.attributes.base.next() } else { None };
     state.attributes = KeyAttributes {
         key_type: set.key_type,
-        supply_group: set.supply_group.unwrap_or(state.attributes.supply_group),
+        supply_group: set.supply_group.unwrap_or(before.attributes.supply_group),
         tariff_index: set.tariff_index,
         revision: set.revision,
         expiry: set.expiry,
-        base: base.unwrap_or(state.attributes.base),
+        base: base.unwrap_or(before.attributes.base),
     };
     if base.is_some() {
         state.memory.clear();
     }
     state.lockout = super::Lockout::default();
     let algorithm = state.configuration.algorithm;
-    let before = vault.unwrap_key(algorithm, &state.wrapped_before).ok_or(MeterError::Vault)?;
-    Ok(Keys { present: set.key, before: Some(before) })
+    let opened = vault.unwrap_key(algorithm, &before.wrapped_key).ok_or(MeterError::Vault)?;
+    state.before = Some(before);
+    Ok(Keys { present: set.key, before: Some(opened) })
 }
 
 fn open_present(state: &mut State, vault: &mut dyn KeyVault) -> Result<Keys, MeterError> {
-    state.wrapped_before.clear();
+    state.before = None;
     let present =
         vault.unwrap_key(state.configuration.algorithm, &state.wrapped_key).ok_or(MeterError::Vault)?;
     Ok(Keys { present, before: None })

@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     Lockout, TidMemory,
-    state::{Configuration, Registers, State},
+    state::{Before, Configuration, Registers, State},
 };
 
 const MAGIC: [u8; 4] = *b"GST1";
@@ -83,35 +83,42 @@ pub fn encode(state: &State) -> Vec<u8> {
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&state.sequence.to_be_bytes());
     let Configuration { algorithm, magnetic_card, refuse_future, register_max } = state.configuration;
-    let attributes = &state.attributes;
     out.extend_from_slice(&[
         u8::from(algorithm == Algorithm::Misty1),
         u8::from(magnetic_card),
         u8::from(refuse_future),
-        attributes.key_type.number(),
-        attributes.tariff_index.value(),
-        attributes.revision.value(),
-        attributes.expiry.0,
         u8::from(state.registers.is_tampered),
         state.lockout.bad_count,
     ]);
-    out.extend_from_slice(&attributes.base.year().to_be_bytes());
-    out.extend_from_slice(&attributes.supply_group.value().to_be_bytes());
+    key(&mut out, &state.attributes, &state.wrapped_key);
+    out.push(u8::from(state.before.is_some()));
+    if let Some(before) = &state.before {
+        key(&mut out, &before.attributes, &before.wrapped_key);
+    }
     out.extend_from_slice(&register_max.to_be_bytes());
     state.registers.credit.iter().for_each(|credit| out.extend_from_slice(&credit.to_be_bytes()));
     for limit in [state.registers.power_max_w, state.registers.unbalance_max_w] {
         out.push(u8::from(limit.is_some()));
         out.extend_from_slice(&limit.unwrap_or_default().to_be_bytes());
     }
-    for wrapped in [&state.wrapped_key, &state.wrapped_before] {
-        counted(&mut out, wrapped.len());
-        out.extend_from_slice(wrapped);
-    }
     counted(&mut out, state.memory.tids().len());
     state.memory.tids().iter().for_each(|tid| out.extend_from_slice(&tid.bits().to_be_bytes()));
     let crc = crc32(&out);
     out.extend_from_slice(&crc.to_be_bytes());
     out
+}
+
+fn key(out: &mut Vec<u8>, attributes: &KeyAttributes, wrapped: &[u8]) {
+    out.extend_from_slice(&[
+        attributes.key_type.number(),
+        attributes.tariff_index.value(),
+        attributes.revision.value(),
+        attributes.expiry.0,
+    ]);
+    out.extend_from_slice(&attributes.base.year().to_be_bytes());
+    out.extend_from_slice(&attributes.supply_group.value().to_be_bytes());
+    counted(out, wrapped.len());
+    out.extend_from_slice(wrapped);
 }
 
 fn counted(out: &mut Vec<u8>, count: usize) {
@@ -150,9 +157,18 @@ impl<'a> Cursor<'a> {
         Some(usize::from(u16::from_be_bytes(self.array()?)))
     }
 
-    fn wrapped(&mut self) -> Option<Vec<u8>> {
+    fn key(&mut self) -> Option<(KeyAttributes, Vec<u8>)> {
+        let [key_type, tariff_index, revision, expiry] = self.array()?;
+        let attributes = KeyAttributes {
+            key_type: KeyType::from_number(key_type)?,
+            tariff_index: TariffIndex::new(tariff_index).ok()?,
+            revision: KeyRevisionNumber::new(revision).ok()?,
+            expiry: KeyExpiryNumber(expiry),
+            base: BaseDate::of_year(u16::from_be_bytes(self.array()?))?,
+            supply_group: SupplyGroupCode::new(u32::from_be_bytes(self.array()?)).ok()?,
+        };
         let count = self.count().filter(|count| *count <= WRAPPED_SIZE_MAX)?;
-        Some(self.bytes(count)?.to_vec())
+        Some((attributes, self.bytes(count)?.to_vec()))
     }
 }
 
@@ -165,18 +181,19 @@ pub(super) fn decode(bytes: &[u8]) -> Option<State> {
     let sequence = u64::from_be_bytes(cursor.array()?);
     let algorithm = if cursor.flag()? { Algorithm::Misty1 } else { Algorithm::Sta };
     let (magnetic_card, refuse_future) = (cursor.flag()?, cursor.flag()?);
-    let [key_type, tariff_index, revision, expiry] = cursor.array()?;
     let is_tampered = cursor.flag()?;
     let [bad_count] = cursor.array()?;
-    let base = BaseDate::of_year(u16::from_be_bytes(cursor.array()?))?;
-    let supply_group = SupplyGroupCode::new(u32::from_be_bytes(cursor.array()?)).ok()?;
+    let (attributes, wrapped_key) = cursor.key()?;
+    let before = match cursor.flag()? {
+        true => cursor.key().map(|(attributes, wrapped_key)| Some(Before { wrapped_key, attributes }))?,
+        false => None,
+    };
     let register_max = i64::from_be_bytes(cursor.array()?);
     let mut credit = [0; 8];
     for register in &mut credit {
         *register = i64::from_be_bytes(cursor.array()?);
     }
     let (power_max_w, unbalance_max_w) = (cursor.limit()?, cursor.limit()?);
-    let (wrapped_key, wrapped_before) = (cursor.wrapped()?, cursor.wrapped()?);
     let mut tids = Vec::new();
     for _ in 0..cursor.count()? {
         tids.push(Tid::from_bits(u32::from_be_bytes(cursor.array()?)));
@@ -189,16 +206,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<State> {
     Some(State {
         sequence,
         configuration: Configuration { algorithm, magnetic_card, refuse_future, register_max },
-        attributes: KeyAttributes {
-            key_type: KeyType::from_number(key_type)?,
-            supply_group,
-            tariff_index: TariffIndex::new(tariff_index).ok()?,
-            revision: KeyRevisionNumber::new(revision).ok()?,
-            expiry: KeyExpiryNumber(expiry),
-            base,
-        },
+        attributes,
         wrapped_key,
-        wrapped_before,
+        before,
         memory,
         lockout: Lockout { bad_count },
         registers: Registers { credit, power_max_w, unbalance_max_w, is_tampered },

@@ -34,6 +34,15 @@ pub struct Registers {
     pub is_tampered: bool,
 }
 
+/// The key before the present one, with its attributes: a set under it is judged by them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// The key, wrapped.
+    pub wrapped_key: Vec<u8>,
+    /// Its attributes.
+    pub attributes: KeyAttributes,
+}
+
 /// Everything that one record holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -45,8 +54,8 @@ pub struct State {
     pub attributes: KeyAttributes,
     /// That key, wrapped by the meter's vault.
     pub wrapped_key: Vec<u8>,
-    /// The key before, wrapped, until the present one is proved; else empty.
-    pub wrapped_before: Vec<u8>,
+    /// The key before, until the present one is proved.
+    pub before: Option<Before>,
     /// Identifiers taken.
     pub memory: TidMemory,
     /// Bad entries.
@@ -69,7 +78,7 @@ impl State {
             configuration,
             attributes,
             wrapped_key,
-            wrapped_before: Vec::new(),
+            before: None,
             memory,
             lockout: Lockout { bad_count: 0 },
             registers: Registers {

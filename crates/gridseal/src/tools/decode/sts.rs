@@ -8,12 +8,12 @@ use gridseal_crypto::sts::DecoderKey;
 use gridseal_sts::{
     key_change::Sections,
     tid::BaseDate,
-    token::{Block, Commodity, Content, Manufacturer, Token},
+    token::{Block, Class, Commodity, Content, Manufacturer, Token},
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
-    observe::say,
+    observe::tell,
     tools::sts::{Algorithm, base_date, key_bytes, rfc3339},
 };
 
@@ -21,8 +21,8 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Decoder key in hex: 8 bytes for EA 07, 16 for EA 11. Class 1 needs none.
-    #[arg(long, value_name = "HEX", value_parser = key_bytes)]
-    key: Option<std::vec::Vec<u8>>,
+    #[arg(long, value_name = "HEX")]
+    key: Option<String>,
     /// Encryption algorithm.
     #[arg(long, value_enum, default_value = "07")]
     ea: Algorithm,
@@ -38,9 +38,15 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let key = match &arguments.key {
         None => None,
-        Some(bytes) => {
-            let Some(key) = DecoderKey::take(arguments.ea.into(), &mut bytes.clone()) else {
-                eprintln!("error: EA {} needs a key of {} bytes", arguments.ea, arguments.ea.key_size());
+        Some(text) => {
+            let taken =
+                key_bytes(text).ok().and_then(|mut key| DecoderKey::take(arguments.ea.into(), &mut key));
+            let Some(key) = taken else {
+                eprintln!(
+                    "error: EA {} needs a key of {} bytes in hex",
+                    arguments.ea,
+                    arguments.ea.key_size()
+                );
                 return Ok(ExitCode::from(2));
             };
             Some(key)
@@ -50,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for text in &arguments.tokens {
         let told = decoded(text, key.as_ref(), arguments.base_date);
         all_read &= told.get("ok") == Some(&Value::Bool(true));
-        say(&Value::Object(told).to_string());
+        tell(&Value::Object(told).to_string())?;
     }
     Ok(if all_read { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
@@ -69,6 +75,9 @@ fn decoded(text: &str, key: Option<&DecoderKey>, base: BaseDate) -> Map<String, 
         Err(error) => return failed(told, "sts.format", &error.to_string()),
     };
     told.insert("class".into(), Block::class_of(token).number().into());
+    if Block::class_of(token) == Class::Reserved {
+        return failed(told, "sts.not_supported", "class 3 is reserved: not supported");
+    }
     let Some((block, crc_ok)) = Block::open(token, key) else {
         return failed(told, "sts.key", "a token of this class is enciphered: give the meter's decoder key");
     };
@@ -91,7 +100,7 @@ fn decoded(text: &str, key: Option<&DecoderKey>, base: BaseDate) -> Map<String, 
         })
         .collect();
     if let Content::KeySection { .. } = content {
-        match section(block) {
+        match section(block, key) {
             Some(section) => fields.extend(section),
             None => return failed(told, "sts.range", "section of a key change holds a value out of range"),
         }
@@ -105,9 +114,10 @@ fn decoded(text: &str, key: Option<&DecoderKey>, base: BaseDate) -> Map<String, 
 }
 
 /// The attributes in a section; its part of the key is not shown.
-fn section(block: Block) -> Option<Map<String, Value>> {
+fn section(block: Block, key: Option<&DecoderKey>) -> Option<Map<String, Value>> {
     let mut sections = Sections::default();
-    sections.take(block).ok()?;
+    sections.take(block, false).ok()?;
+    let is_sta = key.is_some_and(|key| key.algorithm() == gridseal_crypto::sts::Algorithm::Sta);
     let bits = |shift: u32, count: u32| block.payload >> shift & ((1 << count) - 1);
     let told = match block.subclass {
         3 => json!({
@@ -115,8 +125,10 @@ fn section(block: Block) -> Option<Map<String, Value>> {
             "third_section": bits(34, 1) == 1, "key_type": bits(32, 2),
         }),
         4 => json!({ "ken_low": bits(40, 4), "ti": bits(32, 8) }),
-        8 => json!({ "third": true }),
-        _ => json!({ "fourth": true }),
+        8 if is_sta && bits(0, 20) == 0 && bits(20, 24) <= 999_999 => json!({ "sgc": bits(20, 24) }),
+        8 if !is_sta => json!({ "sgc_low": bits(32, 12) }),
+        9 if !is_sta => json!({ "sgc_high": bits(32, 12) }),
+        _ => return None,
     };
     told.as_object().cloned()
 }

@@ -8,10 +8,10 @@ use gridseal_sts::{
     token::{Commodity, Content, Function, Manufacturer},
 };
 use gridseal_types::UtcTime;
-use serde_json::json;
+use serde_json::Value;
 
 use super::{Meter, number, parse_rfc3339, rfc3339};
-use crate::observe::say;
+use crate::observe::tell;
 
 /// A token to be made.
 #[derive(Debug, Args)]
@@ -25,8 +25,8 @@ pub struct Arguments {
     #[arg(long)]
     subclass: u8,
     /// Tenths of the unit for credit, 10^-5 of the currency unit for currency credit, else the raw number (watts, register).
-    #[arg(long, allow_negative_numbers = true, default_value_t = 0)]
-    value: i64,
+    #[arg(long, allow_negative_numbers = true)]
+    value: Option<i64>,
     /// When it is issued (RFC 3339); now by default.
     #[arg(long, value_name = "TIME", value_parser = parse_rfc3339)]
     time: Option<UtcTime>,
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.class == 1 {
         let content = test(arguments)?;
         let token = content.to_block()?.print().context("class 1 is not enciphered")?;
-        return print(arguments, &token.to_string(), None, None);
+        return print(arguments, &token.to_string(), &[]);
     }
     let order = order(arguments)?;
     let attributes = arguments.meter.attributes()?;
@@ -66,9 +66,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let now = arguments.time.unwrap_or_else(gridseal_io::clock::utc_now);
     let (_, issued) = Account::new(attributes).issue(request, now)?;
     let token = issued.content.to_block()?.seal(&key);
-    let time = issued.content.tid().map(|tid| rfc3339(tid.time(attributes.base)));
-    let shown = arguments.danger_show_keys.then(|| key.danger_reveal_hex());
-    print(arguments, &token.to_string(), time.as_deref(), shown.as_deref())
+    let booked = issued.content.fields().into_iter().find(|(name, _)| matches!(*name, "amount" | "watts"));
+    let fields = [
+        ("time", issued.content.tid().map(|tid| rfc3339(tid.time(attributes.base)).into())),
+        ("value", booked.and_then(|(_, value)| i64::try_from(value).ok()).map(Value::from)),
+        ("decoder_key", arguments.danger_show_keys.then(|| key.danger_reveal_hex().into())),
+    ];
+    print(arguments, &token.to_string(), &fields)
 }
 
 fn test(arguments: &Arguments) -> Result<Content> {
@@ -91,33 +95,32 @@ fn order(arguments: &Arguments) -> Result<Order> {
             .into_iter()
             .find(|commodity| commodity.number() == number)
     };
+    let value = match (arguments.value, arguments.subclass) {
+        (Some(value), _) => value,
+        (None, 5) if arguments.class == 2 => 0,
+        _ => bail!("--value is missing"),
+    };
     Ok(match (arguments.class, arguments.subclass) {
-        (0, subclass @ 0..=3) => Order::Credit(commodity(subclass).context("commodity")?, arguments.value),
-        (0, subclass @ 4..=7) => {
-            Order::Currency(commodity(subclass - 4).context("commodity")?, arguments.value)
-        }
+        (0, subclass @ 0..=3) => Order::Credit(commodity(subclass).context("commodity")?, value),
+        (0, subclass @ 4..=7) => Order::Currency(commodity(subclass - 4).context("commodity")?, value),
         (2, 3 | 4 | 8 | 9) => bail!("sections of a key change are made by `gridseal sts key-change`"),
         (2, subclass) if Function::of(subclass).is_some() => {
-            Order::Management(Function::of(subclass).context("function")?, arguments.value)
+            Order::Management(Function::of(subclass).context("function")?, value)
         }
         (class, subclass) => bail!("class {class}.{subclass} is reserved or proprietary: not supported"),
     })
 }
 
-fn print(arguments: &Arguments, token: &str, time: Option<&str>, key: Option<&str>) -> Result<()> {
+fn print(arguments: &Arguments, token: &str, fields: &[(&str, Option<Value>)]) -> Result<()> {
     if !arguments.json {
         let grouped: Vec<&str> = (0..5).filter_map(|group| token.get(group * 4..group * 4 + 4)).collect();
-        say(&grouped.join(" "));
-        return Ok(());
+        return Ok(tell(&grouped.join(" "))?);
     }
-    let mut told = json!({ "token": token });
-    let fields = told.as_object_mut().context("an object")?;
-    if let Some(time) = time {
-        fields.insert("time".into(), time.into());
+    let mut told = serde_json::Map::from_iter([("token".to_owned(), Value::from(token))]);
+    for (name, value) in fields {
+        if let Some(value) = value {
+            told.insert((*name).to_owned(), value.clone());
+        }
     }
-    if let Some(key) = key {
-        fields.insert("decoder_key".into(), key.into());
-    }
-    say(&told.to_string());
-    Ok(())
+    Ok(tell(&Value::Object(told).to_string())?)
 }

@@ -7,10 +7,11 @@ use gridseal_sts::{
     key_change::KeyChange,
     tid::{BaseDate, Tid},
 };
+use gridseal_types::UtcTime;
 use serde_json::json;
 
-use super::{Meter, base_date, key_bytes, key_type};
-use crate::observe::say;
+use super::{Meter, base_date, key_type, parse_rfc3339};
+use crate::observe::tell;
 
 /// The key that the meter has, and what the new one is to be; what is not given stays.
 #[derive(Debug, Args)]
@@ -18,8 +19,8 @@ pub struct Arguments {
     #[command(flatten)]
     meter: Meter,
     /// New vending key, when it changes.
-    #[arg(long, value_name = "HEX", value_parser = key_bytes)]
-    to_vending_key: Option<std::vec::Vec<u8>>,
+    #[arg(long, value_name = "HEX")]
+    to_vending_key: Option<String>,
     /// New key type.
     #[arg(long)]
     to_key_type: Option<u8>,
@@ -38,6 +39,9 @@ pub struct Arguments {
     /// New base date: the meter then clears its memory of identifiers.
     #[arg(long, value_name = "YEAR", value_parser = base_date)]
     to_base_date: Option<BaseDate>,
+    /// When it is issued (RFC 3339); now by default.
+    #[arg(long, value_name = "TIME", value_parser = parse_rfc3339)]
+    time: Option<UtcTime>,
     /// Third token with the supply group, for EA 07. EA 11 always has four.
     #[arg(long)]
     triplet: bool,
@@ -67,19 +71,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let meter = &arguments.meter;
     let present = meter.attributes()?;
     let next = arguments.next(&present)?;
-    check(&present, &next)?;
+    check(&present, &next, arguments.time.unwrap_or_else(gridseal_io::clock::utc_now))?;
     let old = meter.key(&present, None)?;
     let new = meter.key(&next, arguments.to_vending_key.as_ref())?;
-    if old.ct_eq(&new) {
+    if old.ct_eq(&new) && present == next {
         bail!("the new key is the present one: change something by a --to-* argument");
     }
     let roll_over = present.base != next.base;
+    if roll_over && old.ct_eq(&new) {
+        bail!(
+            "a roll-over needs another key, or every used token would be good again: raise the key revision number"
+        );
+    }
     let change = KeyChange { key: &new, attributes: next, roll_over, triplet: arguments.triplet };
     let tokens: Vec<String> = change.tokens(&old).iter().map(ToString::to_string).collect();
     if !arguments.json {
         for token in &tokens {
             let grouped: Vec<&str> = (0..5).filter_map(|group| token.get(group * 4..group * 4 + 4)).collect();
-            say(&grouped.join(" "));
+            tell(&grouped.join(" "))?;
         }
         return Ok(());
     }
@@ -88,11 +97,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         fields.insert("decoder_key".into(), old.danger_reveal_hex().into());
         fields.insert("to_decoder_key".into(), new.danger_reveal_hex().into());
     }
-    say(&told.to_string());
-    Ok(())
+    Ok(tell(&told.to_string())?)
 }
 
-fn check(present: &KeyAttributes, next: &KeyAttributes) -> Result<()> {
+fn check(present: &KeyAttributes, next: &KeyAttributes, now: UtcTime) -> Result<()> {
     let (from, to) = (present.key_type, next.key_type);
     if !from.may_bring(to) {
         bail!("a key of type {} may not bring in one of type {}", from.number(), to.number());
@@ -100,14 +108,14 @@ fn check(present: &KeyAttributes, next: &KeyAttributes) -> Result<()> {
     if next.base != present.base && present.base.next() != Some(next.base) {
         bail!("a key change leads to the next base date only");
     }
-    // An expired key may be the old one of a change, never the new one.
-    if let Ok(now) = Tid::at(next.base, gridseal_io::clock::utc_now())
-        && next.expiry.has_expired(now)
-    {
+    // An expired key may be the old one of a change, never the new one; on a base date that has not begun, or has ended,
+    // no token could be issued under it.
+    let tid = Tid::at(next.base, now)?;
+    if next.expiry.has_expired(tid) {
         bail!(
             "the new key has expired: its expiry number {} is below period {}",
             next.expiry.0,
-            now.period()
+            tid.period()
         );
     }
     if to == KeyType::Initialisation {
