@@ -19,9 +19,9 @@ use cipher::{Decryptor, Encryptor};
 
 /// Block of AES, bytes.
 pub const BLOCK_SIZE: usize = 16;
-/// Tag of [`MeterKeyRef::ccm_open`], bytes.
+/// Tag of [`EphemeralKeys::ccm_open`], bytes.
 pub const CCM_TAG_SIZE: usize = 8;
-/// Nonce of [`MeterKeyRef::ccm_open`], bytes.
+/// Nonce of [`EphemeralKeys::ccm_open`], bytes.
 pub const CCM_NONCE_SIZE: usize = 13;
 
 /// A meter's key, lent for an operation. It can be neither printed nor read:
