@@ -72,6 +72,9 @@ enum Command {
     /// The JSON that `decode` prints, back to bytes.
     #[command(subcommand)]
     Encode(tools::encode::Encode),
+    /// The local metering network: listen to the meters of a house.
+    #[command(subcommand)]
+    Lmn(tools::lmn::Lmn),
     /// Prepayment tokens (STS) with test keys.
     #[command(subcommand)]
     Sts(tools::sts::Sts),
@@ -153,6 +156,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Demo(arguments) => return demo::run(&arguments),
         Command::Decode(decode) => return tools::decode::run(&decode),
         Command::Encode(encode) => return tools::encode::run(&encode),
+        Command::Lmn(lmn) => return tools::lmn::run(&lmn),
         Command::Sts(sts) => return tools::sts::run(&sts),
         Command::Group(group) => return tools::group::run(&group),
         Command::Sim(sim) => return tools::sim::run(&sim),

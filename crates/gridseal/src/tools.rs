@@ -7,6 +7,7 @@ pub mod device;
 pub mod encode;
 pub mod factory;
 pub mod group;
+pub mod lmn;
 pub mod readings;
 pub mod sim;
 pub mod sts;

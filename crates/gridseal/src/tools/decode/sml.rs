@@ -98,11 +98,13 @@ fn input(path: Option<&PathBuf>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn failed(code: &str, offset: usize, message: &str) -> Value {
+/// A refusal as JSON.
+pub fn failed(code: &str, offset: usize, message: &str) -> Value {
     json!({ "ok": false, "error": { "code": code, "offset": offset, "message": message } })
 }
 
-fn decoded(file: &[u8], mode: Mode) -> Result<Value, DecodeError> {
+/// A file as JSON.
+pub fn decoded(file: &[u8], mode: Mode) -> Result<Value, DecodeError> {
     let payload = transport::open(file)?;
     let messages = sml::messages(&payload, mode)?;
     let mut told = Map::new();
@@ -188,16 +190,7 @@ pub fn entry(read: &SmlReading<'_>, name: &[u8], scaler: Option<i64>) -> Value {
         None => told.insert("name".into(), hex::encode(name).into()),
     };
     told.insert("quantity".into(), reading.quantity.name().into());
-    let value = match &reading.value {
-        Typed::Number(number) => {
-            number.to_string().parse::<serde_json::Number>().map_or(Value::Null, Value::Number)
-        }
-        Typed::Boolean(value) => (*value).into(),
-        Typed::Text(text) => text.to_string().into(),
-        Typed::Octets(octets) => hex::encode(octets).into(),
-        _ => Value::Null,
-    };
-    told.insert("value".into(), value);
+    told.insert("value".into(), value(&reading.value));
     told.insert("unit".into(), reading.unit.symbol().into());
     told.insert("tariff".into(), reading.tariff.into());
     for (name, field) in [
@@ -211,4 +204,17 @@ pub fn entry(read: &SmlReading<'_>, name: &[u8], scaler: Option<i64>) -> Value {
         }
     }
     told.into()
+}
+
+/// A value as JSON.
+pub fn value(value: &Typed<'_>) -> Value {
+    match value {
+        Typed::Number(number) => {
+            number.to_string().parse::<serde_json::Number>().map_or(Value::Null, Value::Number)
+        }
+        Typed::Boolean(value) => (*value).into(),
+        Typed::Text(text) => text.to_string().into(),
+        Typed::Octets(octets) => hex::encode(octets).into(),
+        _ => Value::Null,
+    }
 }
