@@ -466,6 +466,28 @@ impl Receiver {
     }
 }
 
+/// Bytes as a message and as a stream, for the fuzzer: what was read is written and read as the same.
+///
+/// # Panics
+/// Where that does not hold.
+#[doc(hidden)]
+pub fn fuzz_entry(bytes: &[u8]) {
+    let mut receiver = Receiver::new();
+    receiver.push(bytes, |message| {
+        let _ = Message::parse(message);
+    });
+    assert!(receiver.pending() <= MESSAGE_SIZE_MAX, "memory is bounded");
+    if let Ok(message) = Message::parse(bytes) {
+        message.items.iter().for_each(|item| {
+            let _ = item.reading();
+        });
+        let block = message.encode_block();
+        if let Ok(again) = Message::parse(&block) {
+            assert_eq!(again.items, message.items, "what was read is written");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
