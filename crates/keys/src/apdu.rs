@@ -1,105 +1,216 @@
 //! Opening of meters' APDUs: idempotent, with the replay window of each key here and nowhere else (decision D1).
+//!
+//! The common case, a fresh or repeated APDU under the keys in use, touches the device's slot and the batch's log and
+//! nothing else. What more may follow from an APDU, such as the proof of a new key, is decided in [`crate::evidence`].
 
-use gridseal_crypto::{
-    Key,
-    role::{Gak, Guek},
-    sha256,
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use gridseal_dlms::{
+    apdu::ciphered::{GENERAL_GLO_CIPHERING, GeneralGlo, Protected, SecurityControl},
+    wire::Reader,
 };
-use gridseal_dlms::{apdu::ciphered::GeneralGlo, suite::protect::open_general_glo};
+use gridseal_trust::audit::Item;
 use gridseal_types::{
-    Code, EkName, SystemTitle,
+    Code, DeviceState, SystemTitle,
     records::Records,
-    service::keys::{KeyReply, OpenVerdict},
+    service::keys::{Denial, ExchangeReply, KeyReply, OpenVerdict, SiteMode},
 };
 
 use crate::{
-    Arrival,
+    Arrival, KeysError,
     core::{Stop, Work},
-    record::{CHANNELS, ChannelEntry, ChannelState, DeviceEntry, TITLES, channel_key, context, opened},
+    traffic::{HotPair, Pair, Slot},
+    window::TagHead,
 };
 
-/// Newest versions of a meter's keys that are tried beside the active one.
-const CANDIDATES_MAX: u32 = 4;
+/// Size of a tag in bytes.
+const TAG_SIZE: usize = 12;
+
+/// Operations of class B audit items.
+pub(crate) const OPENED: u8 = 1;
+/// A seal on behalf of a head-end.
+pub(crate) const SEALED: u8 = 2;
+/// A seal of the key service's own: transfers, probes, authentication.
+pub(crate) const SEALED_OWN: u8 = 3;
+
+/// Verdicts of class B audit items: fresh, late, duplicate, replay, and sealed.
+const FRESH: u8 = 1;
+const LATE: u8 = 2;
+const DUPLICATE: u8 = 3;
+const REPLAY: u8 = 4;
+pub(crate) const DONE: u8 = 6;
+
+/// What of a ciphered APDU is read before it is opened.
+struct Header {
+    title: Option<SystemTitle>,
+    counter: u32,
+    body: Range<usize>,
+    tag: TagHead,
+}
+
+fn header(apdu: &[u8]) -> Option<Header> {
+    let (title, protected) = if apdu.first() == Some(&GENERAL_GLO_CIPHERING) {
+        let general = GeneralGlo::from_bytes(apdu).ok()?;
+        (general.system_title, general.protected())
+    } else {
+        (None, service_carrier(apdu)?)
+    };
+    if protected.security_control != SecurityControl::AUTHENTICATED_ENCRYPTION {
+        return None;
+    }
+    let body = apdu.len().checked_sub(protected.body.len())?..apdu.len();
+    let tag_at = protected.body.len().checked_sub(TAG_SIZE)?;
+    let tag = protected.body.get(tag_at..)?.first_chunk::<8>()?;
+    Some(Header { title, counter: protected.invocation_counter, body, tag: *tag })
+}
+
+/// The carriers of single services under the global key: responses and notifications of a meter.
+///
+/// # Source
+/// DLMS fact sheet, section 5.4.
+const fn is_service_carrier(tag: u8) -> bool {
+    matches!(tag, 0x28 | 0x2E | 0xC8..=0xCF)
+}
+
+fn service_carrier(apdu: &[u8]) -> Option<Protected<'_>> {
+    let mut reader = Reader::new(apdu);
+    let tag = reader.u8("apdu tag").ok()?;
+    if !is_service_carrier(tag) {
+        return None;
+    }
+    let size = reader.length("ciphered content").ok()?;
+    if size != reader.left() {
+        return None;
+    }
+    Protected::from_bytes(reader.remainder()).ok()
+}
+
+/// An APDU that has opened.
+pub(crate) struct Opened {
+    pub(crate) title: SystemTitle,
+    pub(crate) pair: Pair,
+    pub(crate) arrival: Arrival,
+    pub(crate) plain: Vec<u8>,
+    /// The keys are good for evidence only.
+    pub(crate) evidence_only: bool,
+}
 
 impl<R: Records> Work<'_, R> {
-    pub(crate) fn open_apdu(&mut self, apdu: &[u8]) -> Result<KeyReply, Stop> {
-        let ciphered = GeneralGlo::from_bytes(apdu).map_err(|_| Code::Format)?;
-        let title = ciphered.system_title.ok_or(Code::Unknown)?;
-        let name = self.records.get(TITLES, title.as_bytes())?.ok_or(Code::Unknown)?;
-        let name = EkName::from_slice(&name).ok_or(gridseal_types::records::RecordsError::Damaged)?;
-        let entry = self.device(&name)?;
-        if !self.may_open(&entry) {
-            return Err(Code::State.into());
+    /// Opens an APDU and gives the verdict.
+    pub(crate) fn open(&mut self, from: Option<SystemTitle>, apdu: Vec<u8>) -> Result<KeyReply, KeysError> {
+        if self.site.mode != SiteMode::Active {
+            let epoch = self.site.row.highest;
+            return Ok(KeyReply::Exchange(ExchangeReply::Denied(Denial::Fenced { epoch })));
         }
-        let oldest = entry.channel_version.saturating_sub(CANDIDATES_MAX).saturating_add(1).max(1);
-        // However many were sent and lost since: the one that the meter is known to have is always tried.
-        let active = (1..oldest).contains(&entry.active_version).then_some(entry.active_version);
-        for version in (oldest..=entry.channel_version).rev().chain(active) {
-            let key = channel_key(&name, version);
-            let Some(channel) = self.records.load::<ChannelEntry>(CHANNELS, &key)? else { continue };
-            if channel.state == ChannelState::Deactivated {
-                continue;
-            }
-            let context = context(&self.core.keystore.tenant, &name, version);
-            let guek: Key<Guek, 16> = opened(&self.core.keystore.dek, &context, &channel.guek)?;
-            let gak: Key<Gak, 16> = opened(&self.core.keystore.dek, &context, &channel.gak)?;
-            if let Ok(plain) = open_general_glo(&guek, &gak, title, &ciphered) {
-                let verdict =
-                    self.arrived(&entry, version, channel, ciphered.invocation_counter, apdu, title, plain)?;
-                return Ok(KeyReply::Apdu(verdict));
-            }
+        match self.opened(from, apdu) {
+            Ok(opened) if opened.evidence_only => self.rejected(Code::State),
+            Ok(opened) => Ok(KeyReply::Apdu(verdict(opened))),
+            Err(Stop::Refused(code)) => self.rejected(code),
+            Err(Stop::Denied(_)) => self.rejected(Code::State),
+            Err(Stop::Failed(error)) => Err(error),
         }
-        Err(Code::Grant.into())
     }
 
-    /// Rule S13: the state allows it, and the last attestation is fresh.
-    fn may_open(&self, entry: &DeviceEntry) -> bool {
-        let age_s = self.now.0.saturating_sub(entry.attested_at.0);
-        entry.state.may_exchange() && age_s <= self.core.attestation_age_max_s
+    fn rejected(&mut self, code: Code) -> Result<KeyReply, KeysError> {
+        let count = self.rejected.entry(code.name()).or_default();
+        *count = count.saturating_add(1);
+        Ok(KeyReply::Apdu(OpenVerdict::Rejected))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one APDU with everything that was found out about it")]
-    fn arrived(
-        &mut self,
-        entry: &DeviceEntry,
-        version: u32,
-        mut channel: ChannelEntry,
-        counter: u32,
-        apdu: &[u8],
-        system_title: SystemTitle,
-        plain: alloc::vec::Vec<u8>,
-    ) -> Result<OpenVerdict, Stop> {
-        let arrival = channel.window.arrive(counter, apdu);
-        if channel.state == ChannelState::Sent {
-            // An APDU under the new key, verified here: only this confirms a change (rule S3).
-            channel.state = ChannelState::Active;
-            self.deactivate_older(entry, version)?;
-            let mut entry = entry.clone();
-            entry.active_version = version;
-            self.save_device(&entry);
-            self.audit("channel-keys.confirmed", &entry.device, &version)?;
+    /// Opens an APDU, judges its counter, and draws what follows from it.
+    pub(crate) fn opened(&mut self, from: Option<SystemTitle>, mut apdu: Vec<u8>) -> Result<Opened, Stop> {
+        let header = header(&apdu).ok_or(Code::Format)?;
+        let title = header.title.or(from).ok_or(Code::Unknown)?;
+        if from.is_some_and(|from| from != title) {
+            return Err(Code::Grant.into());
         }
+        let number = self.traffic.find(title).ok_or(Code::Unknown)?;
+        let slot = self.traffic.slot(number).ok_or(Code::Unknown)?;
+        let evidence_only = !self.may_exchange(slot)?;
+        let active = slot.active;
+        let found = active.filter(|hot| self.opens(title, hot, &header, &mut apdu));
+        let is_active = found.is_some();
+        let Some(hot) = found.or_else(|| self.try_candidates(number, &header, &mut apdu)) else {
+            return Err(Code::Grant.into());
+        };
+        let size = header.body.len().saturating_sub(TAG_SIZE);
+        apdu.copy_within(header.body.start..header.body.start.saturating_add(size), 0);
+        apdu.truncate(size);
+        let guek = hot.pair.guek;
+        let slot = self.traffic.slot_mut(number).ok_or(Code::Unknown)?;
+        let watched = slot.watched || !is_active;
+        let arrival = slot.counters_of(guek).window.arrive(header.counter, header.tag);
         if let Arrival::Fresh { .. } = arrival {
-            self.records.save(CHANNELS, &channel_key(&entry.device, version), &channel);
-            self.opened.push(sha256(&[apdu]));
+            self.traffic.log.opened(number, guek, header.counter, header.tag);
+            self.traffic.touch(number);
         }
-        Ok(match arrival {
-            Arrival::Fresh { late } => OpenVerdict::Fresh { system_title, plain, late },
-            Arrival::Duplicate => OpenVerdict::Duplicate { system_title, plain },
-            Arrival::Replay => OpenVerdict::Replay,
-        })
+        let arrival = self.perhaps_not_idempotent(arrival);
+        self.batch.push(&Item {
+            operation: OPENED,
+            system_title: title,
+            version: guek,
+            counter: header.counter,
+            verdict: match arrival {
+                Arrival::Fresh { late: false } => FRESH,
+                Arrival::Fresh { late: true } => LATE,
+                Arrival::Duplicate => DUPLICATE,
+                Arrival::Replay => REPLAY,
+            },
+            tag: header.tag,
+        });
+        let evidence_only = evidence_only || hot.flagged;
+        let mut opened = Opened { title, pair: hot.pair, arrival, plain: apdu, evidence_only };
+        if watched {
+            self.draw_conclusions(&mut opened)?;
+        }
+        Ok(opened)
     }
 
-    fn deactivate_older(&mut self, entry: &DeviceEntry, version: u32) -> Result<(), Stop> {
-        for older in 1..version {
-            let key = channel_key(&entry.device, older);
-            if let Some(mut channel) = self.records.load::<ChannelEntry>(CHANNELS, &key)?
-                && channel.state != ChannelState::Deactivated
-            {
-                channel.state = ChannelState::Deactivated;
-                self.records.save(CHANNELS, &key, &channel);
-            }
+    #[cfg(feature = "danger-faults")]
+    fn perhaps_not_idempotent(&self, arrival: Arrival) -> Arrival {
+        let planted = self.has(crate::danger_faults::Fault::OpenIdempotent);
+        if planted && arrival == Arrival::Duplicate { Arrival::Replay } else { arrival }
+    }
+
+    #[cfg(not(feature = "danger-faults"))]
+    #[expect(clippy::unused_self, reason = "the same call with and without the feature")]
+    const fn perhaps_not_idempotent(&self, arrival: Arrival) -> Arrival {
+        arrival
+    }
+
+    /// Rule S13: whether everything may be exchanged with the device. `Ok(false)`: only what its keys prove, and probes of
+    /// its state.
+    fn may_exchange(&self, slot: &Slot) -> Result<bool, Stop> {
+        let age_s = self.now.0.saturating_sub(slot.attested_at.0);
+        let fresh = !slot.attested || age_s <= self.core.attestation_age_max_s;
+        match slot.state {
+            state if state.may_exchange() && fresh => Ok(true),
+            // The exchange of a claim; what it opens is for the key service alone.
+            DeviceState::Installing if !slot.attested => Ok(false),
+            state if state.may_probe() && slot.watched => Ok(false),
+            _ => Err(Code::State.into()),
         }
-        Ok(())
+    }
+
+    fn opens(&self, title: SystemTitle, hot: &HotPair, header: &Header, apdu: &mut [u8]) -> bool {
+        let Some(keys) = self.traffic.open_pair(title, hot) else { return false };
+        let Some(body) = apdu.get_mut(header.body.clone()) else { return false };
+        let control = SecurityControl::AUTHENTICATED_ENCRYPTION.0;
+        keys.open_in_place(title, control, header.counter, body).is_some()
+    }
+
+    fn try_candidates(&self, slot: u32, header: &Header, apdu: &mut [u8]) -> Option<HotPair> {
+        let slot = self.traffic.slot(slot)?;
+        slot.candidates().iter().find(|hot| self.opens(slot.title, hot, header, apdu)).copied()
+    }
+}
+
+fn verdict(opened: Opened) -> OpenVerdict {
+    let (system_title, plain) = (opened.title, opened.plain);
+    match opened.arrival {
+        Arrival::Fresh { late } => OpenVerdict::Fresh { system_title, plain, late },
+        Arrival::Duplicate => OpenVerdict::Duplicate { system_title, plain },
+        Arrival::Replay => OpenVerdict::Replay,
     }
 }

@@ -5,14 +5,18 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use gridseal_crypto::{EnvelopeError, Key, KeyError, Rng, RngError, role::OwnerSecret};
 use gridseal_trust::audit::{self, Act};
 use gridseal_types::{
-    Code, DeviceState, EkName, UtcTime,
-    records::{Overlay, Records, RecordsError, Write},
-    service::keys::{KeyReply, KeyRequest, OpenVerdict},
+    Code, DeviceState, EkName, SystemTitle, UtcTime,
+    records::{Durability, Overlay, Records, RecordsError},
+    service::keys::{Denial, ExchangeReply, KeyReply, KeyRequest, SiteMode},
 };
 
 use crate::{
-    Keystore,
-    record::{DEVICES, DeviceEntry, context, opened},
+    Decision, Keystore, Service,
+    associations::Associations,
+    record::{DEVICES, DeviceEntry, SITE, context, opened},
+    service::SiteState,
+    site::{Site, Standby},
+    traffic::Traffic,
 };
 
 /// The service itself failed: nothing of the batch is done.
@@ -31,6 +35,9 @@ pub enum KeysError {
     /// A private key could not be used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A decision failed before: the service is to be loaded again.
+    #[error("the service is to be loaded again")]
+    Stale,
     /// The delegation is not for this keystore.
     #[error("delegation does not name this keystore's key for both uses")]
     Delegation,
@@ -49,7 +56,14 @@ impl From<EnvelopeError> for KeysError {
 #[derive(Debug)]
 pub(crate) enum Stop {
     Refused(Code),
+    Denied(Denial),
     Failed(KeysError),
+}
+
+impl From<Denial> for Stop {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
 }
 
 impl<E: Into<KeysError>> From<E> for Stop {
@@ -70,15 +84,6 @@ impl From<gridseal_trust::enrol::wire::FormatError> for Stop {
     }
 }
 
-/// What a batch comes to: commit `writes` in one transaction, then let `replies` go.
-#[derive(Debug)]
-pub struct Decision {
-    /// Changes.
-    pub writes: Vec<Write>,
-    /// One reply per request, in order.
-    pub replies: Vec<KeyReply>,
-}
-
 /// The deciding part of the key service.
 #[derive(Debug)]
 pub struct Core {
@@ -87,16 +92,34 @@ pub struct Core {
     pub(crate) attestation_age_max_s: u64,
 }
 
+/// What a decision works on.
+pub(crate) struct Parts<'w> {
+    pub(crate) core: &'w Core,
+    pub(crate) traffic: &'w mut Traffic,
+    pub(crate) site: &'w mut SiteState,
+    pub(crate) associations: &'w mut Associations,
+    pub(crate) founded: bool,
+    #[cfg(feature = "danger-faults")]
+    pub(crate) fault: Option<crate::danger_faults::Fault>,
+}
+
 /// One decision in the making.
 pub(crate) struct Work<'w, R> {
     pub(crate) core: &'w Core,
+    pub(crate) traffic: &'w mut Traffic,
+    pub(crate) site: &'w mut SiteState,
+    pub(crate) associations: &'w mut Associations,
     pub(crate) records: Overlay<'w, R>,
     pub(crate) now: UtcTime,
     pub(crate) rng: &'w mut dyn Rng,
-    /// APDU digests of this batch, for the one audit entry that covers them.
-    pub(crate) opened: Vec<[u8; 32]>,
+    /// APDUs of this batch, for the one audit entry that covers them.
+    pub(crate) batch: audit::Batch,
+    pub(crate) durability: Durability,
+    pub(crate) marker: Option<u32>,
     /// Why APDUs of this batch were rejected, and how many: the wire does not tell.
-    rejected: BTreeMap<&'static str, usize>,
+    pub(crate) rejected: BTreeMap<&'static str, usize>,
+    #[cfg(feature = "danger-faults")]
+    pub(crate) fault: Option<crate::danger_faults::Fault>,
 }
 
 impl Core {
@@ -115,7 +138,8 @@ impl Core {
         &self.keystore
     }
 
-    /// Decides a batch. A refused request changes nothing but the audit log.
+    /// Decides one batch of a site that stands alone, with everything loaded from the records before and folded into them
+    /// after. For tests and tools; a process keeps a [`Service`].
     ///
     /// # Errors
     /// [`KeysError`]: nothing of the batch is to be done or answered.
@@ -126,27 +150,110 @@ impl Core {
         rng: &mut dyn Rng,
         requests: Vec<KeyRequest>,
     ) -> Result<Decision, KeysError> {
-        let mut work = Work {
-            core: self,
-            records: Overlay::new(records),
-            now,
-            rng,
-            opened: Vec::new(),
-            rejected: BTreeMap::new(),
-        };
-        let mut replies = Vec::with_capacity(requests.len());
-        for request in requests {
-            replies.push(work.one(request)?);
-        }
-        work.audit_opened()?;
-        Ok(Decision { writes: work.records.into_writes(), replies })
+        let site = Site::single(Self::CLIENT_TITLE);
+        let mut service = Service::load(self, records, site, &mut NoSecrets)?;
+        service.decide(records, now, rng, requests)
+    }
+
+    /// System title under which a service seals when its configuration names none.
+    pub const CLIENT_TITLE: SystemTitle = SystemTitle(*b"GSL\0\0\0\0\0");
+}
+
+/// For a service that lives for one decision: what it seals in memory is opened by nobody else.
+struct NoSecrets;
+
+impl Rng for NoSecrets {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), RngError> {
+        buffer.fill(0);
+        Ok(())
     }
 }
 
+/// Decides by what `act` does and answers.
+pub(crate) fn decide_by<'w, R: Records>(
+    parts: Parts<'w>,
+    records: &'w R,
+    now: UtcTime,
+    rng: &'w mut dyn Rng,
+    act: impl FnOnce(&mut Work<'w, R>) -> Result<Vec<KeyReply>, KeysError>,
+) -> Result<Decision, KeysError> {
+    let mut work = Work {
+        core: parts.core,
+        traffic: parts.traffic,
+        site: parts.site,
+        associations: parts.associations,
+        records: Overlay::new(records),
+        now,
+        rng,
+        batch: audit::Batch::new(),
+        durability: Durability::Local,
+        marker: None,
+        rejected: BTreeMap::new(),
+        #[cfg(feature = "danger-faults")]
+        fault: parts.fault,
+    };
+    work.traffic.seals.age(now);
+    let serves = work.site.mode == SiteMode::Active;
+    if serves && work.site.site.marker.is_none() {
+        work.marker = Some(work.site.row.epoch);
+        work.site.site.marker = work.marker;
+    }
+    if parts.founded && serves {
+        work.save_site();
+    }
+    let replies = act(&mut work)?;
+    if serves {
+        work.audit_batch()?;
+    }
+    let log = work.traffic.take_log();
+    let (durability, marker) = (work.durability, work.marker);
+    let mut writes = work.records.into_writes();
+    writes.extend(log);
+    Ok(Decision { writes, replies, durability, marker })
+}
+
 impl<R: Records> Work<'_, R> {
+    /// Answers a batch of requests.
+    pub(crate) fn all(&mut self, requests: Vec<KeyRequest>) -> Result<Vec<KeyReply>, KeysError> {
+        let mut replies = Vec::with_capacity(requests.len());
+        for request in requests {
+            replies.push(self.one(request)?);
+        }
+        Ok(replies)
+    }
+
     fn one(&mut self, request: KeyRequest) -> Result<KeyReply, KeysError> {
-        let (name, audited) = (name_of(&request), !matches!(request, KeyRequest::OpenApdu { .. }));
-        let done = match request {
+        let request = match request {
+            KeyRequest::OpenApdu { apdu } => return self.open(None, apdu),
+            KeyRequest::OpenFrom { system_title, apdu } => return self.open(Some(system_title), apdu),
+            other => other,
+        };
+        let name = name_of(&request);
+        let allowed = self.site.mode == SiteMode::Active || reads_only(&request);
+        let done = if allowed {
+            self.control(request)
+        } else {
+            Err(Stop::Denied(Denial::Fenced { epoch: self.site.row.highest }))
+        };
+        match done {
+            Ok(reply) => Ok(reply),
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Refused(code)) => {
+                self.audit("refused", &name, &code.name())?;
+                Ok(KeyReply::Refused { code })
+            }
+            Err(Stop::Denied(denial)) => {
+                // A site that does not serve writes nothing: its database is another's.
+                if self.site.mode == SiteMode::Active {
+                    self.audit("refused", &name, &denial.name())?;
+                }
+                Ok(KeyReply::Exchange(ExchangeReply::Denied(denial)))
+            }
+        }
+    }
+
+    fn control(&mut self, request: KeyRequest) -> Result<KeyReply, Stop> {
+        match request {
             KeyRequest::Deliver { record, system_title } => self.deliver(&record, system_title),
             KeyRequest::SignRedirect { payload } => self.sign_redirect(&payload),
             KeyRequest::OpenHello { wire } => self.open_hello(&wire),
@@ -163,20 +270,27 @@ impl<R: Records> Work<'_, R> {
             KeyRequest::SetState { device, state, attested_at } => {
                 self.set_state(&device, state, attested_at)
             }
-            KeyRequest::OpenApdu { apdu } => self.open_apdu(&apdu),
-            _ => Err(Stop::Refused(Code::Format)),
-        };
-        match done {
-            Ok(reply) => Ok(reply),
-            Err(Stop::Failed(error)) => Err(error),
-            Err(Stop::Refused(code)) => {
-                if audited {
-                    self.audit("refused", &name, &code.name())?;
-                    return Ok(KeyReply::Refused { code });
-                }
-                *self.rejected.entry(code.name()).or_default() += 1;
-                Ok(KeyReply::Apdu(OpenVerdict::Rejected))
+            other => self.exchange(other).map(KeyReply::Exchange),
+        }
+    }
+
+    fn exchange(&mut self, request: KeyRequest) -> Result<ExchangeReply, Stop> {
+        match request {
+            KeyRequest::Seal(seal) => self.seal(seal).map(ExchangeReply::Sealed),
+            KeyRequest::BeginKeyChange { system_title, items } => self.begin_change(system_title, &items),
+            KeyRequest::ReportKeyChange { change, outcome } => self.report_change(&change, outcome),
+            KeyRequest::ProbePlan { system_title } => self.probe_plan(system_title),
+            KeyRequest::OpenAssociation(request) => self.open_association(&request),
+            KeyRequest::ContinueHls { association, step } => self.continue_hls(&association, step),
+            KeyRequest::KeyStatus { system_title } => self.key_status(system_title),
+            KeyRequest::KeyHistory { system_title } => self.key_history(system_title),
+            KeyRequest::CompromisePlan { key } => self.compromise_plan(&key),
+            KeyRequest::KeyAct { key, act, approvals, reason } => {
+                self.key_act(&key, &act, &approvals, &reason)
             }
+            KeyRequest::SetClaim { system_title, claim } => self.set_claim(system_title, claim),
+            KeyRequest::Site(request) => self.site_act(request),
+            _ => Err(Stop::Denied(Denial::Malformed)),
         }
     }
 
@@ -186,21 +300,40 @@ impl<R: Records> Work<'_, R> {
         subject: &dyn core::fmt::Display,
         detail: &dyn core::fmt::Display,
     ) -> Result<(), RecordsError> {
-        audit::append(&mut self.records, self.now, Act { actor: "keys", act, subject, detail })
+        audit::append(&mut self.records, self.now, Act { actor: "keys", act, subject, detail }).map(|_| ())
     }
 
-    /// One entry for all APDUs of the batch: their number and a hash over their digests (class B of rule S10).
-    fn audit_opened(&mut self) -> Result<(), RecordsError> {
+    /// One entry for all APDUs of the batch: their number and the root over them (class B of rule S10), and one for each
+    /// reason for which some were rejected.
+    fn audit_batch(&mut self) -> Result<(), RecordsError> {
         for (code, count) in core::mem::take(&mut self.rejected) {
             self.audit("apdus.rejected", &code, &count)?;
         }
-        if self.opened.is_empty() {
-            return Ok(());
+        let batch = core::mem::take(&mut self.batch);
+        let count = batch.len();
+        let act = Act { actor: "keys", act: "apdus.exchanged", subject: &"", detail: &count };
+        audit::append_batch(&mut self.records, self.now, act, batch)
+    }
+
+    pub(crate) fn save_site(&mut self) {
+        self.records.save(SITE, &[], &self.site.row);
+    }
+
+    /// Whether a fault is planted.
+    #[cfg(feature = "danger-faults")]
+    pub(crate) fn has(&self, fault: crate::danger_faults::Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    /// What must not be lost with this site waits for the standby; without one it is refused, unless that was approved.
+    pub(crate) fn replicate(&mut self) -> Result<(), Stop> {
+        match self.site.site.standby {
+            Standby::Single => {}
+            Standby::Reachable => self.durability = Durability::Replicated,
+            Standby::Lost if self.now < self.site.row.degraded_until => {}
+            Standby::Lost => return Err(Stop::Denied(Denial::NoStandby)),
         }
-        let digests: Vec<&[u8]> = self.opened.iter().map(<[u8; 32]>::as_slice).collect();
-        let root = gridseal_types::Digest(gridseal_crypto::sha256(&digests));
-        let count = self.opened.len();
-        self.audit("apdus.opened", &root, &count)
+        Ok(())
     }
 
     pub(crate) fn device(&self, device: &EkName) -> Result<DeviceEntry, Stop> {
@@ -228,9 +361,23 @@ impl<R: Records> Work<'_, R> {
             entry.attested_at = attested_at;
             self.audit("device.state", device, &state.name())?;
             self.save_device(&entry);
+            let device = self.load_device(entry)?;
+            self.refresh(&device)?;
         }
         Ok(KeyReply::Done)
     }
+}
+
+/// Whether a request changes nothing, so that a site that does not serve may answer it too; acts on the site judge for
+/// themselves.
+const fn reads_only(request: &KeyRequest) -> bool {
+    matches!(
+        request,
+        KeyRequest::KeyStatus { .. }
+            | KeyRequest::KeyHistory { .. }
+            | KeyRequest::CompromisePlan { .. }
+            | KeyRequest::Site(_)
+    )
 }
 
 const fn name_of(request: &KeyRequest) -> &'static str {
@@ -245,6 +392,18 @@ const fn name_of(request: &KeyRequest) -> &'static str {
         KeyRequest::Provision(_) => "provision",
         KeyRequest::Finish { .. } => "finish",
         KeyRequest::SetState { .. } => "set-state",
+        KeyRequest::Seal(_) => "seal",
+        KeyRequest::BeginKeyChange { .. } => "begin-key-change",
+        KeyRequest::ReportKeyChange { .. } => "report-key-change",
+        KeyRequest::ProbePlan { .. } => "probe-plan",
+        KeyRequest::OpenAssociation(_) => "open-association",
+        KeyRequest::ContinueHls { .. } => "continue-hls",
+        KeyRequest::KeyStatus { .. } => "key-status",
+        KeyRequest::KeyHistory { .. } => "key-history",
+        KeyRequest::CompromisePlan { .. } => "compromise-plan",
+        KeyRequest::KeyAct { .. } => "key-act",
+        KeyRequest::SetClaim { .. } => "set-claim",
+        KeyRequest::Site(_) => "site",
         _ => "open-apdu",
     }
 }

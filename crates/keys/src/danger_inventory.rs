@@ -11,12 +11,13 @@ use gridseal_trust::enrol::secrets::{OwnerSecretExt, SessionSecretExt};
 use gridseal_types::{
     EkName,
     records::{Records, RecordsError, Table},
-    service::keys::Bytes,
+    service::keys::{Bytes, KeyKind},
 };
 
 use crate::{
     Core, KeysError,
-    record::{CHANNELS, ChannelEntry, DEVICES, DeviceEntry, SESSIONS, SessionEntry, context, opened},
+    device::key_context,
+    record::{DEVICES, DeviceEntry, SESSIONS, SessionEntry, VERSIONS, VersionEntry, context, opened},
 };
 
 /// Keys by role, in hex.
@@ -55,6 +56,10 @@ impl Core {
         let tenant = &self.keystore.tenant;
         let mut epochs: BTreeMap<EkName, DeviceEntry> = BTreeMap::new();
         for (_, entry) in rows::<DeviceEntry>(records, DEVICES)? {
+            if entry.secret.0.is_empty() {
+                epochs.insert(entry.device, entry);
+                continue;
+            }
             let context = context(tenant, &entry.device, entry.epoch);
             let secret: Key<gridseal_crypto::role::OwnerSecret, 32> = opened(dek, &context, &entry.secret)?;
             inventory.entry("OwnerSecret").or_default().push(secret.danger_reveal_hex());
@@ -64,17 +69,24 @@ impl Core {
             }
             epochs.insert(entry.device, entry);
         }
-        for (key, channel) in rows::<ChannelEntry>(records, CHANNELS)? {
-            let (name, version) = key.split_at_checked(EkName::SIZE).ok_or(RecordsError::Damaged)?;
-            let device = EkName::from_slice(name).ok_or(RecordsError::Damaged)?;
-            let version = u32::from_be_bytes(version.try_into().map_err(|_| RecordsError::Damaged)?);
-            let context = context(tenant, &device, version);
-            let guek: Key<Guek, 16> = opened(dek, &context, &channel.guek)?;
-            let gak: Key<Gak, 16> = opened(dek, &context, &channel.gak)?;
-            let kek: Key<Kek, 16> = opened(dek, &context, &channel.kek)?;
-            inventory.entry("Guek").or_default().push(guek.danger_reveal_hex());
-            inventory.entry("Gak").or_default().push(gak.danger_reveal_hex());
-            inventory.entry("Kek").or_default().push(kek.danger_reveal_hex());
+        for (key, version) in rows::<VersionEntry>(records, VERSIONS)? {
+            let name = key.get(..EkName::SIZE).and_then(EkName::from_slice).ok_or(RecordsError::Damaged)?;
+            let device = epochs.get(&name).ok_or(RecordsError::Damaged)?;
+            if version.envelope.0.is_empty() {
+                continue;
+            }
+            let context = key_context(&self.keystore, device, &version);
+            let revealed = match version.kind {
+                KeyKind::Gak => opened::<Gak, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
+                KeyKind::Kek => opened::<Kek, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
+                _ => opened::<Guek, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
+            };
+            let role = match version.kind {
+                KeyKind::Gak => "Gak",
+                KeyKind::Kek => "Kek",
+                _ => "Guek",
+            };
+            inventory.entry(role).or_default().push(revealed);
         }
         for (_, session) in rows::<SessionEntry>(records, SESSIONS)? {
             self.danger_session(&epochs, &session, &mut inventory)?;

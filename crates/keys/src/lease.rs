@@ -51,7 +51,6 @@ impl CounterLayout {
             return None;
         }
         if matches!(self, Self::Plain) {
-            #[expect(clippy::cast_possible_truncation, reason = "below 2^32, as just compared")]
             return Some(count as u32);
         }
         let Some(age) = epoch.checked_sub(first_epoch) else { return None };
@@ -59,7 +58,6 @@ impl CounterLayout {
         if high > u32::MAX as u64 {
             return None;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "both parts fit, as just compared")]
         Some(high as u32 | count as u32)
     }
 }

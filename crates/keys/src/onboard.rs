@@ -31,15 +31,18 @@ use gridseal_trust::{
 use gridseal_types::{
     Code, DeviceState, Digest, EkName, N16, Nonce, Sid, SystemTitle, UtcTime,
     records::Records,
-    service::keys::{Bytes, Challenge, KeyReply, Provision, TpmSession},
+    service::keys::{Bytes, Carrier, Challenge, ClaimState, KeyKind, KeyReply, Provision, TpmSession},
 };
 
 use crate::{
-    Window,
     core::{Stop, Work},
+    device::Device,
+    lease::CounterLayout,
+    phase::claim_after,
+    probe::LOCKOUT_DEFAULT,
     record::{
-        CHANNELS, ChannelEntry, ChannelState, DEVICES, DeviceEntry, PSEUDONYMS, SESSIONS, SessionEntry,
-        TITLES, TunnelEntry, channel_key, context, opened, stored,
+        DEVICES, DeviceEntry, PSEUDONYMS, ProbeBudget, SESSIONS, SessionEntry, TITLES, TunnelEntry,
+        VersionEntry, context, opened, stored,
     },
 };
 
@@ -120,7 +123,21 @@ impl<R: Records> Work<'_, R> {
             channel_version: 0,
             n_commit,
             active_version: 0,
+            slot: self.next_slot()?,
+            claim: ClaimState::InStock,
+            attested: true,
+            layout: CounterLayout::Epoch24,
+            carrier: Carrier::GeneralGlo,
+            versions: Vec::new(),
+            change: None,
+            acts: 0,
+            heard: None,
+            probe: ProbeBudget::default(),
+            lockout: LOCKOUT_DEFAULT,
+            history: 0,
+            doubt: false,
         };
+        self.traffic.admit(entry.slot, system_title)?;
         self.audit("owner-secret.imported", &device, &entry.epoch)?;
         self.save_device(&entry);
         self.records.put(PSEUDONYMS, kid.as_bytes(), device.as_bytes().to_vec());
@@ -381,22 +398,29 @@ impl<R: Records> Work<'_, R> {
     /// New channel keys, wrapped to the device's storage key and, in the same commit, at rest here (rule S3).
     fn new_channel(
         &mut self,
-        entry: &mut DeviceEntry,
+        device: &mut Device,
         storage: &PublicKey,
     ) -> Result<Vec<DeliveredObject>, Stop> {
-        let version = entry.channel_version.checked_add(1).ok_or(Code::State)?;
-        entry.channel_version = version;
+        let version = self.next_version(device)?;
+        device.entry.channel_version = version;
         let guek = Key::<Guek, 16>::generate(self.rng)?;
         let gak = Key::<Gak, 16>::generate(self.rng)?;
         let kek = Key::<Kek, 16>::generate(self.rng)?;
-        let channel = ChannelEntry {
-            state: ChannelState::Sent,
-            guek: self.wrap(&guek, &entry.device, version)?,
-            gak: self.wrap(&gak, &entry.device, version)?,
-            kek: self.wrap(&kek, &entry.device, version)?,
-            window: Window::default(),
-        };
-        self.records.save(CHANNELS, &channel_key(&entry.device, version), &channel);
+        let order = device.next_act();
+        for kind in KeyKind::ALL {
+            let blank = VersionEntry {
+                sent: true,
+                sent_order: order,
+                bundled: true,
+                ..self.blank(kind, version, None)
+            };
+            let made = match kind {
+                KeyKind::Gak => self.new_version(device, &gak, blank)?,
+                KeyKind::Kek => self.new_version(device, &kek, blank)?,
+                _ => self.new_version(device, &guek, blank)?,
+            };
+            device.add(made);
+        }
         // One seed for the three: the cipher key of each depends on its Name, which is unique.
         let (seed, in_sym_seed) = share_secret(SecretLabel::Duplicate, storage, self.rng)?;
         let made = [
@@ -404,7 +428,7 @@ impl<R: Records> Work<'_, R> {
             (DeliveredObject::GAK, duplicate(&seed, &gak, self.rng)?),
             (DeliveredObject::KEK, duplicate(&seed, &kek, self.rng)?),
         ];
-        self.audit("channel-keys.sent", &entry.device, &version)?;
+        self.note(&mut device.entry, "channel-keys.sent", &version)?;
         Ok(made
             .map(|(id, made)| DeliveredObject {
                 id,
@@ -424,9 +448,12 @@ impl<R: Records> Work<'_, R> {
         if !session.owned {
             return Err(Code::State.into());
         }
-        let Secrets { mut entry, root, .. } = self.secrets(&session)?;
+        let Secrets { entry, root, .. } = self.secrets(&session)?;
         let storage = PublicKey::from_point(&request.storage_point).ok_or(Code::Certify)?;
-        let objects = self.new_channel(&mut entry, &storage)?;
+        let before = self.load_device(entry)?;
+        let mut device = before.clone();
+        let objects = self.new_channel(&mut device, &storage)?;
+        let entry = &device.entry;
         session.objects = objects.iter().map(|object| tpm::name(&object.public)).collect();
         let plain = |list: Vec<Bytes>| list.into_iter().map(|der| der.0).collect();
         let payload = Configuration {
@@ -449,7 +476,7 @@ impl<R: Records> Work<'_, R> {
         .encode();
         session.configuration = SignedType::C6.hash(&payload);
         let wire = self.seal_signed(&root, Step::PROVISION, &request.sid, SignedType::C6, &payload)?;
-        self.save_device(&entry);
+        self.save(&before, &device)?;
         let (objects, configuration) = (session.objects.clone(), session.configuration);
         self.store_sealed(session, C6, wire.clone())?;
         Ok(KeyReply::Provisioned { wire, objects, configuration })
@@ -484,8 +511,10 @@ impl<R: Records> Work<'_, R> {
         let wire = self.seal_signed(&root, Step::DONE, sid, SignedType::C8, &payload)?;
         entry.state = DeviceState::Operating;
         entry.attested_at = entry.attested_at.max(attested_at);
+        entry.claim = claim_after(entry.claim, ClaimState::Claimed).unwrap_or(entry.claim);
         self.audit("device.state", &session.device, &entry.state.name())?;
-        self.save_device(&entry);
+        let before = self.load_device(entry)?;
+        self.save(&before, &before)?;
         self.store_sealed(session, C8, wire)
     }
 }

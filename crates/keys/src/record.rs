@@ -4,8 +4,9 @@ use alloc::{string::String, vec::Vec};
 
 use gridseal_crypto::{EnvelopeContext, Key, WrappedKey, role::Role};
 use gridseal_types::{
-    DeviceState, Digest, EkName, Epoch, Kid, N16, Nonce, Sid, SystemTitle, UtcTime, records::Table,
-    service::keys::Bytes,
+    DeviceState, Digest, EkName, Epoch, Kid, N16, Nonce, Sid, SystemTitle, UtcTime,
+    records::Table,
+    service::keys::{Bytes, Carrier, ChangePhase, ClaimState, KeyKind, KeyOrigin, VersionState},
 };
 
 /// Devices by the Name of their endorsement key.
@@ -16,8 +17,18 @@ pub const PSEUDONYMS: Table = "key_pseudonyms";
 pub const TITLES: Table = "key_titles";
 /// Sessions by their identifier.
 pub const SESSIONS: Table = "key_sessions";
-/// Channel keys by device and version.
-pub const CHANNELS: Table = "key_channels";
+/// Versions of meters' keys by device, kind and version.
+pub const VERSIONS: Table = "key_versions";
+/// Key changes by their identifier.
+pub const CHANGES: Table = "key_changes";
+/// The site: one row, empty key.
+pub const SITE: Table = "key_site";
+/// History of devices' keys, by device and number.
+pub const HISTORY: Table = "key_history";
+/// Counters and windows of devices, by slot, as folded.
+pub const TRAFFIC: Table = "key_traffic";
+/// What became of counters and windows since, by sequence number.
+pub const TRAFFIC_LOG: Table = "key_traffic_log";
 
 /// One device.
 #[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
@@ -61,6 +72,45 @@ pub struct DeviceEntry {
     /// Version of the channel keys that an APDU has confirmed last, 0 before.
     #[n(12)]
     pub active_version: u32,
+    /// Place in the traffic table, for good.
+    #[n(13)]
+    pub slot: u32,
+    /// State of its credentials.
+    #[n(14)]
+    pub claim: ClaimState,
+    /// Whether it proves its state by a root of trust of its own (rule S13).
+    #[n(15)]
+    pub attested: bool,
+    /// How counters for it are made.
+    #[n(16)]
+    pub layout: crate::lease::CounterLayout,
+    /// How probes and transfers to it are carried.
+    #[n(17)]
+    pub carrier: Carrier,
+    /// Versions of its keys, oldest first.
+    #[n(18)]
+    pub versions: Vec<(KeyKind, u32)>,
+    /// Key change that is not resolved.
+    #[n(19)]
+    pub change: Option<N16>,
+    /// Number of acts on its keys: what they are ordered by.
+    #[n(20)]
+    pub acts: u64,
+    /// Versions of encryption and authentication key under which it was heard last, when they are not the active ones.
+    #[n(21)]
+    pub heard: Option<(u32, u32)>,
+    /// What it may still be asked to prove.
+    #[n(22)]
+    pub probe: ProbeBudget,
+    /// Failed authentications after which it locks out.
+    #[n(23)]
+    pub lockout: u16,
+    /// Number of entries in its history.
+    #[n(25)]
+    pub history: u32,
+    /// Counts used for it are in doubt since a restore (plain layout).
+    #[n(24)]
+    pub doubt: bool,
 }
 
 /// One onboarding session.
@@ -115,46 +165,162 @@ pub struct TunnelEntry {
     pub nonce_caller: N16,
 }
 
-/// State of one version of a meter's channel keys (rule S3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(index_only)]
-pub enum ChannelState {
-    /// Made and stored, and with the same commit on its way to the meter.
-    #[n(2)]
-    Sent,
-    /// An APDU under it was verified here.
-    #[n(3)]
-    Active,
-    /// A newer version is active; kept, opens nothing.
-    #[n(4)]
-    Deactivated,
-}
-
-/// One version of a meter's channel keys, with its replay window.
-#[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
-pub struct ChannelEntry {
-    /// State.
+/// One version of one of a meter's keys.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct VersionEntry {
+    /// Which key.
     #[n(0)]
-    pub state: ChannelState,
-    /// GUEK, wrapped.
+    pub kind: KeyKind,
+    /// Version, unique for the device; the keys of one delivery or change share it.
     #[n(1)]
-    pub guek: Bytes,
-    /// GAK, wrapped.
+    pub version: u32,
+    /// State.
     #[n(2)]
-    pub gak: Bytes,
-    /// KEK, wrapped.
+    pub state: VersionState,
+    /// Where it comes from.
     #[n(3)]
-    pub kek: Bytes,
-    /// Counters received under it.
+    pub origin: KeyOrigin,
+    /// The key, wrapped; empty once destroyed.
     #[n(4)]
-    pub window: crate::Window,
+    pub envelope: Bytes,
+    /// Whether it may have left for the meter.
+    #[n(5)]
+    pub sent: bool,
+    /// When it was made.
+    #[n(6)]
+    pub created_at: UtcTime,
+    /// When it was proven installed.
+    #[n(7)]
+    pub proven_at: Option<UtcTime>,
+    /// When it was deactivated.
+    #[n(8)]
+    pub deactivated_at: Option<UtcTime>,
+    /// Version of the master key that wraps it for the meter; none when its way was another.
+    #[n(9)]
+    pub wrapped_by: Option<u32>,
+    /// Key change that made it.
+    #[n(10)]
+    pub change: Option<N16>,
+    /// Site epoch when it was made: counters start from it.
+    #[n(11)]
+    pub first_epoch: u32,
+    /// Place among the device's acts when it was sent last, 0 before: order does not rest on a clock.
+    #[n(12)]
+    pub sent_order: u64,
+    /// Place among the device's acts when it was proven last, 0 before.
+    #[n(13)]
+    pub proven_order: u64,
+    /// Its recipient period has ended: it opens nothing more.
+    #[n(14)]
+    pub closed: bool,
+    /// Whether it was delivered together with the other keys of this version, in one piece that holds or fails as one.
+    #[n(15)]
+    pub bundled: bool,
 }
 
-/// Key of a channel entry: device, then version, big-endian.
+/// A change of keys.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct ChangeEntry {
+    /// Change.
+    #[n(0)]
+    pub id: N16,
+    /// Device.
+    #[n(1)]
+    pub device: EkName,
+    /// Keys it replaces: all of the same new version.
+    #[n(2)]
+    pub items: Vec<KeyKind>,
+    /// The new version.
+    #[n(3)]
+    pub version: u32,
+    /// Phase.
+    #[n(4)]
+    pub phase: ChangePhase,
+    /// How often the transfer was sent.
+    #[n(5)]
+    pub attempts: u32,
+    /// When it was begun.
+    #[n(6)]
+    pub begun_at: UtcTime,
+    /// When its phase changed last.
+    #[n(7)]
+    pub changed_at: UtcTime,
+    /// Version of the master key that wraps the new keys.
+    #[n(8)]
+    pub wrapped_by: u32,
+    /// Proof of a new master key (7.4 of the specification).
+    #[n(9)]
+    pub proof: Option<ProofEntry>,
+    /// The newest transfer as sealed: repeated byte for byte as long as nothing is known of it.
+    #[n(10)]
+    pub transfer: Option<TransferEntry>,
+}
+
+/// A sealed transfer.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct TransferEntry {
+    /// Whole APDU.
+    #[n(0)]
+    pub apdu: Bytes,
+    /// Version of the encryption key that seals it.
+    #[n(1)]
+    pub version: u32,
+    /// Counter.
+    #[n(2)]
+    pub counter: u32,
+}
+
+/// The transfer of a fresh encryption key by which a master key is proven: the new one, or else the old one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct ProofEntry {
+    /// Version of the fresh key.
+    #[n(0)]
+    pub version: u32,
+    /// Version of the master key that wraps it.
+    #[n(1)]
+    pub wrapped_by: u32,
+    /// Phase of its transfer.
+    #[n(2)]
+    pub phase: ChangePhase,
+    /// How often it was sent.
+    #[n(3)]
+    pub attempts: u32,
+}
+
+/// What a meter may still be asked to prove, so that it is never driven into its lock-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, minicbor::Encode, minicbor::Decode)]
+pub struct ProbeBudget {
+    /// No probe before.
+    #[n(0)]
+    pub next_at: UtcTime,
+    /// Seconds from one plan to the next, doubled each time.
+    #[n(1)]
+    pub backoff_s: u64,
+    /// Tries that may have failed at the meter since it answered last.
+    #[n(2)]
+    pub tries: u16,
+    /// Invoke identifier of the newest plan, 0 to 15; none when it was answered.
+    #[n(3)]
+    pub invoke: Option<u8>,
+    /// Number of plans, for the next identifier.
+    #[n(4)]
+    pub plans: u32,
+}
+
+/// Key of a version: device, kind, version, big-endian.
 #[must_use]
-pub fn channel_key(device: &EkName, version: u32) -> Vec<u8> {
+pub fn version_key(device: &EkName, kind: KeyKind, version: u32) -> Vec<u8> {
     let mut key = device.as_bytes().to_vec();
+    key.push(kind.number());
     key.extend_from_slice(&version.to_be_bytes());
+    key
+}
+
+/// Key of an entry of a device's history.
+#[must_use]
+pub fn history_key(device: &EkName, number: u32) -> Vec<u8> {
+    let mut key = device.as_bytes().to_vec();
+    key.extend_from_slice(&number.to_be_bytes());
     key
 }
 

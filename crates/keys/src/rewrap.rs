@@ -4,25 +4,26 @@
 use alloc::vec::Vec;
 
 use gridseal_crypto::{
-    Rng, WrappedKey,
+    EnvelopeContext, Rng, WrappedKey,
     role::{ActivationSecret, AuthValue, Gak, Guek, Kek, OwnerSecret, Role, TpmSeed, TpmSession},
 };
 use gridseal_trust::audit::{self, Act};
 use gridseal_types::{
     EkName, UtcTime,
     records::{Overlay, Records, RecordsError, Table, Write},
-    service::keys::Bytes,
+    service::keys::{Bytes, KeyKind},
 };
 
 use crate::{
     Core, DataKeys, KeysError,
-    record::{CHANNELS, ChannelEntry, DEVICES, DeviceEntry, SESSIONS, SessionEntry, context},
+    device::key_context,
+    record::{DEVICES, DeviceEntry, SESSIONS, SessionEntry, VERSIONS, VersionEntry, context},
 };
 
 /// Table of the job's place: one row, empty key.
 const REWRAP: Table = "key_rewrap";
 /// Tables with envelopes.
-const TABLES: [Table; 3] = [DEVICES, SESSIONS, CHANNELS];
+const TABLES: [Table; 3] = [DEVICES, SESSIONS, VERSIONS];
 
 /// Where the job is.
 #[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
@@ -72,21 +73,31 @@ impl Mover<'_> {
         device: &EkName,
         version: u32,
     ) -> Result<(), KeysError> {
+        self.envelope_in::<R>(bytes, &context(&self.core.keystore.tenant, device, version))
+    }
+
+    fn envelope_in<R: Role>(
+        &mut self,
+        bytes: &mut Bytes,
+        context: &EnvelopeContext,
+    ) -> Result<(), KeysError> {
         let keys = &self.core.keystore.dek;
         let wrapped = WrappedKey(bytes.0.clone());
         let former = keys.of(&wrapped).ok_or(KeysError::Keystore)?;
         if former.id() == keys.current().id() {
             return Ok(());
         }
-        let context = context(&self.core.keystore.tenant, device, version);
-        *bytes = Bytes(wrapped.rewrap::<R>(former, keys, &context, self.rng)?.0);
+        *bytes = Bytes(wrapped.rewrap::<R>(former, keys, context, self.rng)?.0);
         self.moved = self.moved.saturating_add(1);
         Ok(())
     }
 
     fn device(&mut self, entry: &mut DeviceEntry) -> Result<(), KeysError> {
         let DeviceEntry { device, epoch, secret, auth, .. } = entry;
-        self.envelope::<OwnerSecret>(secret, device, *epoch)?;
+        // An imported device has none.
+        if !secret.0.is_empty() {
+            self.envelope::<OwnerSecret>(secret, device, *epoch)?;
+        }
         auth.iter_mut().flatten().try_for_each(|auth| self.envelope::<AuthValue>(auth, device, *epoch))
     }
 
@@ -111,13 +122,16 @@ impl Mover<'_> {
         }
     }
 
-    fn channel(&mut self, key: &[u8], entry: &mut ChannelEntry) -> Result<(), KeysError> {
-        let (device, version) = key.split_at_checked(EkName::SIZE).ok_or(RecordsError::Damaged)?;
-        let device = EkName::from_slice(device).ok_or(RecordsError::Damaged)?;
-        let version = u32::from_be_bytes(version.try_into().map_err(|_| RecordsError::Damaged)?);
-        self.envelope::<Guek>(&mut entry.guek, &device, version)?;
-        self.envelope::<Gak>(&mut entry.gak, &device, version)?;
-        self.envelope::<Kek>(&mut entry.kek, &device, version)
+    fn version(&mut self, device: &DeviceEntry, entry: &mut VersionEntry) -> Result<(), KeysError> {
+        if entry.envelope.0.is_empty() {
+            return Ok(());
+        }
+        let context = key_context(&self.core.keystore, device, entry);
+        match entry.kind {
+            KeyKind::Gak => self.envelope_in::<Gak>(&mut entry.envelope, &context),
+            KeyKind::Kek => self.envelope_in::<Kek>(&mut entry.envelope, &context),
+            _ => self.envelope_in::<Guek>(&mut entry.envelope, &context),
+        }
     }
 }
 
@@ -192,8 +206,10 @@ impl Mover<'_> {
                 minicbor::to_vec(entry)
             }
             _ => {
-                let mut entry: ChannelEntry = decoded(value)?;
-                self.channel(key, &mut entry)?;
+                let mut entry: VersionEntry = decoded(value)?;
+                let name = key.get(..EkName::SIZE).ok_or(RecordsError::Damaged)?;
+                let device: Option<DeviceEntry> = overlay.load(DEVICES, name)?;
+                self.version(&device.ok_or(RecordsError::Damaged)?, &mut entry)?;
                 minicbor::to_vec(entry)
             }
         };

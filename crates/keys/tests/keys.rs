@@ -7,7 +7,7 @@ mod support;
 use gridseal_crypto::{Key, WrappedKey, role::DeviceRootSecret};
 use gridseal_keys::{
     Core, DataKeysFile, KeysError, Keystore, KeystoreFile, front,
-    record::{CHANNELS, ChannelEntry, ChannelState, DEVICES, DeviceEntry, SESSIONS, channel_key},
+    record::{DEVICES, DeviceEntry, SESSIONS, VERSIONS, VersionEntry, version_key},
 };
 use gridseal_trust::{
     audit::{AUDIT, end, verify_chain},
@@ -21,7 +21,10 @@ use gridseal_trust::{
 use gridseal_types::{
     Code, DeviceState, Digest, Nonce, Sid, SystemTitle, UtcTime,
     records::{Commit, MemoryRecords, Records, Table, Write},
-    service::keys::{Bytes, Challenge, KeyReply, KeyRequest, OpenVerdict, Provision, TpmSession},
+    service::keys::{
+        Bytes, Challenge, KeyKind, KeyOrigin, KeyReply, KeyRequest, OpenVerdict, Provision, TpmSession,
+        VersionState,
+    },
 };
 use support::{
     Leg, NoRng, START, TestRng, World,
@@ -57,9 +60,16 @@ fn device_entry(world: &World) -> DeviceEntry {
     minicbor::decode(&row).unwrap()
 }
 
-fn channel(world: &World, version: u32) -> ChannelEntry {
-    let row = world.key_records.get(CHANNELS, &channel_key(&world.device_name(), version)).unwrap().unwrap();
-    minicbor::decode(&row).unwrap()
+fn version(world: &World, kind: KeyKind, version: u32) -> VersionEntry {
+    let key = version_key(&world.device_name(), kind, version);
+    minicbor::decode(&world.key_records.get(VERSIONS, &key).unwrap().unwrap()).unwrap()
+}
+
+/// State of all three keys of a delivery, which go together.
+fn state(world: &World, number: u32) -> VersionState {
+    let states = KeyKind::ALL.map(|kind| version(world, kind, number).state);
+    assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
+    states[0]
 }
 
 #[test]
@@ -119,32 +129,23 @@ fn the_first_apdu_under_new_keys_confirms_them_and_ends_the_old_ones() {
     world.run();
     assert!(world.is_confirmed());
     assert_eq!(device_entry(&world).channel_version, 2);
-    assert_eq!(
-        (channel(&world, 1).state, channel(&world, 2).state),
-        (ChannelState::Sent, ChannelState::Sent)
-    );
+    assert_eq!((state(&world, 1), state(&world, 2)), (VersionState::PreActive, VersionState::PreActive));
 
     assert!(is_fresh(&world.open_apdu(&early)), "nothing under the new keys was seen");
-    assert_eq!(
-        (channel(&world, 1).state, channel(&world, 2).state),
-        (ChannelState::Active, ChannelState::Sent)
-    );
+    assert_eq!((state(&world, 1), state(&world, 2)), (VersionState::Active, VersionState::PreActive));
     // The counters of the two versions have nothing to do with one another.
     let under_new = world.seal_apdu(1, b"under the new key");
     let forged = [&under_new[..under_new.len() - 1], &[under_new[under_new.len() - 1] ^ 1]].concat();
     assert_eq!(world.open_apdu(&forged), OpenVerdict::Rejected);
-    assert_eq!(channel(&world, 2).state, ChannelState::Sent, "only what verifies confirms");
+    assert_eq!(state(&world, 2), VersionState::PreActive, "only what verifies confirms");
     assert!(is_fresh(&world.open_apdu(&under_new)));
-    assert_eq!(
-        (channel(&world, 1).state, channel(&world, 2).state),
-        (ChannelState::Deactivated, ChannelState::Active)
-    );
+    assert_eq!((state(&world, 1), state(&world, 2)), (VersionState::Deactivated, VersionState::Active));
     for late in [early, seal(&old, SYSTEM_TITLE, 2, b"late")] {
         assert_eq!(world.open_apdu(&late), OpenVerdict::Rejected);
     }
     let replayed = world.open_apdu(&under_new);
     assert!(matches!(replayed, OpenVerdict::Duplicate { .. }));
-    assert!(!channel(&world, 1).guek.0.is_empty(), "kept for good");
+    assert!(!version(&world, KeyKind::Guek, 1).envelope.0.is_empty(), "kept for good");
 }
 
 #[test]
@@ -175,7 +176,15 @@ fn one_apdu_twice_in_a_batch_is_fresh_once_and_audited_once() {
             .unwrap();
     let new: Vec<(&str, &str)> =
         acts[audited..].iter().map(|entry| (entry.act.as_str(), entry.detail.as_str())).collect();
-    assert_eq!(new, [("channel-keys.confirmed", "1"), ("apdus.rejected", "1"), ("apdus.opened", "1")]);
+    assert_eq!(
+        new,
+        [
+            ("channel-keys.confirmed", "1"),
+            ("master-key.confirmed", "1"),
+            ("apdus.rejected", "1"),
+            ("apdus.exchanged", "2")
+        ]
+    );
 }
 
 #[test]
@@ -256,28 +265,34 @@ fn an_envelope_in_another_row_or_place_does_not_open() {
     assert!(matches!(opens(&records, &wire), Err(KeysError::Keystore)), "row of another device");
 
     let apdu = world.seal_apdu(1, b"reading");
-    let good = channel(&world, 1);
-    let changes: [fn(&mut ChannelEntry); 3] = [
-        |entry| core::mem::swap(&mut entry.guek, &mut entry.gak),
-        |entry| entry.guek = entry.kek.clone(),
-        |entry| entry.gak.0[30] ^= 1,
-    ];
     let name = world.device_name();
-    for (number, change) in changes.into_iter().enumerate() {
-        let mut entry = good.clone();
-        change(&mut entry);
+    let row = |kind| version(&world, kind, 1);
+    let (guek, gak, kek) = (row(KeyKind::Guek), row(KeyKind::Gak), row(KeyKind::Kek));
+    let mut flipped = gak.envelope.clone();
+    flipped.0[30] ^= 1;
+    let places = [
+        ("key of another kind", VersionEntry { envelope: kek.envelope, ..guek.clone() }),
+        ("key of another kind", VersionEntry { envelope: guek.envelope.clone(), ..gak.clone() }),
+        ("changed bit", VersionEntry { envelope: flipped, ..gak.clone() }),
+        ("another origin", VersionEntry { origin: KeyOrigin::Vendor, ..guek.clone() }),
+    ];
+    for (place, entry) in places {
         let mut records = world.key_records.clone();
-        put(&mut records, CHANNELS, &channel_key(&name, 1), &entry);
+        put(&mut records, VERSIONS, &version_key(&name, entry.kind, 1), &entry);
         let request = KeyRequest::OpenApdu { apdu: apdu.clone() };
         let opened = world.keys.decide(&records, world.utc(), &mut NoRng, vec![request]);
-        assert!(matches!(opened, Err(KeysError::Keystore)), "place {number}");
+        assert!(matches!(opened, Err(KeysError::Keystore)), "{place}");
     }
     // Version 1 in the row of version 2.
     let mut records = world.key_records.clone();
     let mut entry = own;
     entry.channel_version = 2;
+    entry.versions = KeyKind::ALL.map(|kind| (kind, 2)).to_vec();
     put(&mut records, DEVICES, name.as_bytes(), &entry);
-    put(&mut records, CHANNELS, &channel_key(&name, 2), &good);
+    for kind in KeyKind::ALL {
+        let moved = VersionEntry { version: 2, ..row(kind) };
+        put(&mut records, VERSIONS, &version_key(&name, kind, 2), &moved);
+    }
     let request = KeyRequest::OpenApdu { apdu };
     let opened = world.keys.decide(&records, world.utc(), &mut NoRng, vec![request]);
     assert!(matches!(opened, Err(KeysError::Keystore)), "another version");
@@ -475,7 +490,7 @@ fn no_record_of_any_service_holds_a_raw_key() {
         .collect();
     assert!(keys.len() > 20, "{}", keys.len());
     let tables: [(&MemoryRecords, &[Table]); 3] = [
-        (&world.key_records, &[DEVICES, SESSIONS, CHANNELS, "key_pseudonyms", "key_titles", AUDIT]),
+        (&world.key_records, &[DEVICES, SESSIONS, VERSIONS, "key_pseudonyms", "key_titles", AUDIT]),
         (&world.register, &["em_devices", "em_sessions", "em_replaced", AUDIT]),
         (&world.init_records, &["init_redirects", AUDIT]),
     ];
@@ -590,9 +605,8 @@ fn data_keys_in_use(world: &World) -> Vec<u64> {
         envelopes.extend(entry.salts);
         envelopes.extend(entry.commands.into_iter().flatten().map(|tunnel| tunnel.session_key));
     }
-    for row in rows(CHANNELS) {
-        let entry: ChannelEntry = minicbor::decode(&row).unwrap();
-        envelopes.extend([entry.guek, entry.gak, entry.kek]);
+    for row in rows(VERSIONS) {
+        envelopes.push(minicbor::decode::<VersionEntry>(&row).unwrap().envelope);
     }
     assert!(envelopes.len() > 9, "devices, a session and channels");
     envelopes.into_iter().map(|bytes| WrappedKey(bytes.0).data_key_id().unwrap()).collect()

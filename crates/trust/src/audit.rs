@@ -76,7 +76,7 @@ pub struct Act<'a> {
     pub detail: &'a dyn core::fmt::Display,
 }
 
-/// Appends an entry to a decision in the making.
+/// Appends an entry to a decision in the making and returns its number.
 ///
 /// # Errors
 /// [`RecordsError`]: then the act must not be done.
@@ -84,8 +84,8 @@ pub fn append<R: Records>(
     records: &mut Overlay<'_, R>,
     at: UtcTime,
     act: Act<'_>,
-) -> Result<(), RecordsError> {
-    append_entry(records, at, act, None).map(|_| ())
+) -> Result<u64, RecordsError> {
+    append_entry(records, at, act, None)
 }
 
 /// Appends an entry and returns its number.

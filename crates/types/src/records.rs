@@ -128,6 +128,12 @@ impl<'r, R: Records> Overlay<'r, R> {
         Self { base, pending: BTreeMap::new() }
     }
 
+    /// What lies below, without the changes of this decision.
+    #[must_use]
+    pub const fn base(&self) -> &'r R {
+        self.base
+    }
+
     /// The value of a key as this decision sees it.
     ///
     /// # Errors

@@ -9,10 +9,8 @@ use gridseal_crypto::{
 use gridseal_dlms::{
     apdu::ciphered::GeneralGlo, frame::wrapper::WrapperDecoder, suite::protect::seal_general_glo,
 };
-use gridseal_keys::record::{
-    CHANNELS, ChannelEntry, ChannelState, DEVICES, DeviceEntry, SESSIONS, SessionEntry,
-};
-use gridseal_keys::record::{channel_key, context};
+use gridseal_keys::record::{DEVICES, DeviceEntry, SESSIONS, SessionEntry, VERSIONS, VersionEntry};
+use gridseal_keys::record::{context, version_key};
 use gridseal_meter::{PushKeys, Row};
 use gridseal_onboarding::endpoint_manager::register::RegisterEntry;
 use gridseal_trust::{
@@ -29,7 +27,7 @@ use gridseal_types::{
     records::{Records, Write},
     service::{
         admission::Admission,
-        keys::{KeyReply, KeyRequest, OpenVerdict},
+        keys::{KeyKind, KeyReply, KeyRequest, OpenVerdict, VersionState},
     },
 };
 
@@ -44,7 +42,7 @@ use crate::HashRng;
 /// Table of the endpoint manager's sessions.
 const MANAGER_SESSIONS: &str = "em_sessions";
 /// Versions of channel keys that the key service tries, newest first.
-const CHANNELS_TRIED: u32 = 4;
+const CHANNELS_TRIED: u32 = 15;
 
 /// What was seen so far.
 #[derive(Debug)]
@@ -308,12 +306,16 @@ impl World {
         };
         let oldest = entry.channel_version.saturating_sub(CHANNELS_TRIED) + 1;
         for version in (1..=entry.channel_version).rev() {
-            let row = self.keys.records.get(CHANNELS, &channel_key(&name, version)).expect("memory");
-            let Some(row) = row else { continue };
-            let channel: ChannelEntry = minicbor::decode(&row).expect("own record");
+            let row = |kind| {
+                let row = self.keys.records.get(VERSIONS, &version_key(&name, kind, version));
+                let row = row.expect("memory")?;
+                Some(minicbor::decode::<VersionEntry>(&row).expect("own record"))
+            };
+            let (Some(own), Some(own_gak)) = (row(KeyKind::Guek), row(KeyKind::Gak)) else { continue };
+            let is_past = own.state == VersionState::Deactivated;
             let context = context(&TENANT, &name, version);
-            let own_guek = Key::<Guek, 16>::unwrap_key(&dek(), &context, &WrappedKey(channel.guek.0));
-            let own_gak = Key::<Gak, 16>::unwrap_key(&dek(), &context, &WrappedKey(channel.gak.0));
+            let own_guek = Key::<Guek, 16>::unwrap_key(&dek(), &context, &WrappedKey(own.envelope.0));
+            let own_gak = Key::<Gak, 16>::unwrap_key(&dek(), &context, &WrappedKey(own_gak.envelope.0));
             let (Ok(own_guek), Ok(own_gak)) = (own_guek, own_gak) else {
                 return broken(Rule::S3, "channel keys on record do not open");
             };
@@ -324,7 +326,7 @@ impl World {
             // and another session replaces them.
             let is_operating =
                 self.manager.entry(&name).is_some_and(|entry| entry.state == DeviceState::Operating);
-            if is_operating && (channel.state == ChannelState::Deactivated || version < oldest) {
+            if is_operating && (is_past || version < oldest) {
                 let newest = entry.channel_version;
                 let detail =
                     format!("keys {version} of device {number} are not tried any more, newest {newest}");

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use gridseal_keys::{
-    front,
-    record::{CHANNELS, DEVICES, DeviceEntry, channel_key},
+    Core, Service, front,
+    record::{DEVICES, DeviceEntry, VERSIONS, version_key},
+    site::Site,
 };
 use gridseal_types::{
     records::{Commit, MemoryRecords, Records, Write},
@@ -26,6 +27,8 @@ type Call = (Actor, u64, usize);
 #[derive(Debug)]
 pub(super) struct KeysProcess {
     pub(super) records: MemoryRecords,
+    /// What it holds in memory; none until it is needed.
+    service: Option<Service<&'static Core>>,
     inbox: VecDeque<(Actor, Content)>,
     /// Answers that wait to leave.
     outbox: VecDeque<(Actor, u64, Vec<KeyReply>)>,
@@ -38,6 +41,7 @@ impl KeysProcess {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             records: MemoryRecords::default(),
+            service: None,
             inbox: VecDeque::new(),
             outbox: VecDeque::new(),
             late: None,
@@ -46,6 +50,7 @@ impl KeysProcess {
     }
 
     pub(super) fn lose_memory(&mut self) {
+        self.service = None;
         self.inbox.clear();
         self.outbox.clear();
         self.late = None;
@@ -99,10 +104,16 @@ impl World {
         self.stir(Actor::Keys);
         let (calls, requests) = self.batch()?;
         let now = self.utc();
-        let KeysProcess { records, rng, .. } = &mut self.keys;
-        let decision = works().keys.decide(records, now, rng, requests);
-        let decision =
-            decision.map_err(|error| Violation::new(Rule::Contract, format!("key service: {error}")))?;
+        let KeysProcess { records, service, rng, .. } = &mut self.keys;
+        let failed = |error| Violation::new(Rule::Contract, format!("key service: {error}"));
+        let service = match service {
+            Some(service) => service,
+            None => {
+                let site = Site::single(Core::CLIENT_TITLE);
+                service.insert(Service::load(&works().keys, records, site, rng).map_err(failed)?)
+            }
+        };
+        let decision = service.decide(records, now, rng, requests).map_err(failed)?;
         for reply in &decision.replies {
             if let KeyReply::Refused { code } = reply {
                 self.note(format_args!("key service refused: {code:?}"));
@@ -147,7 +158,7 @@ impl World {
     fn keys_commit(&mut self, writes: Vec<Write>) -> Step {
         self.check.keys_commit(&writes)?;
         let touches = |table| writes.iter().any(|write| write.table == table);
-        let (devices, channels) = (touches(DEVICES), touches(CHANNELS));
+        let (devices, channels) = (touches(DEVICES), touches(VERSIONS));
         self.keys.records.commit(writes).expect("memory");
         if channels && self.plant == Some(Fault::KeysKeepNewestChannelOnly) {
             self.forget_older_channels();
@@ -167,9 +178,10 @@ impl World {
         for meter in &self.meters {
             let Ok(Some(bytes)) = self.keys.records.get(DEVICES, meter.name.as_bytes()) else { continue };
             let entry: DeviceEntry = minicbor::decode(&bytes).expect("own record");
-            let older = (1..entry.channel_version).map(|version| Write {
-                table: CHANNELS,
-                key: channel_key(&meter.name, version),
+            let older = entry.versions.iter().filter(|(_, version)| *version < entry.channel_version);
+            let older = older.map(|(kind, version)| Write {
+                table: VERSIONS,
+                key: version_key(&meter.name, *kind, *version),
                 value: None,
             });
             self.keys.records.commit(older.collect()).expect("memory");

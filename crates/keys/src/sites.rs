@@ -1,0 +1,331 @@
+//! Acts on the site: promotion, fencing, restore, reconciliation (sections 8 and 18 of the specification).
+//!
+//! A standby is loaded anew right before it is promoted: what it holds in memory is what was on record when it was loaded.
+
+use alloc::vec::Vec;
+
+use gridseal_crypto::role::{Gak, Guek, Kek};
+use gridseal_types::{
+    EkName, SystemTitle,
+    records::Records,
+    service::keys::{
+        Approval, Bytes, ChangePhase, Denial, ExchangeReply, ExportedRow, KeyKind, SiteMode, SiteRequest,
+        SiteStatus, VersionState,
+    },
+};
+
+use crate::{
+    acts::{dual_control, names},
+    core::{Stop, Work},
+    device::Device,
+    lease::{CounterLayout, Lease},
+    phase::ChangeEvent,
+    record::{CHANGES, ChangeEntry, DEVICES, DeviceEntry, VERSIONS, VersionEntry},
+    site::next_of_site,
+};
+
+/// Rows of one export.
+const EXPORT_ROWS: usize = 256;
+/// Rows of one reconciliation.
+const RECONCILE_ROWS_MAX: usize = 1_024;
+
+impl<R: Records> Work<'_, R> {
+    pub(crate) fn site_act(&mut self, request: SiteRequest) -> Result<ExchangeReply, Stop> {
+        match request {
+            SiteRequest::Status => {}
+            SiteRequest::Promote { above, approvals } => self.promote(above, &approvals)?,
+            SiteRequest::Fence { epoch } => self.fence(epoch)?,
+            SiteRequest::Restore { witness, changed_since, approvals } => {
+                self.restore(witness, &changed_since, &approvals)?;
+            }
+            SiteRequest::Export { after } => return self.export(after),
+            active if self.site.mode == SiteMode::Active => return self.serving_act(active),
+            _ => return Err(Denial::Fenced { epoch: self.site.row.highest }.into()),
+        }
+        Ok(ExchangeReply::Site(self.site_status()))
+    }
+
+    fn serving_act(&mut self, request: SiteRequest) -> Result<ExchangeReply, Stop> {
+        match request {
+            SiteRequest::ApproveDegraded { until, approvals } => {
+                dual_control(&approvals)?;
+                self.site.row.degraded_until = until;
+                self.save_site();
+                self.audit("site.degraded", &until.0, &names(&approvals))?;
+            }
+            SiteRequest::RaiseCounter { system_title, at_least, approvals } => {
+                self.raise_counter(system_title, at_least, &approvals)?;
+            }
+            SiteRequest::Reconcile { rows } => return self.reconcile(&rows),
+            _ => return Err(Denial::Malformed.into()),
+        }
+        Ok(ExchangeReply::Site(self.site_status()))
+    }
+
+    const fn site_status(&self) -> SiteStatus {
+        SiteStatus {
+            index: self.site.site.index,
+            count: self.site.site.count,
+            epoch: self.site.row.epoch,
+            highest: self.site.row.highest,
+            mode: self.site.mode,
+            degraded_until: self.site.row.degraded_until,
+        }
+    }
+
+    /// Every epoch that this site knows of, as one above which the next one lies.
+    fn highest_known(&self, elsewhere: u32) -> u32 {
+        let row = &self.site.row;
+        row.epoch.max(row.highest).max(self.site.site.marker.unwrap_or_default()).max(elsewhere)
+    }
+
+    fn promote(&mut self, above: u32, approvals: &[Approval]) -> Result<(), Stop> {
+        dual_control(approvals)?;
+        if self.site.mode == SiteMode::Outdated {
+            return Err(Denial::NoWitness.into());
+        }
+        self.take_epoch(above, "site.promoted", approvals)
+    }
+
+    fn take_epoch(&mut self, above: u32, act: &str, approvals: &[Approval]) -> Result<(), Stop> {
+        let site = self.site.site;
+        let known = self.highest_known(above);
+        let epoch = next_of_site(known, site.index, site.count).ok_or(Denial::CounterExhausted)?;
+        let epoch = self.perhaps_reused(epoch);
+        self.site.row.epoch = epoch;
+        self.site.row.highest = epoch;
+        self.site.row.fenced = false;
+        self.site.mode = SiteMode::Active;
+        self.site.site.marker = Some(epoch);
+        self.marker = Some(epoch);
+        self.save_site();
+        self.audit(act, &epoch, &names(approvals))?;
+        Ok(())
+    }
+
+    #[cfg(feature = "danger-faults")]
+    fn perhaps_reused(&self, epoch: u32) -> u32 {
+        if self.has(crate::danger_faults::Fault::Epoch) { self.site.row.epoch } else { epoch }
+    }
+
+    #[cfg(not(feature = "danger-faults"))]
+    #[expect(clippy::unused_self, reason = "the same call with and without the feature")]
+    const fn perhaps_reused(&self, epoch: u32) -> u32 {
+        epoch
+    }
+
+    /// Another site serves in a higher epoch: this one stops, for good until it is promoted again.
+    fn fence(&mut self, epoch: u32) -> Result<(), Stop> {
+        if epoch <= self.site.row.epoch || self.site.mode == SiteMode::Standby {
+            return Err(Denial::IllegalTransition.into());
+        }
+        self.audit("site.fenced", &epoch, &self.site.row.epoch.clone())?;
+        self.site.row.highest = self.site.row.highest.max(epoch);
+        self.site.row.fenced = true;
+        self.site.mode = SiteMode::Fenced;
+        self.save_site();
+        Ok(())
+    }
+
+    /// This database was put back: what was done since is unknown to it. A new epoch makes every counter new; meters whose
+    /// keys changed since are put to unknown; plain counts are in doubt.
+    fn restore(
+        &mut self,
+        witness: Option<u32>,
+        changed_since: &[SystemTitle],
+        approvals: &[Approval],
+    ) -> Result<(), Stop> {
+        dual_control(approvals)?;
+        if self.site.site.marker.is_none() && witness.is_none() {
+            return Err(Denial::NoWitness.into());
+        }
+        let titles = changed_since.iter().map(|title| self.titled(*title));
+        let entries = titles.collect::<Result<Vec<DeviceEntry>, _>>()?;
+        self.take_epoch(witness.unwrap_or_default(), "site.restored", approvals)?;
+        for entry in entries {
+            let before = self.load_device(entry)?;
+            let mut device = before.clone();
+            self.make_unknown(&mut device)?;
+            self.save(&before, &device)?;
+        }
+        let plain: Vec<SystemTitle> = self
+            .traffic
+            .slots
+            .iter()
+            .filter(|slot| slot.layout == CounterLayout::Plain)
+            .map(|slot| slot.title)
+            .collect();
+        for title in plain {
+            let mut entry = self.titled(title)?;
+            entry.doubt = true;
+            self.save_device(&entry);
+            if let Some(slot) = self.traffic.slot_mut(entry.slot) {
+                slot.doubt = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// What this database calls prepared may have been sent, and what it calls sent may have been answered.
+    fn make_unknown(&mut self, device: &mut Device) -> Result<(), Stop> {
+        if let Some(mut change) = device.change.clone() {
+            let sent: Vec<(KeyKind, u32)> = change.items.iter().map(|kind| (*kind, change.version)).collect();
+            for (kind, version) in sent {
+                let order = device.next_act();
+                if let Some(entry) = device.version_mut(kind, version)
+                    && !entry.sent
+                {
+                    (entry.sent, entry.sent_order) = (true, order);
+                }
+            }
+            crate::evidence::step(&mut change, self.now.0, &[ChangeEvent::Send, ChangeEvent::NoEvidence]);
+            change.transfer = None;
+            device.change = Some(change);
+        }
+        self.note(&mut device.entry, "device.unknown", &"restored or reconciled")?;
+        Ok(())
+    }
+
+    fn raise_counter(
+        &mut self,
+        title: SystemTitle,
+        at_least: u32,
+        approvals: &[Approval],
+    ) -> Result<(), Stop> {
+        dual_control(approvals)?;
+        let mut entry = self.titled(title)?;
+        let epoch = self.site.row.epoch;
+        let slot = self.traffic.slot_mut(entry.slot).ok_or(Denial::UnknownDevice)?;
+        let active = slot.active.filter(|_| slot.layout == CounterLayout::Plain);
+        let guek = active.ok_or(Denial::IllegalTransition)?.pair.guek;
+        let lease = &mut slot.counters_of(guek).lease;
+        // Only ever up.
+        let end = lease.end.max(u64::from(at_least));
+        *lease = Lease { epoch, next: end, end };
+        slot.doubt = false;
+        self.traffic.log.leased(entry.slot, guek, epoch, end);
+        self.traffic.touch(entry.slot);
+        entry.doubt = false;
+        let detail = alloc::format!("{at_least} {}", names(approvals));
+        self.note(&mut entry, "counter.raised", &detail)?;
+        self.save_device(&entry);
+        self.replicate()
+    }
+
+    fn export(&self, after: Option<ExportedRow>) -> Result<ExchangeReply, Stop> {
+        let (mut table, mut key) = after.map_or((0, Vec::new()), |row| (row.table, row.key.0));
+        loop {
+            let name = match table {
+                0 => VERSIONS,
+                1 => CHANGES,
+                _ => return Ok(ExchangeReply::Rows(Vec::new())),
+            };
+            let rows = self.records.base().range(name, &key, EXPORT_ROWS)?;
+            if !rows.is_empty() {
+                let row = |(key, value)| ExportedRow { table, key: Bytes(key), value: Bytes(value) };
+                return Ok(ExchangeReply::Rows(rows.into_iter().map(row).collect()));
+            }
+            (table, key) = (table.saturating_add(1), Vec::new());
+        }
+    }
+
+    /// Joins what another site did and did not replicate: the union of versions, never its state.
+    fn reconcile(&mut self, rows: &[ExportedRow]) -> Result<ExchangeReply, Stop> {
+        if rows.len() > RECONCILE_ROWS_MAX {
+            return Err(Denial::Malformed.into());
+        }
+        let mut versions: Vec<(EkName, VersionEntry)> = Vec::new();
+        let mut changes: Vec<ChangeEntry> = Vec::new();
+        for row in rows {
+            if row.table == 0 {
+                let name = row.key.0.get(..EkName::SIZE).and_then(EkName::from_slice);
+                let entry = minicbor::decode(&row.value.0).map_err(|_| Denial::Malformed)?;
+                versions.push((name.ok_or(Denial::Malformed)?, entry));
+            } else {
+                changes.push(minicbor::decode(&row.value.0).map_err(|_| Denial::Malformed)?);
+            }
+        }
+        let mut titles = Vec::new();
+        let mut names: Vec<EkName> = versions.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let entry: DeviceEntry =
+                self.records.load(DEVICES, name.as_bytes())?.ok_or(Denial::ForeignRow)?;
+            let before = self.load_device(entry)?;
+            let mut device = before.clone();
+            let of_device = versions.iter().filter(|(of, _)| *of == name).map(|(_, entry)| entry);
+            let mut joined = false;
+            for theirs in of_device {
+                joined |= self.join(&mut device, theirs)?;
+            }
+            if !joined {
+                continue;
+            }
+            self.join_change(&mut device, &changes)?;
+            self.note(&mut device.entry, "device.unknown", &"reconciled")?;
+            titles.push(device.entry.system_title);
+            self.save(&before, &device)?;
+        }
+        if !titles.is_empty() {
+            self.replicate()?;
+        }
+        Ok(ExchangeReply::Reconciled { devices: titles })
+    }
+
+    /// Takes a version of another site in, as one that the meter may have.
+    fn join(&mut self, device: &mut Device, theirs: &VersionEntry) -> Result<bool, Stop> {
+        if !theirs.sent || theirs.envelope.0.is_empty() {
+            return Ok(false);
+        }
+        if device.version(theirs.kind, theirs.version).is_some_and(|ours| ours.sent) {
+            return Ok(false);
+        }
+        let opens = match theirs.kind {
+            KeyKind::Gak => self.key::<Gak>(device, theirs).is_ok(),
+            KeyKind::Kek => self.key::<Kek>(device, theirs).is_ok(),
+            _ => self.key::<Guek>(device, theirs).is_ok(),
+        };
+        if !opens || theirs.first_epoch > self.site.row.epoch {
+            return Err(Denial::ForeignRow.into());
+        }
+        let order = device.next_act();
+        if let Some(ours) = device.version_mut(theirs.kind, theirs.version) {
+            (ours.sent, ours.sent_order) = (true, order);
+            return Ok(true);
+        }
+        let entry = VersionEntry {
+            state: VersionState::PreActive,
+            proven_at: None,
+            proven_order: 0,
+            deactivated_at: None,
+            sent_order: order,
+            closed: false,
+            ..theirs.clone()
+        };
+        device.entry.channel_version = device.entry.channel_version.max(entry.version);
+        device.add(entry);
+        Ok(true)
+    }
+
+    /// The other site's change goes on here when none of ours does; otherwise its versions are candidates and no more.
+    fn join_change(&mut self, device: &mut Device, changes: &[ChangeEntry]) -> Result<(), Stop> {
+        for theirs in changes.iter().filter(|change| change.device == device.entry.device) {
+            if self.records.get(CHANGES, theirs.id.as_bytes())?.is_some() || theirs.attempts == 0 {
+                continue;
+            }
+            let mut change = ChangeEntry { transfer: None, changed_at: self.now, ..theirs.clone() };
+            if device.change.as_ref().is_none_or(|ours| ours.phase.is_resolved()) {
+                change.phase = ChangePhase::Unknown;
+                if let Some(proof) = change.proof.as_mut() {
+                    proof.phase = ChangePhase::Unknown;
+                }
+                device.change = Some(change);
+            } else {
+                change.phase = ChangePhase::Abandoned;
+                self.records.save(CHANGES, change.id.as_bytes(), &change);
+            }
+        }
+        Ok(())
+    }
+}
