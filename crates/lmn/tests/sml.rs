@@ -466,3 +466,40 @@ fn an_independent_parser_reads_the_same_values() {
     }
     assert_eq!(ObisCode::new([1, 0, 2, 8, 1, 255]).groups().as_slice(), ours[2].0);
 }
+
+/// Where the two disagree, and why: each is written down in `docs/interop.md`.
+#[test]
+fn every_known_disagreement_with_the_other_parser_is_as_written_down() {
+    let theirs = |payload: &[u8]| sml_rs::parser::complete::parse(payload).is_ok();
+    let ours = |payload: &[u8]| sml::messages(payload, Mode::Tolerant).is_ok();
+    for body in bodies() {
+        let name = body.name();
+        let payload = sml::encode(&[Message::new(&[1], body)]);
+        assert!(ours(&payload), "{name}");
+        // Theirs knows what meters push, and of times the second index only.
+        assert_eq!(theirs(&payload), name == "PublicClose.Res", "{name}");
+    }
+    let list = one(energy(0));
+    let of = |list: &GetListResponse<'static>, checksum| {
+        let message = Message { checksum, ..Message::new(&[1], Body::GetListResponse(list.clone())) };
+        sml::encode(&[message])
+    };
+    let scaler = |scaler| {
+        let mut list = list.clone();
+        list.entries[0].scaler = Some(scaler);
+        list
+    };
+    let short = scaler(Signed::new(0, 1));
+    let bare = GetListResponse { sensor_time: Some(Time::Bare(Unsigned::new(7, 4))), ..short.clone() };
+    let dated = GetListResponse { sensor_time: Some(TIME), ..short.clone() };
+    for (payload, they_read) in [
+        (of(&short, Checksum::X25), true),
+        (of(&bare, Checksum::X25), true),
+        (of(&dated, Checksum::X25), false),
+        (of(&short, Checksum::Kermit), false),
+        (of(&scaler(Signed::new(0, 2)), Checksum::X25), false),
+    ] {
+        assert!(ours(&payload));
+        assert_eq!(theirs(&payload), they_read);
+    }
+}

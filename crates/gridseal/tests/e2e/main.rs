@@ -2,7 +2,7 @@
 //!
 //! What each module proves: `demo` the one command, `faults` and `power` kill -9 at every step, `ports` bad input at every
 //! port, `borders` who can reach whom, `zones` that keys stay where they belong,
-//! `mbus` telegrams of the local network through the command line.
+//! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -18,6 +18,7 @@
 mod borders;
 mod demo;
 mod faults;
+mod lmn;
 mod machine;
 mod mbus;
 mod peer;
