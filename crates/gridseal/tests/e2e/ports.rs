@@ -25,7 +25,7 @@ use crate::{
 
 /// Tables with what the two inner stores know; all but the audit log, which tells of refusals too.
 const REGISTER: [&str; 3] = ["em_devices", "em_sessions", "em_replaced"];
-const KEYS: [&str; 5] = ["key_devices", "key_pseudonyms", "key_titles", "key_sessions", "key_channels"];
+const KEYS: [&str; 5] = ["key_devices", "key_pseudonyms", "key_titles", "key_sessions", "key_versions"];
 const INIT: [&str; 1] = ["init_redirects"];
 
 /// Everything that bad input must not change, as one hash per table.
@@ -465,7 +465,7 @@ fn tables_of_the_state_exist() {
     let empty = gridseal_crypto::sha256(&[&[]]);
     let state = state(&site);
     for table in
-        ["em_devices", "key_devices", "key_pseudonyms", "key_titles", "key_channels", "init_redirects"]
+        ["em_devices", "key_devices", "key_pseudonyms", "key_titles", "key_versions", "init_redirects"]
     {
         assert_ne!(state[table], empty, "{table} is empty: the test looks at the wrong place");
     }

@@ -570,7 +570,7 @@ impl World {
         for table in ["em_devices", "em_sessions"] {
             state.extend(self.register.range(table, &[], 1_000).unwrap());
         }
-        for table in ["key_devices", "key_pseudonyms", "key_titles", "key_sessions", "key_channels"] {
+        for table in ["key_devices", "key_pseudonyms", "key_titles", "key_sessions", "key_versions"] {
             state.extend(self.key_records.range(table, &[], 1_000).unwrap());
         }
         state
