@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use gridseal_io::{clock::utc_now, confine, rng::OsRng};
-use gridseal_keys::{Core, Keystore, KeystoreFile};
+use gridseal_keys::{Core, KeysError, Keystore, KeystoreFile, Service, site::Site};
 use gridseal_store::{Claim, ClaimError, SoleWriter, SqliteRecords, record_tag_key};
 use gridseal_trust::audit::{self, Act};
 use gridseal_types::{
@@ -17,9 +17,15 @@ use gridseal_types::{
 
 use crate::{
     config,
-    files::{Zone, parse_public_key, read},
+    files::{Zone, parse_public_key, read, read_if_there, write_atomic},
     process::keys::{read_frame, write_frame},
 };
+
+/// File with the epoch of this site, outside the database.
+const SITE_EPOCH: &str = "site-epoch";
+/// Batches after which the traffic log is folded into rows, and rows for each step.
+const FOLD_EVERY: u32 = 64;
+const FOLD_ROWS: usize = 256;
 
 /// Runs the core until its input ends.
 pub fn run(path: &Path) -> Result<()> {
@@ -32,21 +38,40 @@ pub fn run(path: &Path) -> Result<()> {
     let mut records = open_records(&config, &dir)?;
     let keystore = Keystore::open(&file, Zone::open(&dir)?.into_dek(), delegation, voucher_keys)?;
     let core = Core::new(keystore, config.attestation_age_max_s);
+    let epoch_file = dir.join(SITE_EPOCH);
+    let site = Site { marker: site_epoch(&epoch_file)?, ..Site::single(Core::CLIENT_TITLE) };
+    let mut service = Service::load(&core, &records, site, &mut OsRng)?;
     confine::filter_system_calls()?;
     let mut input = BufReader::new(std::io::stdin().lock());
     let mut output = BufWriter::new(std::io::stdout().lock());
+    let mut frames = 0u32;
     while let Some(frame) = read_frame(&mut input)? {
         let Batch(requests): Batch<KeyRequest> = minicbor::decode(&frame)?;
+        // After an error what is in memory is ahead of what is on record: the process ends, and is started again.
         let replies = records.transact(|view| {
-            let decision = core.decide(view, utc_now(), &mut OsRng, requests)?;
-            Ok::<_, gridseal_keys::KeysError>((decision.writes, decision.replies))
+            let decision = service.decide(view, utc_now(), &mut OsRng, requests)?;
+            if let Some(epoch) = decision.marker {
+                write_atomic(&epoch_file, epoch.to_string().as_bytes()).map_err(|_| RecordsError::Failed)?;
+            }
+            Ok::<_, KeysError>((decision.writes, decision.replies))
         })?;
         if let Some(inventory) = &config.danger_inventory {
             danger_write_inventory(&core, &records, &dir.join(inventory))?;
         }
         write_frame(&mut output, &minicbor::to_vec(Batch(replies))?)?;
+        frames = frames.wrapping_add(1);
+        if frames.is_multiple_of(FOLD_EVERY) || service.is_folding() {
+            records
+                .transact(|view| Ok::<_, RecordsError>((service.fold(view, utc_now(), FOLD_ROWS)?, ())))?;
+        }
     }
     Ok(())
+}
+
+fn site_epoch(path: &Path) -> Result<Option<u32>> {
+    let Some(text) = read_if_there(path)? else { return Ok(None) };
+    let epoch = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+    Ok(Some(epoch.with_context(|| format!("{} holds no epoch", path.display()))?))
 }
 
 /// Opens the key store as its only writer: authenticated, and not older than its marker.
