@@ -39,22 +39,26 @@ SBOX = _tables()
 
 
 def aes(key: bytes, block: bytes) -> bytes:
-    words = [list(key[at : at + 4]) for at in range(0, 16, 4)]
+    size = len(key) // 4
+    rounds = size + 6
+    words = [list(key[at : at + 4]) for at in range(0, len(key), 4)]
     constant = 1
-    for at in range(4, 44):
+    for at in range(size, 4 * rounds + 4):
         word = list(words[-1])
-        if at % 4 == 0:
+        if at % size == 0:
             word = [SBOX[byte] for byte in word[1:] + word[:1]]
             word[0] ^= constant
             constant = constant << 1 ^ (0x11B if constant & 0x80 else 0)
-        words.append([one ^ two for one, two in zip(words[at - 4], word)])
-    keys = [sum(words[4 * turn : 4 * turn + 4], []) for turn in range(11)]
+        elif size > 6 and at % size == 4:
+            word = [SBOX[byte] for byte in word]
+        words.append([one ^ two for one, two in zip(words[at - size], word)])
+    keys = [sum(words[4 * turn : 4 * turn + 4], []) for turn in range(rounds + 1)]
     state = [one ^ two for one, two in zip(block, keys[0])]
     double = lambda byte: (byte << 1 ^ (0x1B if byte & 0x80 else 0)) & 0xFF
-    for turn in range(1, 11):
+    for turn in range(1, rounds + 1):
         state = [SBOX[byte] for byte in state]
         state = [state[(4 * column + row + 4 * row) % 16] for column in range(4) for row in range(4)]
-        if turn < 10:
+        if turn < rounds:
             mixed = []
             for column in range(4):
                 a = state[4 * column : 4 * column + 4]
@@ -66,6 +70,7 @@ def aes(key: bytes, block: bytes) -> bytes:
 
 
 assert aes(bytes(range(16)), bytes.fromhex("00112233445566778899aabbccddeeff")).hex() == "69c4e0d86a7b0430d8cdb78070b4c55a"
+assert aes(bytes(range(32)), bytes.fromhex("00112233445566778899aabbccddeeff")).hex() == "8ea2b7ca516745bfeafc49904b496089"
 
 # --- P-256 signatures ---------------------------------------------------------------------------------------------------
 
@@ -130,12 +135,17 @@ class Bits:
         return quotient << k | sum(self.bit() << (k - 1 - place) for place in range(k))
 
 
+def need(holds, what):
+    if not holds:
+        sys.exit(f"refused: {what}")
+
+
 def parse(header: bytes):
-    assert header[:4] == b"GSG1" and header[4] == 1, "not a subset difference header"
+    need(header[:4] == b"GSG1" and header[4] == 1, "not a subset difference header")
     tree, tree_epoch, key_epoch = header[21:29], header[29:33], header[33:37]
     check, length = header[45:53], int.from_bytes(header[53:57], "big")
     body, signature = header[57 : 57 + length], header[57 + length :]
-    assert len(signature) == 64
+    need(len(signature) == 64, "length")
     height, assigned, salt = body[0], int.from_bytes(body[1:5], "big"), body[5:13]
     runs, gap_bits, run_bits = body[13:16]
     codes, size = int.from_bytes(body[16:20], "big"), int.from_bytes(body[20:24], "big")
@@ -214,28 +224,32 @@ def main(folder):
     header = parse((folder / "header.bin").read_bytes())
     wanted = bytes.fromhex(facts["group_key"])
     signed = b"gridseal group header v1" + hashlib.sha256(header["covered"]).digest()
-    assert verifies(bytes.fromhex(facts["sender"]), signed, header["signature"]), "signature"
+    need(verifies(bytes.fromhex(facts["sender"]), signed, header["signature"]), "signature")
     fields_hash = hashlib.sha256(header["fields"]).digest()
     is_key = lambda key: hmac.new(key, b"gsg-kcv" + fields_hash, hashlib.sha256).digest()[:8] == header["check"]
-    assert is_key(wanted), "key check value"
+    need(is_key(wanted), "key check value")
     subsets = cover(header["height"], header["assigned"], header["evicted"])
     everybody = not subsets and len(header["blocks"]) == 1
-    assert everybody or len(subsets) == len(header["blocks"]), "one block for each subset"
+    need(everybody or len(subsets) == len(header["blocks"]), "one block for each subset")
     by_root = {}
     for place, (root, leave) in enumerate(subsets):
         by_root.setdefault(root, []).append((leave, place))
 
-    evicted, recovered, failed, pool = set(header["evicted"]), 0, 0, {}
-    for line in (folder / "labels.jsonl").read_text().splitlines():
+    evicted, recovered, failed, pool, seen = set(header["evicted"]), 0, 0, {}, {}
+    for line in (folder / "labels.jsonl").open():
         member = json.loads(line)
+        role, seat = member["role"], member["seat"]
         labels = {}
-        for nodes, label in zip(label_nodes(header["height"], member["seat"]), member["labels"], strict=True):
+        for nodes, label in zip(label_nodes(header["height"], seat), member["labels"], strict=True):
             labels[nodes] = bytes.fromhex(label)
-        assert member["evicted"] == (member["seat"] in evicted), "the header evicts whom the run says"
-        if member["evicted"]:
+            need(pool.get(nodes, labels[nodes]) == labels[nodes], "one label for one place")
+        need(seat not in seen, "each seat once")
+        seen[seat] = role
+        if role != "member":
             pool.update(labels)
             continue
-        leaf, key = (1 << header["height"]) + member["seat"], None
+        need(seat < facts["members"] and seat not in evicted, "who remains is a member")
+        leaf, key = (1 << header["height"]) + seat, None
         if everybody:
             key = open_block(labels[(0, 0)], 0, 0, header["nonce"], header["blocks"][0])
         for root_depth in range(header["height"]):
@@ -250,6 +264,14 @@ def main(folder):
         else:
             failed += 1
 
+    roles = list(seen.values())
+    need(roles.count("evicted") == facts["evicted"], "labels of every evicted member")
+    need(roles.count("member") == min(1000, facts["members"] - facts["evicted"]), "labels of enough others")
+    for seat, role in seen.items():
+        # Whom the run evicted and who joins later is revoked in the header, or it fails below by what they open.
+        if role == "newcomer":
+            need(seat == facts["members"] < 1 << header["height"], "the newcomer has the next seat")
+
     # What a label leads to lies below its node, under the same root: no pooled label may be at or above what is left out.
     opened = 0
     for place, (root, leave) in enumerate(subsets):
@@ -260,12 +282,16 @@ def main(folder):
                 opened += is_key(key)
     if everybody and (0, 0) in pool:
         opened += 1
+    told = {seat for seat, role in seen.items() if role == "evicted"}
     print(json.dumps(dict(
-        header_bytes=len(header["covered"]) + 64, subsets=len(subsets), evicted=len(evicted), pooled_labels=len(pool),
-        recovered=recovered, failed=failed, coalition_opened=opened,
+        header_bytes=len(header["covered"]) + 64, subsets=len(subsets), evicted=len(evicted),
+        evicted_as_told=told == evicted, pooled_labels=len(pool), recovered=recovered, failed=failed,
+        coalition_opened=opened,
     )))
-    return 0 if failed == 0 and opened == 0 else 1
+    return 0 if failed == 0 and opened == 0 and told == evicted else 1
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: group_check.py DIR")
     sys.exit(main(sys.argv[1]))

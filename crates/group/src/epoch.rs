@@ -79,7 +79,7 @@ impl EpochKeys {
 pub struct Command {
     /// Sender.
     pub sender: SystemTitle,
-    /// Number of the command, strictly increasing for each sender and epoch.
+    /// Number of the command, strictly increasing within an epoch, from 1.
     pub number: u64,
     /// After this time it counts no more.
     pub until: UtcTime,
@@ -97,9 +97,15 @@ pub enum CommandError {
     /// Not signed by the group's sender, or for another group or epoch.
     #[error("signature does not verify")]
     Signature,
-    /// Its number is not above the last one.
+    /// Its epoch and number are not above the last one.
     #[error("command {0} was seen or overtaken")]
     Replay(u64),
+    /// It counted until then.
+    #[error("command counted until {}", .0.0)]
+    Late(UtcTime),
+    /// A record waits to be stored.
+    #[error("a record is not stored yet")]
+    Busy,
 }
 
 impl From<Short> for CommandError {
@@ -142,17 +148,12 @@ impl Command {
         Ok(out)
     }
 
-    /// Parses what came out of a broadcast and verifies who it is from. `last` is the number of the last command obeyed
-    /// in this epoch. Whoever merely knows the group key gets no further than the signature.
+    /// Parses what came out of a broadcast and verifies who it is from. Whoever merely knows the group key gets no further
+    /// than the signature. Whether its number and time count is the member's to judge.
     ///
     /// # Errors
-    /// [`CommandError`].
-    pub fn open(
-        bytes: &[u8],
-        facts: &Facts,
-        sender: &PublicKey,
-        last: Option<u64>,
-    ) -> Result<Self, CommandError> {
+    /// [`CommandError::Format`], [`CommandError::Signature`].
+    pub fn open(bytes: &[u8], facts: &Facts, sender: &PublicKey) -> Result<Self, CommandError> {
         let mut reader = Reader::new(bytes);
         let title = SystemTitle(reader.array()?);
         let number = reader.u64()?;
@@ -169,9 +170,6 @@ impl Command {
         let command = Self { sender: title, number, until, apdu };
         if !sender.verifies(&Self::signed(facts, &command.encoded()), &signature) {
             return Err(CommandError::Signature);
-        }
-        if last.is_some_and(|last| number <= last) {
-            return Err(CommandError::Replay(number));
         }
         Ok(command)
     }

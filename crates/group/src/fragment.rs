@@ -92,6 +92,21 @@ fn value_at(known: &[(u8, &[u8])], to: u8, size: usize) -> Vec<u8> {
     value
 }
 
+const fn parity_count(data_count: usize, parity_percent: u8) -> usize {
+    let wanted = (data_count * parity_percent as usize).div_ceil(100);
+    let room = TOTAL_MAX.saturating_sub(data_count);
+    if wanted < room { wanted } else { room }
+}
+
+/// How many fragments [`cut`] makes of a message of so many bytes.
+#[must_use]
+pub fn fragment_count(message_size: usize, payload: usize, parity_percent: u8) -> usize {
+    let data = message_size.div_ceil(payload.max(1));
+    let (stripes, rest) = (data / STRIPE_MAX, data % STRIPE_MAX);
+    let of = |count| count + parity_count(count, parity_percent);
+    stripes * of(STRIPE_MAX) + of(rest)
+}
+
 /// Cuts a message into fragments of `payload` bytes, with `parity_percent` of parity for each stripe.
 ///
 /// # Errors
@@ -109,7 +124,7 @@ pub fn cut(message: &[u8], payload: usize, parity_percent: u8) -> Result<Vec<Vec
         let mut rows: Vec<Vec<u8>> = data.chunks(payload).map(<[u8]>::to_vec).collect();
         rows.iter_mut().for_each(|row| row.resize(payload, 0));
         let count = rows.len();
-        let parity = (count * usize::from(parity_percent)).div_ceil(100).min(TOTAL_MAX - count);
+        let parity = parity_count(count, parity_percent);
         let known: Vec<(u8, &[u8])> =
             (0u8..).zip(&rows).map(|(point, row)| (point, row.as_slice())).collect();
         let extra: Vec<Vec<u8>> =
@@ -299,6 +314,16 @@ mod tests {
         let told: Vec<_> = core::iter::once(&changed).chain(rest).map(|f| collector.take(f)).collect();
         assert!(told.contains(&Err(FragmentError::Damaged)));
         assert!(cut(&[], 64, 0).is_err() && cut(&message, 8, 0).is_err() && cut(&message, 64, 96).is_err());
+    }
+
+    #[test]
+    fn how_many_fragments_there_will_be_is_known_before_they_are_cut() {
+        for size in [1, 63, 64, 65, 8_191, 8_192, 8_193, 30_000] {
+            for parity in [0, 1, 20, 95] {
+                let made = cut(&message(size), 64, parity).unwrap().len();
+                assert_eq!(fragment_count(size, 64, parity), made, "{size} bytes, {parity} %");
+            }
+        }
     }
 
     #[test]

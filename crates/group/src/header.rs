@@ -18,6 +18,8 @@ use crate::{
 const MAGIC: [u8; 4] = *b"GSG1";
 const SIGNED_AS: &[u8] = b"gridseal group header v1";
 const SIGNATURE_SIZE: usize = 64;
+/// Bytes of a header beside its body.
+pub const OVERHEAD: usize = 4 + 1 + 16 + 8 + 4 + 4 + 8 + 8 + 4 + SIGNATURE_SIZE;
 /// Largest body, bytes.
 pub const BODY_SIZE_MAX: usize = 1 << 25;
 

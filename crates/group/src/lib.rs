@@ -11,7 +11,9 @@
 //! | [`header`] | the signed header around any of them |
 //! | [`epoch`] | what an epoch yields, and signed broadcast commands |
 //! | [`member`] | the member: acceptance, never a lower epoch, durable before used |
+//! | [`storage`] | what a member keeps, in slots that come through a power cut |
 //! | [`sender`] | the key service's side: seats, joins, evictions, re-seating |
+//! | [`schedule`] | when the next epoch is due, and when new seats are |
 //! | [`fragment`] | a header in pieces for lossy broadcast, with parity |
 //! | [`pair`] | keys between two devices, handed out and revoked |
 //!
@@ -36,9 +38,11 @@ pub mod lkh;
 pub mod member;
 pub mod pair;
 pub mod revoked;
+pub mod schedule;
 mod scheme;
 pub mod sd;
 pub mod sender;
+pub mod storage;
 pub mod tree;
 
 pub use scheme::{Receive, Rekey, RekeyError, Scheme};

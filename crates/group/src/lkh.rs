@@ -12,10 +12,7 @@ use gridseal_crypto::{
     role::GroupKey,
 };
 
-use crate::{
-    bytes::Reader,
-    scheme::{Receive, Rekey, RekeyError, Scheme},
-};
+use crate::scheme::{Receive, Rekey, RekeyError, Scheme};
 
 const DEGREE: u32 = 4;
 /// Node, child and wrapped key.
@@ -91,7 +88,7 @@ impl<'m> LkhSender<'m> {
             }
             node = parent(node);
         }
-        LkhMember { keys, block_count: 0 }
+        LkhMember { keys, renewed: BTreeMap::new(), block_count: 0 }
     }
 
     fn is_live(&self, node: u32, evicted: &BTreeSet<u32>) -> bool {
@@ -163,46 +160,111 @@ impl Rekey for LkhSender<'_> {
     }
 }
 
-/// Node and child of a wrap.
-fn ends_of(wrap: &[u8; WRAP_SIZE]) -> (u32, u32) {
-    let mut reader = Reader::new(wrap);
-    (reader.u32().unwrap_or_default(), reader.u32().unwrap_or_default())
+/// One wrap of a body: the renewed key of a node under the key of one of its children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wrap<'b> {
+    /// Node whose key was renewed.
+    pub node: u32,
+    /// Child whose key opens it: its renewed one, if it was renewed too.
+    pub child: u32,
+    wrapped: &'b Block,
+}
+
+impl Wrap<'_> {
+    /// The key in it, if `key` is the child's.
+    #[must_use]
+    pub fn open(&self, epoch: u32, key: &Key<GroupKey, 16>) -> Key<GroupKey, 16> {
+        unwrap_once(key, &number(epoch, self.node, self.child), self.wrapped)
+    }
+}
+
+/// A body, parsed: wraps from the seats up to the root, then the group key under the root's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LkhBody<'b> {
+    wraps: &'b [[u8; WRAP_SIZE]],
+    last: &'b Block,
+}
+
+impl<'b> LkhBody<'b> {
+    /// Parses a body; `None` for one that is not made of whole wraps.
+    #[must_use]
+    pub fn decode(body: &'b [u8]) -> Option<Self> {
+        let (wraps, last) = body.split_last_chunk::<BLOCK_SIZE>()?;
+        let (wraps, rest) = wraps.as_chunks::<WRAP_SIZE>();
+        rest.is_empty().then_some(Self { wraps, last })
+    }
+
+    fn wrap(bytes: &'b [u8; WRAP_SIZE]) -> Option<Wrap<'b>> {
+        let (node, rest) = bytes.split_first_chunk::<4>()?;
+        let (child, rest) = rest.split_first_chunk::<4>()?;
+        let (node, child) = (u32::from_be_bytes(*node), u32::from_be_bytes(*child));
+        Some(Wrap { node, child, wrapped: rest.first_chunk()? })
+    }
+
+    /// All wraps: nodes descend, children of one node ascend.
+    pub fn wraps(&self) -> impl Iterator<Item = Wrap<'b>> + 'b {
+        self.wraps.iter().filter_map(Self::wrap)
+    }
+
+    /// The wrap for a child.
+    fn find(&self, node: u32, child: u32) -> Option<Wrap<'b>> {
+        let place = self.wraps.binary_search_by(|bytes| match Self::wrap(bytes) {
+            Some(wrap) => node.cmp(&wrap.node).then(wrap.child.cmp(&child)),
+            None => core::cmp::Ordering::Less,
+        });
+        self.wraps.get(place.ok()?).and_then(Self::wrap)
+    }
+
+    /// The group key, if `root` is the key of the root.
+    #[must_use]
+    pub fn open(&self, epoch: u32, root: &Key<GroupKey, 16>) -> Key<GroupKey, 16> {
+        unwrap_once(root, &number(epoch, u32::MAX, 0), self.last)
+    }
 }
 
 /// The member: keys by node, its own and those above.
 #[derive(Debug)]
 pub struct LkhMember {
     keys: BTreeMap<u32, Key<GroupKey, 16>>,
+    /// Keys of the last message, until it is settled.
+    renewed: BTreeMap<u32, Key<GroupKey, 16>>,
     block_count: u32,
+}
+
+impl LkhMember {
+    /// The keys by node, as the last settled message left them.
+    pub fn keys(&self) -> impl Iterator<Item = (u32, &Key<GroupKey, 16>)> {
+        self.keys.iter().map(|(node, key)| (*node, key))
+    }
 }
 
 impl Receive for LkhMember {
     fn receive(&mut self, epoch: u32, body: &[u8]) -> Option<Key<GroupKey, 16>> {
-        let (wraps, last) = body.split_at_checked(body.len().checked_sub(BLOCK_SIZE)?)?;
-        let (wraps, rest) = wraps.as_chunks::<WRAP_SIZE>();
-        if !rest.is_empty() {
-            return None;
-        }
+        let body = LkhBody::decode(body)?;
         self.block_count = 1;
+        self.renewed.clear();
         // From the own seat up: each renewed key opens the next one above it.
         let way: Vec<u32> = self.keys.keys().rev().copied().filter(|node| *node != 0).collect();
         for child in way {
             let node = parent(child);
-            // Nodes descend, children of one node ascend.
-            let place = wraps.binary_search_by(|wrap| {
-                let (found_node, found_child) = ends_of(wrap);
-                node.cmp(&found_node).then(found_child.cmp(&child))
-            });
-            if let Some(wrap) = place.ok().and_then(|place| wraps.get(place))
-                && let (Some(key), Some(wrapped)) = (self.keys.get(&child), wrap.last_chunk::<BLOCK_SIZE>())
+            if let Some(wrap) = body.find(node, child)
+                && let Some(key) = self.renewed.get(&child).or_else(|| self.keys.get(&child))
             {
-                let renewed = unwrap_once(key, &number(epoch, node, child), wrapped);
-                self.keys.insert(node, renewed);
+                let renewed = wrap.open(epoch, key);
+                self.renewed.insert(node, renewed);
                 self.block_count += 1;
             }
         }
-        let root = self.keys.get(&0)?;
-        Some(unwrap_once(root, &number(epoch, u32::MAX, 0), last.first_chunk()?))
+        let root = self.renewed.get(&0).or_else(|| self.keys.get(&0))?;
+        Some(body.open(epoch, root))
+    }
+
+    fn settle(&mut self, is_durable: bool) {
+        if is_durable {
+            self.keys.append(&mut self.renewed);
+        } else {
+            self.renewed.clear();
+        }
     }
 
     fn storage_size(&self) -> usize {

@@ -1,18 +1,16 @@
-//! The member's side: which headers it takes, what it keeps, and for how long the key before still opens.
+//! The member's side: which headers and commands it takes, and for how long the key before still opens.
 //!
-//! A header is judged by [`Member::receive`]; the result's [`EpochRecord`] goes into the storage slot that is not in use,
-//! and only then [`Member::stored`] puts the epoch in force. A cut at any byte leaves the old record or the new one.
-
-use alloc::vec::Vec;
+//! A header is judged by [`Member::receive`], a command by [`Member::command`]. Each gives the [`EpochRecord`] that has to
+//! be durable before anything comes of it; [`Member::stored`] then puts it in force.
 
 use gridseal_crypto::{Key, PublicKey, role::GroupKey};
 use gridseal_types::UtcTime;
 
 use crate::{
     epoch::{Command, CommandError, EpochKeys},
-    header::{Facts, GroupId, Header, HeaderError},
+    header::{Facts, Header, HeaderError},
     scheme::Receive,
-    sd::TreeId,
+    storage::{CommandMark, EpochRecord, Seating},
 };
 
 /// Why a header changes nothing.
@@ -30,7 +28,7 @@ pub enum ReceiveError {
     Epoch {
         /// Epoch of the header.
         found: u32,
-        /// Epoch in force.
+        /// Epoch in force, or the floor that the member was seated with.
         present: u32,
     },
     /// No key for this member: it was evicted, or joined later, or the body is damaged.
@@ -41,50 +39,63 @@ pub enum ReceiveError {
     Busy,
 }
 
-/// What a member remembers of an epoch. The key is wrapped by the member's own vault before it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EpochRecord {
-    /// Tree epoch.
-    pub tree_epoch: u32,
-    /// Key epoch.
-    pub key_epoch: u32,
-    /// When the epoch before ends.
-    pub deadline: UtcTime,
+/// What is judged and waits for its record.
+#[derive(Debug)]
+enum Waiting {
+    Epoch(EpochKeys),
+    Command(CommandMark),
 }
 
 /// A member of a group.
 #[derive(Debug)]
 pub struct Member<R> {
-    group: GroupId,
-    tree: TreeId,
-    sender: PublicKey,
+    seating: Seating,
     receiver: R,
     present: Option<EpochKeys>,
     before: Option<EpochKeys>,
-    waiting: Option<EpochKeys>,
-    last_command: Option<u64>,
+    command: CommandMark,
+    waiting: Option<Waiting>,
 }
 
 impl<R: Receive> Member<R> {
-    /// A member in its seat. `present` is the epoch of its last stored record, if it has one.
+    /// A member in its seat, before its first epoch.
     #[must_use]
-    pub const fn new(
-        group: GroupId,
-        tree: TreeId,
-        sender: PublicKey,
-        receiver: R,
-        present: Option<EpochKeys>,
-    ) -> Self {
-        Self { group, tree, sender, receiver, present, before: None, waiting: None, last_command: None }
+    pub fn new(seating: Seating, receiver: R) -> Self {
+        Self {
+            seating,
+            receiver,
+            present: None,
+            before: None,
+            command: CommandMark::default(),
+            waiting: None,
+        }
     }
 
-    /// The epoch in force; 0 before the first.
+    /// A member as its last stored record left it; `None` for a record of another tree epoch. What the epoch before had
+    /// sealed is not opened any more.
+    #[must_use]
+    pub fn restore(
+        seating: Seating,
+        receiver: R,
+        record: &EpochRecord,
+        key: Key<GroupKey, 16>,
+    ) -> Option<Self> {
+        let Seating { group, tree, .. } = seating;
+        let EpochRecord { scheme, tree_epoch, key_epoch, deadline, command } = *record;
+        let facts = Facts { scheme, group, tree, key_epoch, deadline };
+        let present = Some(EpochKeys::new(facts, key));
+        let is_same = tree_epoch == tree.tree_epoch;
+        is_same.then_some(Self { present, command, ..Self::new(seating, receiver) })
+    }
+
+    /// The epoch in force; the floor before the first.
     #[must_use]
     pub fn key_epoch(&self) -> u32 {
-        self.present.as_ref().map_or(0, |keys| keys.facts.key_epoch)
+        let present = self.present.as_ref().map_or(0, |keys| keys.facts.key_epoch);
+        present.max(self.seating.floor)
     }
 
-    /// Takes a header. The record must be stored, with the key of [`Self::waiting_key`], before [`Self::stored`].
+    /// Takes a header. The record must be stored, with the key of [`Self::key_to_store`], before [`Self::stored`].
     ///
     /// # Errors
     /// [`ReceiveError`]; nothing changed.
@@ -92,9 +103,9 @@ impl<R: Receive> Member<R> {
         if self.waiting.is_some() {
             return Err(ReceiveError::Busy);
         }
-        let header = Header::open(bytes, &self.sender)?;
+        let header = Header::open(bytes, &self.seating.sender)?;
         let facts = header.facts;
-        if facts.group != self.group || facts.tree != self.tree {
+        if facts.group != self.seating.group || facts.tree != self.seating.tree {
             return Err(ReceiveError::Other);
         }
         let present = self.key_epoch();
@@ -102,25 +113,40 @@ impl<R: Receive> Member<R> {
             return Err(ReceiveError::Epoch { found: facts.key_epoch, present });
         }
         let key = self.receiver.receive(facts.key_epoch, header.body).filter(|key| header.is_key(key));
-        let key = key.ok_or(ReceiveError::NoKey)?;
-        self.waiting = Some(EpochKeys::new(facts, key));
-        Ok(record_of(&facts))
+        let Some(key) = key else {
+            self.receiver.settle(false);
+            return Err(ReceiveError::NoKey);
+        };
+        self.waiting = Some(Waiting::Epoch(EpochKeys::new(facts, key)));
+        Ok(self.record(&facts, self.command))
     }
 
-    /// The key to be stored with the record, under the member's own key.
+    const fn record(&self, facts: &Facts, command: CommandMark) -> EpochRecord {
+        let Facts { scheme, tree, key_epoch, deadline, .. } = *facts;
+        EpochRecord { scheme, tree_epoch: tree.tree_epoch, key_epoch, deadline, command }
+    }
+
+    /// The key to be stored with the record that waits; `None` while none does.
     #[must_use]
-    pub fn waiting_key(&self) -> Option<&Key<GroupKey, 16>> {
-        self.waiting.as_ref().map(EpochKeys::group_key)
+    pub fn key_to_store(&self) -> Option<&Key<GroupKey, 16>> {
+        match self.waiting.as_ref()? {
+            Waiting::Epoch(keys) => Some(keys.group_key()),
+            Waiting::Command(_) => self.present.as_ref().map(EpochKeys::group_key),
+        }
     }
 
-    /// The record is durable: the new epoch is in force. A record that could not be stored is forgotten with `false`, and
-    /// the header may come again.
+    /// The record is durable: the new epoch is in force, or the command may be obeyed. A record that could not be stored
+    /// is forgotten with `false`, and header or command may come again.
     pub fn stored(&mut self, is_durable: bool) {
-        if let Some(keys) = self.waiting.take()
-            && is_durable
-        {
-            self.before = self.present.replace(keys);
-            self.last_command = None;
+        match self.waiting.take() {
+            Some(Waiting::Epoch(keys)) => {
+                self.receiver.settle(is_durable);
+                if is_durable {
+                    self.before = self.present.replace(keys);
+                }
+            }
+            Some(Waiting::Command(mark)) if is_durable => self.command = mark,
+            _ => {}
         }
     }
 
@@ -137,100 +163,43 @@ impl<R: Receive> Member<R> {
         self.before.as_ref().filter(|_| now < deadline)
     }
 
-    /// Judges a broadcast command that came out of a broadcast of the epoch in force.
+    /// Judges a broadcast command that came out of a broadcast of the epoch in force, or until its deadline of the one
+    /// before. Obey it only after its record is durable and [`Self::stored`] was told so: a power cut in between costs the
+    /// command, and never lets it be played back.
     ///
     /// # Errors
     /// [`CommandError`]; nothing changed.
-    pub fn command(&mut self, bytes: &[u8]) -> Result<Command, CommandError> {
-        let facts = self.present.as_ref().ok_or(CommandError::Signature)?.facts;
-        let command = Command::open(bytes, &facts, &self.sender, self.last_command)?;
-        self.last_command = Some(command.number);
-        Ok(command)
+    pub fn command(&mut self, bytes: &[u8], now: UtcTime) -> Result<(Command, EpochRecord), CommandError> {
+        if self.waiting.is_some() {
+            return Err(CommandError::Busy);
+        }
+        let present = self.present.as_ref().ok_or(CommandError::Signature)?.facts;
+        let before = self.keys_before(now).map(|keys| keys.facts);
+        let sender: &PublicKey = &self.seating.sender;
+        let (command, of) = match (Command::open(bytes, &present, sender), before) {
+            (Err(CommandError::Signature), Some(before)) => (Command::open(bytes, &before, sender)?, before),
+            (opened, _) => (opened?, present),
+        };
+        let mark = CommandMark { key_epoch: of.key_epoch, number: command.number };
+        if mark <= self.command {
+            return Err(CommandError::Replay(command.number));
+        }
+        if now > command.until {
+            return Err(CommandError::Late(command.until));
+        }
+        self.waiting = Some(Waiting::Command(mark));
+        Ok((command, self.record(&present, mark)))
+    }
+
+    /// Where the member sits.
+    #[must_use]
+    pub const fn seating(&self) -> &Seating {
+        &self.seating
     }
 
     /// The scheme's half, for measurements.
     #[must_use]
     pub const fn receiver(&self) -> &R {
         &self.receiver
-    }
-}
-
-const fn record_of(facts: &Facts) -> EpochRecord {
-    EpochRecord { tree_epoch: facts.tree.tree_epoch, key_epoch: facts.key_epoch, deadline: facts.deadline }
-}
-
-const MAGIC: [u8; 4] = *b"GSM1";
-/// Longest wrapped key in a record, bytes.
-const WRAPPED_SIZE_MAX: usize = 512;
-
-impl EpochRecord {
-    /// The record with its wrapped key as it goes into a slot: "GSM1" ++ tree epoch (4) ++ key epoch (4) ++ deadline (8)
-    /// ++ length (2) ++ wrapped key ++ CRC-32 (4), big-endian.
-    #[must_use]
-    pub fn encode(&self, wrapped: &[u8]) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
-        out.extend_from_slice(&self.tree_epoch.to_be_bytes());
-        out.extend_from_slice(&self.key_epoch.to_be_bytes());
-        out.extend_from_slice(&self.deadline.0.to_be_bytes());
-        out.extend_from_slice(&u16::try_from(wrapped.len()).unwrap_or(u16::MAX).to_be_bytes());
-        out.extend_from_slice(wrapped);
-        let crc = crc32(&out);
-        out.extend_from_slice(&crc.to_be_bytes());
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Option<(Self, Vec<u8>)> {
-        let mut reader = crate::bytes::Reader::new(bytes);
-        if reader.array().ok()? != MAGIC {
-            return None;
-        }
-        let record = Self {
-            tree_epoch: reader.u32().ok()?,
-            key_epoch: reader.u32().ok()?,
-            deadline: UtcTime(reader.u64().ok()?),
-        };
-        let length = usize::from(reader.u16().ok()?);
-        let wrapped = reader.bytes(length).ok().filter(|_| length <= WRAPPED_SIZE_MAX)?.to_vec();
-        let covered = bytes.get(..reader.offset())?;
-        (reader.u32().ok()? == crc32(covered)).then_some((record, wrapped))
-    }
-
-    /// The newest whole record of two slots, its wrapped key, and whether it lies in the second one. `None` when there is
-    /// none: the member then has no epoch, and any later header brings it back.
-    #[must_use]
-    pub fn recover(first: &[u8], second: &[u8]) -> Option<(Self, Vec<u8>, bool)> {
-        let age = |found: &(Self, Vec<u8>)| (found.0.tree_epoch, found.0.key_epoch);
-        match (Self::decode(first), Self::decode(second)) {
-            (Some(one), Some(two)) if age(&two) > age(&one) => Some((two.0, two.1, true)),
-            (Some(one), _) => Some((one.0, one.1, false)),
-            (None, Some(two)) => Some((two.0, two.1, true)),
-            (None, None) => None,
-        }
-    }
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (crc & 1).wrapping_neg() & 0xEDB8_8320)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_torn_at_any_byte_leaves_the_one_before() {
-        let record = |key_epoch| EpochRecord { tree_epoch: 1, key_epoch, deadline: UtcTime(9) };
-        let (old, new) = (record(4).encode(&[4; 60]), record(5).encode(&[5; 60]));
-        for torn in 0..new.len() {
-            let mut slot = record(3).encode(&[3; 60]);
-            slot[..torn].copy_from_slice(&new[..torn]);
-            let (found, wrapped, second) = EpochRecord::recover(&old, &slot).unwrap();
-            assert_eq!((found, wrapped, second), (record(4), alloc::vec![4; 60], false), "torn at {torn}");
-        }
-        let (found, _, second) = EpochRecord::recover(&old, &new).unwrap();
-        assert_eq!((found, second), (record(5), true));
-        assert_eq!(EpochRecord::recover(&[], &[0; 100]), None);
     }
 }

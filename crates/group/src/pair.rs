@@ -68,7 +68,18 @@ fn ticket_mac(secret: &Key<GroupMaster, 32>, fields: &[u8; 13]) -> [u8; 32] {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PairRegister(BTreeMap<SystemTitle, Grant>);
 
+impl FromIterator<(SystemTitle, Grant)> for PairRegister {
+    fn from_iter<I: IntoIterator<Item = (SystemTitle, Grant)>>(grants: I) -> Self {
+        Self(grants.into_iter().collect())
+    }
+}
+
 impl PairRegister {
+    /// All pairs and their state, as they are stored; collected they make the register again.
+    pub fn grants(&self) -> impl Iterator<Item = (SystemTitle, Grant)> + '_ {
+        self.0.iter().map(|(other, grant)| (*other, *grant))
+    }
+
     /// Allows a pair, or renews its key.
     ///
     /// # Errors
@@ -133,7 +144,18 @@ impl PairRegister {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PairBook(BTreeMap<SystemTitle, Grant>);
 
+impl FromIterator<(SystemTitle, Grant)> for PairBook {
+    fn from_iter<I: IntoIterator<Item = (SystemTitle, Grant)>>(grants: I) -> Self {
+        Self(grants.into_iter().collect())
+    }
+}
+
 impl PairBook {
+    /// All pairs and their state, as they are stored; collected they make the book again.
+    pub fn grants(&self) -> impl Iterator<Item = (SystemTitle, Grant)> + '_ {
+        self.0.iter().map(|(other, grant)| (*other, *grant))
+    }
+
     /// Takes a ticket. A repeated one changes nothing.
     ///
     /// # Errors
@@ -197,6 +219,10 @@ mod tests {
         assert_eq!(book.take(&secret, &first), Err(PairError::Rollback { found: 1, present: 2 }));
         book.take(&secret, &second).unwrap();
 
+        // Both come out of storage as they went in, and know what was revoked.
+        let mut register: PairRegister = register.grants().collect();
+        let mut book: PairBook = book.grants().collect();
+        assert_eq!(book.take(&secret, &first), Err(PairError::Rollback { found: 1, present: 2 }));
         register.allow(OTHER).unwrap();
         book.take(&secret, &register.ticket(&secret, OTHER).unwrap()).unwrap();
         let third = book.key_with(&secret, OTHER).unwrap();

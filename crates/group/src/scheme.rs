@@ -81,6 +81,9 @@ pub trait Receive {
     /// header's key check value.
     fn receive(&mut self, epoch: u32, body: &[u8]) -> Option<Key<GroupKey, 16>>;
 
+    /// Whether the epoch of the last [`Receive::receive`] is in force, or is forgotten. A stateless scheme has nothing to do.
+    fn settle(&mut self, _is_durable: bool) {}
+
     /// Bytes of keys that the member keeps.
     fn storage_size(&self) -> usize;
 

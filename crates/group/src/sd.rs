@@ -20,6 +20,9 @@ use crate::{
 /// Node whose label is for everybody, used while nobody is revoked and every seat is taken.
 const EVERYBODY: Node = Node(0);
 
+/// Bytes of a body before the list: height, assigned seats, salt.
+const FIXED_SIZE: usize = 1 + 4 + 8;
+
 /// Names a tree: labels of one are of no use in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TreeId {
@@ -127,6 +130,16 @@ impl<'m> SdSender<'m> {
         }
         out
     }
+}
+
+/// Blocks and bytes of the body for these evicted seats, ascending: what a header costs before it is made.
+#[must_use]
+pub fn body_size(height: Height, assigned: u32, evicted: &[u32]) -> (usize, usize) {
+    let mut blocks = 0usize;
+    cover(revoked_nodes(height, assigned, evicted.iter().copied()), |_| blocks += 1);
+    let for_everybody = evicted.is_empty() && assigned == height.seat_count();
+    blocks += usize::from(for_everybody);
+    (blocks, FIXED_SIZE + RevokedList::new(evicted).size() + blocks * BLOCK_SIZE)
 }
 
 /// Unique for each header of a tree: no two group keys are ever hidden by one mask.
@@ -329,5 +342,37 @@ impl Receive for SdMember {
 
     fn block_count(&self) -> u32 {
         self.block_count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gridseal_crypto::{RngError, role::GroupMaster};
+
+    struct Zeros;
+
+    impl Rng for Zeros {
+        fn fill(&mut self, buffer: &mut [u8]) -> Result<(), RngError> {
+            buffer.fill(0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_body_costs_is_known_before_it_is_made() {
+        let master = Master::new(&Key::<GroupMaster, 32>::take(&mut [1; 32]));
+        let (id, height) = (TreeId { tree: 1, tree_epoch: 1 }, Height::new(8).unwrap());
+        let key = Key::take(&mut [2; 16]);
+        for assigned in [0, 1, 100, 255, 256] {
+            for step in [1, 2, 3, 50, 1_000] {
+                let evicted: Vec<u32> = (0..assigned).step_by(step).skip(1).collect();
+                let mut sender = SdSender::new(&master, id, height, assigned, Vec::new());
+                let body = sender.rekey(1, &evicted, &key, &mut Zeros).unwrap();
+                let (blocks, size) = body_size(height, assigned, &evicted);
+                assert_eq!(size, body.len(), "{assigned} seats, each {step}th evicted");
+                assert_eq!(blocks, SdBody::decode(&body).unwrap().blocks().len());
+            }
+        }
     }
 }

@@ -8,15 +8,12 @@ use gridseal_types::UtcTime;
 
 use crate::{
     header::{self, Facts, GroupId},
+    schedule::Policy,
     scheme::{Rekey, RekeyError, Scheme},
     sd::{SdSender, TreeId},
     tree::Height,
 };
 
-/// Evicted share of a tree above which it is time to seat the members anew, in percent.
-const RESEAT_PERCENT: u32 = 1;
-/// Age of a tree epoch above which it is time, seconds: labels live long, and each leak counts until then.
-const RESEAT_AGE_S: u64 = 365 * 86_400;
 /// Epochs of a tree; the last one is never used, so that no number wraps.
 const EPOCH_MAX: u32 = u32::MAX - 1;
 
@@ -37,26 +34,30 @@ pub struct Group {
     pub evicted: Vec<u32>,
     /// Epoch of the key in force; 0 before the first.
     pub key_epoch: u32,
-    /// Whether members left since that epoch: the next header must go out.
-    pub rotate_required: bool,
+    /// When that epoch was planned.
+    pub epoch_since: UtcTime,
+    /// What happened since: the next header must go out for it.
+    pub change: Change,
 }
 
-/// Why the members should be seated anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reseat {
-    /// More than 1 % of the tree was evicted.
-    Evicted,
-    /// The tree epoch is older than a year.
-    Age,
-    /// No seat is left.
-    Full,
+/// What happened to a group since its epoch was planned; the weightier one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// Members joined: they have no key until the next epoch.
+    Joined,
+    /// Members left or were evicted.
+    Left,
+    /// Members were evicted because their secrets are known to others: the epoch before ends with the next header.
+    Compromised,
 }
 
 /// An epoch whose plan must be made durable before its header is made.
 #[derive(Debug)]
 pub struct Planned {
     group: Group,
+    deadline: UtcTime,
 }
 
 impl Group {
@@ -72,12 +73,14 @@ impl Group {
             assigned: 0,
             evicted: Vec::new(),
             key_epoch: 0,
-            rotate_required: false,
+            epoch_since: since,
+            change: Change::None,
         }
     }
 
-    /// Seats a member in the next free seat. What was sent before stays closed to it: its seat counted as revoked.
-    /// Members that may leave together are best seated one after the other.
+    /// Seats a member in the next free seat. What was sent before stays closed to it: its seat counted as revoked, and
+    /// the group's present epoch is the floor of its seating. Members that may leave together are best seated one after
+    /// the other.
     ///
     /// # Errors
     /// [`RekeyError::Full`].
@@ -86,14 +89,28 @@ impl Group {
             return Err(RekeyError::Full);
         }
         let seat = self.assigned;
-        Ok((Self { assigned: seat + 1, ..self.clone() }, seat))
+        let change = self.change.max(Change::Joined);
+        Ok((Self { assigned: seat + 1, change, ..self.clone() }, seat))
     }
 
-    /// Evicts members at once: from the moment that the result is durable no header is for them (rule S8).
+    /// Members leave, or are evicted: from the moment that the result is durable no header is for them (rule S8). Those
+    /// that are gone already change nothing.
     ///
     /// # Errors
     /// [`RekeyError::Seat`] for a seat that nobody has; nothing changes.
     pub fn evict(&self, seats: &[u32]) -> Result<Self, RekeyError> {
+        self.without(seats, Change::Left)
+    }
+
+    /// The same for members whose secrets are known to others: the present epoch gets no overlap with the next one.
+    ///
+    /// # Errors
+    /// [`RekeyError::Seat`] for a seat that nobody has; nothing changes.
+    pub fn compromise(&self, seats: &[u32]) -> Result<Self, RekeyError> {
+        self.without(seats, Change::Compromised)
+    }
+
+    fn without(&self, seats: &[u32], change: Change) -> Result<Self, RekeyError> {
         if let Some(seat) = seats.iter().find(|seat| **seat >= self.assigned) {
             return Err(RekeyError::Seat(*seat));
         }
@@ -101,34 +118,24 @@ impl Group {
         evicted.extend_from_slice(seats);
         evicted.sort_unstable();
         evicted.dedup();
-        Ok(Self { evicted, rotate_required: true, ..self.clone() })
+        let is_more = evicted.len() > self.evicted.len() || (change > Change::Left && !seats.is_empty());
+        let change = if is_more { self.change.max(change) } else { self.change };
+        Ok(Self { evicted, change, ..self.clone() })
     }
 
-    /// Plans the next epoch. Call it after an eviction, or on schedule.
+    /// Plans the next epoch. Call it when [`Group::due`] says so.
     ///
     /// # Errors
     /// [`RekeyError::Epochs`].
-    pub fn next_epoch(&self) -> Result<Planned, RekeyError> {
+    pub fn next_epoch(&self, policy: &Policy, now: UtcTime) -> Result<Planned, RekeyError> {
         if self.key_epoch >= EPOCH_MAX {
             return Err(RekeyError::Epochs);
         }
-        let group = Self { key_epoch: self.key_epoch + 1, rotate_required: false, ..self.clone() };
-        Ok(Planned { group })
-    }
-
-    /// Whether it is time to seat the members anew, and why.
-    #[must_use]
-    pub fn needs_reseat(&self, now: UtcTime) -> Option<Reseat> {
-        let gone = u64::try_from(self.evicted.len()).unwrap_or(u64::MAX).saturating_mul(100);
-        if self.assigned >= self.height.seat_count() {
-            Some(Reseat::Full)
-        } else if gone > u64::from(self.height.seat_count()) * u64::from(RESEAT_PERCENT) {
-            Some(Reseat::Evicted)
-        } else if now.0.saturating_sub(self.since.0) > RESEAT_AGE_S {
-            Some(Reseat::Age)
-        } else {
-            None
-        }
+        let overlap_s = if self.change == Change::Compromised { 0 } else { policy.overlap_s };
+        let deadline = UtcTime(now.0.saturating_add(overlap_s));
+        let key_epoch = self.key_epoch + 1;
+        let group = Self { key_epoch, epoch_since: now, change: Change::None, ..self.clone() };
+        Ok(Planned { group, deadline })
     }
 
     /// The next tree epoch: the remaining members in new seats, in their old order. Their new labels go to each of them
@@ -151,7 +158,9 @@ impl Group {
             assigned,
             evicted: Vec::new(),
             key_epoch: 0,
-            rotate_required: true,
+            epoch_since: now,
+            // Whoever left since the last epoch is not in the new tree: its first epoch must go out.
+            change: self.change.max(Change::Left),
             ..self.clone()
         };
         Ok((group, moves))
@@ -165,19 +174,26 @@ impl Planned {
         &self.group
     }
 
-    /// Draws the epoch's key and makes its header. Call it only after [`Self::group`] is durable. Two senders after a
-    /// fail-over may make one epoch twice: members keep the first they see, neither opens the other.
+    /// When the epoch before will end.
+    #[must_use]
+    pub const fn deadline(&self) -> UtcTime {
+        self.deadline
+    }
+
+    /// Draws the epoch's key and makes its header. Call it only after [`Self::group`] is durable, and send the header only
+    /// after the key is. A crash in between costs a number: the next epoch is planned anew. Two senders after a fail-over
+    /// may make one epoch twice: members keep the first that they see, and the epoch after that brings all together.
     ///
     /// # Errors
     /// [`RekeyError`].
     pub fn header<S: Signer>(
-        &self,
+        self,
         master: &Master,
         signer: &S,
-        deadline: UtcTime,
         rng: &mut dyn Rng,
     ) -> Result<(Vec<u8>, Key<GroupKey, 16>), RekeyError> {
         let key = Key::generate(rng)?;
+        let deadline = self.deadline;
         let Group { id, tree, height, assigned, ref evicted, key_epoch, .. } = self.group;
         let mut sender = SdSender::new(master, tree, height, assigned, evicted.clone());
         let body = sender.rekey(key_epoch, &[], &key, rng)?;
@@ -203,7 +219,7 @@ mod tests {
             group = next.evict(&[seat]).unwrap();
         }
         assert_eq!(seats, (0..16).collect::<Vec<_>>());
-        assert_eq!(group.needs_reseat(UtcTime(0)), Some(Reseat::Full));
+        assert_eq!(group.join().unwrap_err(), RekeyError::Full);
         assert_eq!(group.evict(&[16]).unwrap_err(), RekeyError::Seat(16));
     }
 
@@ -214,17 +230,39 @@ mod tests {
             group = group.join().unwrap().0;
         }
         let group = group.evict(&[0, 4, 9]).unwrap();
-        assert_eq!(group.needs_reseat(UtcTime(0)), Some(Reseat::Evicted));
         let (next, moves) = group.reseat(Height::new(3).unwrap(), UtcTime(5)).unwrap();
         assert_eq!(moves, [(1, 0), (2, 1), (3, 2), (5, 3), (6, 4), (7, 5), (8, 6)]);
         assert_eq!((next.tree.tree_epoch, next.assigned, next.key_epoch), (2, 7, 0));
-        assert!(next.evicted.is_empty() && next.rotate_required);
+        assert!(next.evicted.is_empty() && next.change == Change::Left);
         assert_eq!(group.reseat(Height::new(2).unwrap(), UtcTime(5)).unwrap_err(), RekeyError::Full);
+    }
+
+    #[test]
+    fn the_epoch_before_overlaps_unless_secrets_are_known_to_others() {
+        let group = Group { assigned: 9, ..group() };
+        let policy = Policy::default();
+        let deadline = |group: Group| group.next_epoch(&policy, UtcTime(1_000)).unwrap().deadline();
+        assert_eq!(deadline(group.clone()), UtcTime(1_000 + policy.overlap_s));
+        assert_eq!(deadline(group.evict(&[1]).unwrap()), UtcTime(1_000 + policy.overlap_s));
+        assert_eq!(deadline(group.compromise(&[1]).unwrap()), UtcTime(1_000));
+        let both = group.compromise(&[1]).unwrap().evict(&[2]).unwrap().join().unwrap().0;
+        assert_eq!(both.change, Change::Compromised);
+        assert_eq!(both.next_epoch(&policy, UtcTime(5)).unwrap().group().change, Change::None);
+    }
+
+    #[test]
+    fn who_is_gone_already_changes_nothing_unless_its_secrets_became_known() {
+        let group = Group { assigned: 9, evicted: alloc::vec![3], ..group() };
+        assert_eq!(group.evict(&[3]).unwrap(), group);
+        assert_eq!(group.evict(&[]).unwrap(), group);
+        assert_eq!(group.compromise(&[]).unwrap(), group);
+        assert_eq!(group.compromise(&[3]).unwrap().change, Change::Compromised);
+        assert_eq!(group.evict(&[3, 9]).unwrap_err(), RekeyError::Seat(9));
     }
 
     #[test]
     fn epochs_end_before_they_wrap() {
         let last = Group { key_epoch: EPOCH_MAX, ..group() };
-        assert_eq!(last.next_epoch().unwrap_err(), RekeyError::Epochs);
+        assert_eq!(last.next_epoch(&Policy::default(), UtcTime(0)).unwrap_err(), RekeyError::Epochs);
     }
 }

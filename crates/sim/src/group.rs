@@ -6,7 +6,7 @@ mod epochs;
 mod evidence;
 mod fleet;
 
-pub use coalition::Coalition;
+pub use coalition::{Coalition, hierarchy_opens};
 pub use epochs::{EpochsReport, run_epochs};
 pub use evidence::Evidence;
 pub use fleet::{FleetError, FleetPlan, FleetReport, Pattern, run_fleet};

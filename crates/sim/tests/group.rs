@@ -1,13 +1,23 @@
 //! Groups: one eviction with everybody tried, many epochs under loss, and the faults that these tests must find.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use gridseal_group::Scheme;
-use gridseal_sim::group::{EpochsReport, FleetError, FleetPlan, FleetReport, Pattern, run_epochs, run_fleet};
+use gridseal_sim::group::{
+    EpochsReport, Evidence, FleetError, FleetPlan, FleetReport, Pattern, run_epochs, run_fleet,
+};
 
 fn plan(members: u32, evict: u32, pattern: Pattern, scheme: Scheme) -> FleetPlan {
-    FleetPlan { members, evict, pattern, scheme, seed: 1, danger_forget_unassigned: false }
+    FleetPlan {
+        members,
+        evict,
+        pattern,
+        scheme,
+        seed: 1,
+        danger_forget_unassigned: false,
+        danger_forget_evicted: false,
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a soak says how many schedules it wants")]
@@ -24,7 +34,7 @@ fn everybody_but_the_evicted_gets_the_key_in_every_scheme_and_pattern() {
     for scheme in [Scheme::SubsetDifference, Scheme::KeyHierarchy, Scheme::Flat] {
         for pattern in [Pattern::Random, Pattern::Adjacent, Pattern::Alternating] {
             for (members, evict) in
-                [(1, 0), (1, 1), (2, 1), (64, 0), (64, 63), (64, 64), (100, 7), (1_000, 90)]
+                [(1, 0), (1, 1), (2, 1), (2, 2), (64, 0), (64, 63), (64, 64), (100, 7), (1_000, 90)]
             {
                 let report = run(&plan(members, evict, pattern, scheme));
                 let name = format!("{scheme:?} {pattern:?} {evict} of {members}");
@@ -40,9 +50,59 @@ fn everybody_but_the_evicted_gets_the_key_in_every_scheme_and_pattern() {
 #[test]
 fn forgetting_that_seats_without_a_member_are_revoked_is_found() {
     let good = plan(100, 7, Pattern::Random, Scheme::SubsetDifference);
-    assert!(!run(&good).newcomer_recovered);
-    let broken = FleetPlan { danger_forget_unassigned: true, ..good };
-    assert!(run(&broken).newcomer_recovered, "the check sees the planted fault");
+    let report = run(&good);
+    assert!(!report.newcomer_recovered && !report.coalition_recovered);
+    let broken = run(&FleetPlan { danger_forget_unassigned: true, ..good });
+    assert!(broken.newcomer_recovered, "the newcomer sees the planted fault");
+    assert!(broken.coalition_recovered, "and so do all outsiders together");
+}
+
+//= S8: the evicted device gets no new epoch
+#[test]
+fn forgetting_one_of_the_evicted_is_found_in_every_scheme() {
+    for scheme in [Scheme::SubsetDifference, Scheme::KeyHierarchy, Scheme::Flat] {
+        for pattern in [Pattern::Random, Pattern::Adjacent, Pattern::Alternating] {
+            let good = plan(100, 7, pattern, scheme);
+            let broken = run(&FleetPlan { danger_forget_evicted: true, ..good });
+            assert_eq!(broken.evicted_recovered, 1, "{scheme:?} {pattern:?}");
+            assert!(broken.coalition_recovered, "{scheme:?} {pattern:?}");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Kept {
+    header: Vec<u8>,
+    facts: String,
+    lines: Vec<String>,
+}
+
+impl Evidence for Kept {
+    fn header(&mut self, header: &[u8], facts: &str) {
+        (self.header, self.facts) = (header.to_vec(), facts.to_owned());
+    }
+
+    fn labels(&mut self, line: &str) {
+        self.lines.push(line.to_owned());
+    }
+}
+
+#[test]
+fn evidence_has_every_evicted_member_a_thousand_different_others_and_the_next_newcomer() {
+    for (members, evict, others, newcomers) in
+        [(3_000, 900, 1_000, 1), (300, 100, 200, 1), (512, 512, 0, 0), (1, 0, 1, 1)]
+    {
+        let mut kept = Kept::default();
+        let plan = plan(members, evict, Pattern::Random, Scheme::SubsetDifference);
+        run_fleet(&plan, &mut || Duration::ZERO, &mut |_, _| {}, Some(&mut kept)).unwrap();
+        let of = |role: &str| {
+            let role = format!("\"role\":\"{role}\"");
+            kept.lines.iter().filter(|line| line.contains(&role)).collect::<BTreeSet<_>>().len()
+        };
+        let found = (of("evicted"), of("member"), of("newcomer"));
+        assert_eq!(found, (evict as usize, others, newcomers), "{evict} of {members}");
+        assert!(!kept.header.is_empty() && kept.facts.contains("group_key"));
+    }
 }
 
 #[test]
@@ -69,7 +129,9 @@ fn groups_live_through_loss_sleep_joins_and_evictions() {
         sum.joined += report.joined;
         sum.old_headers_tried += report.old_headers_tried;
         sum.reseated += report.reseated;
+        sum.made_twice += report.made_twice;
+        sum.torn += report.torn;
     }
     assert!(sum.caught_up > 100 && sum.evicted > 100 && sum.reseated > 0, "{sum:?}");
-    assert!(sum.old_headers_tried > 1_000, "{sum:?}");
+    assert!(sum.old_headers_tried > 1_000 && sum.made_twice > 50 && sum.torn > 100, "{sum:?}");
 }

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use gridseal_group::{
-    cover::{cover, revoked_nodes},
-    fragment::FRAGMENT_OVERHEAD,
-    revoked::RevokedList,
+    fragment::{FRAGMENT_OVERHEAD, fragment_count},
+    header, sd,
     tree::Height,
 };
 use serde_json::json;
@@ -46,16 +45,16 @@ pub struct Plan {
     #[arg(long, value_enum)]
     channel: Channel,
     /// Useful bits per second, in place of the channel's planning figure.
-    #[arg(long, value_name = "BIT/S")]
+    #[arg(long, value_name = "BIT/S", value_parser = clap::value_parser!(u32).range(1..))]
     bit_rate: Option<u32>,
     /// What a receiver draws, milliwatts, in place of the channel's planning figure.
     #[arg(long, value_name = "MW")]
     receive_mw: Option<u32>,
     /// Parity for lost fragments, percent of the data.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u8).range(0..=95))]
     parity: u8,
     /// Times that everything is sent.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     repeats: u32,
     /// One JSON object.
     #[arg(long)]
@@ -89,8 +88,6 @@ const fn figures(channel: Channel) -> (u32, usize, u32) {
 
 /// A key_transfer of two keys, ciphered, with its answer: what a stock meter costs by unicast, bytes.
 const UNICAST_SIZE: u64 = 200;
-/// Fields of a header, signature included.
-const HEADER_SIZE: usize = 121 + 24;
 
 /// Runs a verb.
 pub fn run(group: &Group) -> Result<ExitCode> {
@@ -107,19 +104,17 @@ fn plan(plan: &Plan) -> Result<ExitCode> {
     let Some(height) = Height::for_seats(plan.members).filter(|_| plan.members > 0) else {
         return wrong("a group has 1 to 1048576 members: split a larger one into several trees");
     };
-    if plan.evict > plan.members || plan.stock > plan.members || plan.parity > 95 || plan.repeats == 0 {
-        return wrong("--evict and --stock are at most --members, --parity at most 95, --repeats at least 1");
+    if plan.evict > plan.members {
+        return wrong("--evict is at most --members");
+    }
+    if plan.stock > plan.members - plan.evict {
+        return wrong("--stock is at most the members that remain");
     }
     let (rate, payload, draw_mw) = figures(plan.channel);
-    let (rate, draw_mw) = (plan.bit_rate.unwrap_or(rate).max(1), plan.receive_mw.unwrap_or(draw_mw));
-    let seats = evicted(plan);
-    let list = RevokedList::new(&seats);
-    let mut subsets = 0usize;
-    cover(revoked_nodes(height, plan.members, list.seats()), |_| subsets += 1);
-    let blocks = subsets.max(usize::from(seats.is_empty() && plan.members == height.seat_count()));
-    let message = HEADER_SIZE + list.size() + 16 * blocks;
-    let fragments = message.div_ceil(payload);
-    let sent = fragments + (fragments * usize::from(plan.parity)).div_ceil(100);
+    let (rate, draw_mw) = (plan.bit_rate.unwrap_or(rate), plan.receive_mw.unwrap_or(draw_mw));
+    let (blocks, body) = sd::body_size(height, plan.members, &evicted(plan));
+    let message = header::OVERHEAD + body;
+    let sent = fragment_count(message, payload, plan.parity);
     let broadcast = u64::try_from(sent * (payload + FRAGMENT_OVERHEAD))? * u64::from(plan.repeats);
     let unicast = u64::from(plan.stock) * UNICAST_SIZE;
     let seconds = |bytes: u64| bytes as f64 * 8.0 / f64::from(rate);
