@@ -57,6 +57,12 @@ impl KeyPart {
         Self(u32::from_be_bytes([a, b, c, d]))
     }
 
+    /// Whether two parts are equal, in constant time.
+    #[must_use]
+    pub fn ct_eq(&self, other: &Self) -> bool {
+        crate::ct_eq(&self.0.to_be_bytes(), &other.0.to_be_bytes())
+    }
+
     /// The payload of a section: `fields` in its upper bits, the part in its lower 32.
     #[must_use]
     pub fn in_section(&self, fields: u64) -> u64 {
@@ -179,7 +185,7 @@ impl DecoderKey {
 /// Decoder key of DKGA 02: `DES(vending key, x) xor x xor vending key`, where `x` is PAN block xor control block. For STA.
 ///
 /// # Source
-/// STS fact sheet, A5; vector `sts/decoder-key-dkga02.toml`.
+/// STS fact sheet, A5; vector `sts/decoder-keys.toml`.
 #[must_use]
 pub fn derive_dkga02(vending: &Key<StsVending, 8>, x: u64) -> DecoderKey {
     let key = u64::from_be_bytes(*vending.bytes());
@@ -190,7 +196,7 @@ pub fn derive_dkga02(vending: &Key<StsVending, 8>, x: u64) -> DecoderKey {
 /// Decoder key of DKGA 04: the first 8 or 16 bytes of HMAC-SHA-256 over the message under the vending key.
 ///
 /// # Source
-/// STS fact sheet, A5; vector `sts/decoder-key-dkga04.toml`.
+/// STS fact sheet, A5; vector `sts/decoder-keys.toml`.
 #[must_use]
 pub fn derive_dkga04(vending: &Key<StsVending, 20>, algorithm: Algorithm, message: &[u8]) -> DecoderKey {
     let mut mac = vending.mac(&[message]);

@@ -70,8 +70,8 @@ pub struct Account {
     pub attributes: KeyAttributes,
     /// Key to which a change was issued, until [`Self::confirm`]: the customer may never have entered it.
     pub pending: Option<KeyAttributes>,
-    /// Last identifier used, and its base date.
-    pub last: Option<(BaseDate, Tid)>,
+    /// Minute of the last identifier used: as a time, so that it counts across base dates.
+    pub last_minute: Option<UtcTime>,
     /// Requests of the last 30 days and what they got, oldest first.
     pub recent: Vec<Issued>,
 }
@@ -125,6 +125,14 @@ pub enum IssueError {
     /// No change to this key waits for a confirmation.
     #[error("no change to this key waits for a confirmation")]
     NotPending,
+    /// A key change was issued that is not confirmed, and the request is for another key.
+    #[error(
+        "a change to key revision {revision} is not confirmed: ask for that key, confirm it or withdraw it"
+    )]
+    Pending {
+        /// Revision of the key to which a change was issued.
+        revision: u8,
+    },
     /// The same request id with another request.
     #[error("this request id was used for another request")]
     Conflict,
@@ -137,7 +145,7 @@ impl Account {
     /// A meter that is known by its key.
     #[must_use]
     pub const fn new(attributes: KeyAttributes) -> Self {
-        Self { attributes, pending: None, last: None, recent: Vec::new() }
+        Self { attributes, pending: None, last_minute: None, recent: Vec::new() }
     }
 
     /// Decides a request. The first value is the account as it must be durable before a token leaves; it is `None` when
@@ -153,17 +161,13 @@ impl Account {
         }
         let key_change_from = self.key_change_to(&request.attributes)?;
         let base = request.attributes.base;
-        if base == BaseDate::Y1993 {
-            return Err(IssueError::RolledOver);
-        }
-        let last = self.last.filter(|(of, _)| *of == base).map(|(_, tid)| tid);
-        let (tid, ahead_min) = next_tid(base, now, last)?;
+        let (tid, ahead_min) = next_tid(base, now, self.last_minute)?;
         may_use(&request, tid)?;
         let content = content(request.order, request.random, tid)?;
         let issued = Issued { request, key_change_from, content, ahead_min, at: now };
         let mut account = self.clone();
         account.pending = key_change_from.map(|_| request.attributes);
-        account.last = Some((base, tid));
+        account.last_minute = Some(tid.time(base));
         account.recent.retain(|issued| now.0.saturating_sub(issued.at.0) <= REMEMBERED_S);
         if account.recent.len() >= REQUESTS_MAX {
             return Err(IssueError::Remembered);
@@ -184,7 +188,22 @@ impl Account {
         Ok(Self { attributes: *attributes, pending: None, ..self.clone() })
     }
 
+    /// The meter is known not to have the key to which a change was issued, and never to get it: the set is destroyed.
+    ///
+    /// # Errors
+    /// [`IssueError::NotPending`].
+    pub fn withdraw(&self, attributes: &KeyAttributes) -> Result<Self, IssueError> {
+        if self.pending.as_ref() != Some(attributes) {
+            return Err(IssueError::NotPending);
+        }
+        Ok(Self { pending: None, ..self.clone() })
+    }
+
     fn key_change_to(&self, wanted: &KeyAttributes) -> Result<Option<KeyAttributes>, IssueError> {
+        // Nobody knows which of the two keys the meter has: a token under the old one may be money for nothing.
+        if let Some(pending) = self.pending.filter(|pending| pending != wanted) {
+            return Err(IssueError::Pending { revision: pending.revision.value() });
+        }
         let present = self.attributes;
         if present == *wanted {
             return Ok(None);
@@ -200,11 +219,16 @@ impl Account {
     }
 }
 
-fn next_tid(base: BaseDate, now: UtcTime, last: Option<Tid>) -> Result<(Tid, u32), IssueError> {
-    let of_now = Tid::at(base, now)?;
+fn next_tid(base: BaseDate, now: UtcTime, last: Option<UtcTime>) -> Result<(Tid, u32), IssueError> {
+    //= STS A3: after its roll-over nothing is issued on base date 1993
+    let at = |time| match Tid::at(base, time) {
+        Err(TidError::After(BaseDate::Y1993)) => Err(IssueError::RolledOver),
+        tid => tid.map_err(IssueError::Tid),
+    };
+    let of_now = at(now)?;
     //= STS A3: no identifier twice for a meter; a second token of a minute takes the next free one
     let tid = match last {
-        Some(last) if last >= of_now => last.next().ok_or(TidError::After(base))?,
+        Some(last) if last >= of_now.time(base) => at(last)?.next().ok_or(TidError::After(base))?,
         _ => of_now,
     };
     let ahead_min = tid.bits().saturating_sub(of_now.bits());
@@ -240,7 +264,12 @@ fn content(order: Order, random: u8, tid: Tid) -> Result<Content, IssueError> {
             } else {
                 u16::try_from(value).map_err(|_| IssueError::Value(value))?
             };
-            if function == Function::ClearTamper && value != 0 {
+            let fits = match function {
+                Function::ClearTamper => value == 0,
+                Function::ClearCredit => matches!(value, 0..=7 | 0xFFFF),
+                _ => true,
+            };
+            if !fits {
                 return Err(IssueError::Value(i64::from(value)));
             }
             Content::Management { function, random, tid, value }
@@ -354,7 +383,52 @@ mod tests {
         );
         let old = with(KeyType::Unique, BaseDate::Y1993);
         assert_eq!(change(old, old), IssueError::RolledOver);
+        let then = UtcTime(1_000_000_000);
+        let asked = Request { attributes: old, ..request(1) };
+        assert!(Account::new(old).issue(asked, then).is_ok(), "before its roll-over it was issued on");
         let default = with(KeyType::Default, BaseDate::Y2014);
         assert_eq!(change(default, default), IssueError::DefaultKey);
+    }
+
+    #[test]
+    fn while_a_key_change_waits_no_token_is_issued_under_another_key() {
+        let old = KeyAttributes { tariff_index: TariffIndex::new(7).unwrap(), ..attributes() };
+        let waiting = Account::new(old).issue(request(1), UtcTime(NOON)).unwrap().0.unwrap();
+        let under_old = Request { attributes: old, ..request(3) };
+        assert_eq!(waiting.issue(under_old, UtcTime(NOON)), Err(IssueError::Pending { revision: 1 }));
+        let withdrawn = waiting.withdraw(&attributes()).unwrap();
+        assert_eq!(withdrawn.issue(under_old, UtcTime(NOON)).unwrap().1.key_change_from, None);
+        assert_eq!(withdrawn.last_minute, waiting.last_minute, "identifiers stay used");
+        assert_eq!(withdrawn.withdraw(&attributes()), Err(IssueError::NotPending));
+    }
+
+    #[test]
+    fn identifiers_rise_across_a_change_of_base_date() {
+        let start = UtcTime::from_civil(2035, 1, 1, 0, 0, 0).unwrap();
+        let on = |base| KeyAttributes { base, ..attributes() };
+        let ask = |number, base| Request { attributes: on(base), ..request(number) };
+        let mut account = Account::new(on(BaseDate::Y2014));
+        for number in 0..5 {
+            account = account.issue(ask(number, BaseDate::Y2014), start).unwrap().0.unwrap();
+        }
+        let (moved, issued) = account.issue(ask(9, BaseDate::Y2035), start).unwrap();
+        let minute = issued.content.tid().unwrap().time(BaseDate::Y2035);
+        assert!(minute > account.last_minute.unwrap());
+        let back = moved.unwrap().withdraw(&on(BaseDate::Y2035)).unwrap();
+        let (_, issued) = back.issue(ask(10, BaseDate::Y2014), start).unwrap();
+        assert!(issued.content.tid().unwrap().time(BaseDate::Y2014) > minute);
+    }
+
+    #[test]
+    fn a_register_that_no_meter_has_is_not_cleared() {
+        let account = Account::new(attributes());
+        let clear = |value| {
+            let order = Order::Management(Function::ClearCredit, value);
+            account.issue(Request { order, ..request(1) }, UtcTime(NOON)).map(|_| ())
+        };
+        assert!(clear(7).is_ok() && clear(0xFFFF).is_ok());
+        for value in [-1, 8, 0xFFFE, 0x1_0000] {
+            assert_eq!(clear(value), Err(IssueError::Value(value)));
+        }
     }
 }

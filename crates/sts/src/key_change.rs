@@ -25,59 +25,68 @@ pub struct KeyChange<'k> {
     pub triplet: bool,
 }
 
+/// A key change that must not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyChangeError {
+    /// The memory of identifiers is cleared while the key stays: every token that was used would be good again.
+    #[error(
+        "the base date changes but the key does not: used tokens would be good again; change the key revision"
+    )]
+    SameKey,
+    /// The two keys are for different algorithms.
+    #[error("the new key is for another encryption algorithm than the present one")]
+    Algorithm,
+}
+
 impl KeyChange<'_> {
     /// The tokens, under the present key, in order.
     ///
+    /// # Errors
+    /// [`KeyChangeError`].
+    ///
     /// # Source
     /// STS fact sheet, A7.
-    #[must_use]
-    pub fn tokens(&self, present: &DecoderKey) -> Vec<Token> {
-        self.blocks().map(|block| block.seal(present)).collect()
+    pub fn tokens(&self, present: &DecoderKey) -> Result<Vec<Token>, KeyChangeError> {
+        if present.algorithm() != self.key.algorithm() {
+            return Err(KeyChangeError::Algorithm);
+        }
+        if self.roll_over && present.ct_eq(self.key) {
+            return Err(KeyChangeError::SameKey);
+        }
+        let is_sta = self.key.algorithm() == Algorithm::Sta;
+        // Which part of the key each section carries.
+        let order: &[usize] = if is_sta { &[0, 1] } else { &[0, 3, 1, 2] };
+        let parts: Vec<KeyPart> = self.key.parts().collect();
+        let seal = |subclass, payload| Block { class: Class::Management, subclass, payload }.seal(present);
+        let with_key = order.iter().zip(SUBCLASSES).filter_map(|(part, subclass)| {
+            Some(seal(subclass, parts.get(*part)?.in_section(self.fields(subclass))))
+        });
+        let supply_group = u64::from(self.attributes.supply_group.value()) << 20;
+        Ok(with_key.chain((is_sta && self.triplet).then(|| seal(8, supply_group))).collect())
     }
 
-    fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
-        let parts: Vec<KeyPart> = self.key.parts().collect();
-        let fields = |section: usize| {
-            let KeyAttributes { expiry, revision, key_type, tariff_index, supply_group, .. } =
-                self.attributes;
-            let ken = u64::from(expiry.0);
-            let is_three = self.triplet && self.key.algorithm() == Algorithm::Sta;
-            match section {
-                0 => {
-                    ken >> 4 << 8
-                        | u64::from(revision.value()) << 4
-                        | u64::from(self.roll_over) << 3
-                        | u64::from(is_three) << 2
-                        | u64::from(key_type.number())
-                }
-                1 => (ken & 0xF) << 8 | u64::from(tariff_index.value()),
-                2 => u64::from(supply_group.value()) & 0xFFF,
-                _ => u64::from(supply_group.value()) >> 12,
+    /// The upper 12 bits of a section that carries a part of the key.
+    fn fields(&self, subclass: u8) -> u64 {
+        let KeyAttributes { expiry, revision, key_type, tariff_index, supply_group, .. } = self.attributes;
+        let ken = u64::from(expiry.0);
+        let is_three = self.triplet && self.key.algorithm() == Algorithm::Sta;
+        match subclass {
+            3 => {
+                ken >> 4 << 8
+                    | u64::from(revision.value()) << 4
+                    | u64::from(self.roll_over) << 3
+                    | u64::from(is_three) << 2
+                    | u64::from(key_type.number())
             }
-        };
-        // Which part of the key each section carries.
-        let order: &[usize] = match self.key.algorithm() {
-            Algorithm::Misty1 => &[0, 3, 1, 2],
-            _ => &[0, 1],
-        };
-        let supply_group = (self.triplet && self.key.algorithm() == Algorithm::Sta)
-            .then(|| u64::from(self.attributes.supply_group.value()) << 20);
-        let sections: Vec<u64> = order
-            .iter()
-            .enumerate()
-            .filter_map(|(section, part)| Some(parts.get(*part)?.in_section(fields(section))))
-            .chain(supply_group)
-            .collect();
-        sections.into_iter().zip(SUBCLASSES).map(|(payload, subclass)| Block {
-            class: Class::Management,
-            subclass,
-            payload,
-        })
+            4 => (ken & 0xF) << 8 | u64::from(tariff_index.value()),
+            8 => u64::from(supply_group.value()) & 0xFFF,
+            _ => u64::from(supply_group.value()) >> 12,
+        }
     }
 }
 
 /// What the first section says of the new key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
     expiry_high: u8,
     revision: KeyRevisionNumber,
@@ -86,14 +95,37 @@ struct Header {
     triplet: bool,
 }
 
+impl Header {
+    fn of(fields: u64) -> Result<Self, SectionError> {
+        Ok(Self {
+            expiry_high: byte(fields, 8, 4),
+            revision: KeyRevisionNumber::new(byte(fields, 4, 4)).map_err(|_| SectionError)?,
+            roll_over: bits(fields, 3, 1) == 1,
+            triplet: bits(fields, 2, 1) == 1,
+            key_type: KeyType::from_number(byte(fields, 0, 2)).ok_or(SectionError)?,
+        })
+    }
+}
+
+/// What the second section says: the lower half of the expiry number, and the tariff index.
+fn second_fields(fields: u64) -> Result<(u8, TariffIndex), SectionError> {
+    let index = TariffIndex::new(byte(fields, 0, 8)).map_err(|_| SectionError)?;
+    Ok((byte(fields, 8, 4), index))
+}
+
+/// One section: the upper 12 bits of its payload, and the lower 32, which are a part of a key (or, in the third section of
+/// EA 07, of a supply group code).
+#[derive(Debug)]
+struct Section {
+    fields: u64,
+    part: KeyPart,
+}
+
 /// Sections on their way to a set, in any order. In memory only: a part of a key is never stored.
 #[derive(Debug, Default)]
 pub struct Sections {
-    first: Option<(Header, KeyPart)>,
-    second: Option<(u8, TariffIndex, KeyPart)>,
-    /// The upper 12 bits of its payload; what is below them is a part of a key, or of a supply group code.
-    third: Option<(u64, KeyPart)>,
-    fourth: Option<(u32, KeyPart)>,
+    /// First to fourth.
+    held: [Option<Section>; 4],
     /// Whether they came under the key before the present one.
     under_before: bool,
 }
@@ -132,49 +164,35 @@ fn byte(payload: u64, shift: u32, count: u32) -> u8 {
 }
 
 impl Sections {
-    /// Takes a section whose check sum was right. A first section with another header starts a new set, and so does a
-    /// section under another key.
+    /// Takes a section whose check sum was right. One that differs from the section with its number starts a new set, and
+    /// so does one under another key: the others may belong to the old set, and a key made of two sets is nobody's.
     ///
     /// # Errors
     /// [`SectionError`]; nothing is kept of it.
     pub fn take(&mut self, block: Block, under_before: bool) -> Result<(), SectionError> {
-        if self.under_before != under_before {
+        let fields = bits(block.payload, 32, 12);
+        match block.subclass {
+            3 => Header::of(fields).map(|_| ())?,
+            4 => second_fields(fields).map(|_| ())?,
+            _ => {}
+        }
+        let part = KeyPart::of_section(block.payload);
+        let place = SUBCLASSES.iter().position(|subclass| *subclass == block.subclass).ok_or(SectionError)?;
+        let held = self.held.get(place).ok_or(SectionError)?.as_ref();
+        let differs = held.is_some_and(|held| held.fields != fields || !held.part.ct_eq(&part));
+        if differs || self.under_before != under_before {
             *self = Self { under_before, ..Self::default() };
         }
-        let payload = block.payload;
-        let part = KeyPart::of_section(payload);
-        match block.subclass {
-            3 => {
-                let header = Header {
-                    expiry_high: byte(payload, 40, 4),
-                    revision: KeyRevisionNumber::new(byte(payload, 36, 4)).map_err(|_| SectionError)?,
-                    roll_over: bits(payload, 35, 1) == 1,
-                    triplet: bits(payload, 34, 1) == 1,
-                    key_type: KeyType::from_number(byte(payload, 32, 2)).ok_or(SectionError)?,
-                };
-                if self.first.as_ref().is_some_and(|(present, _)| *present != header) {
-                    *self = Self { under_before, ..Self::default() };
-                }
-                self.first = Some((header, part));
-            }
-            4 => {
-                let index = TariffIndex::new(byte(payload, 32, 8)).map_err(|_| SectionError)?;
-                self.second = Some((byte(payload, 40, 4), index, part));
-            }
-            8 => self.third = Some((bits(payload, 32, 12), part)),
-            9 => {
-                let high = u32::try_from(bits(payload, 32, 12)).map_err(|_| SectionError)?;
-                self.fourth = Some((high, part));
-            }
-            _ => return Err(SectionError),
+        if let Some(held) = self.held.get_mut(place) {
+            *held = Some(Section { fields, part });
         }
         Ok(())
     }
 
     /// Whether there is none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.first.is_none() && self.second.is_none() && self.third.is_none() && self.fourth.is_none()
+    pub fn is_empty(&self) -> bool {
+        self.held.iter().all(Option::is_none)
     }
 
     /// The set, when it is complete for a meter with this algorithm.
@@ -182,28 +200,28 @@ impl Sections {
     /// # Errors
     /// [`SectionError`] when a supply group is out of range: the set is of no use.
     pub fn complete(&self, algorithm: Algorithm) -> Result<Option<CompleteSet>, SectionError> {
-        let (Some((header, first)), Some((expiry_low, tariff_index, second))) = (&self.first, &self.second)
-        else {
-            return Ok(None);
-        };
+        let [Some(first), Some(second), third, fourth] = &self.held else { return Ok(None) };
+        let header = Header::of(first.fields)?;
+        let (expiry_low, tariff_index) = second_fields(second.fields)?;
         let group = |value: u64| {
             let value = u32::try_from(value).map_err(|_| SectionError)?;
             SupplyGroupCode::new(value).map(Some).map_err(|_| SectionError)
         };
-        let (parts, supply_group) = match (algorithm, &self.third, &self.fourth) {
-            (Algorithm::Misty1, Some((low, third)), Some((high, fourth))) => {
-                (alloc::vec![first, third, fourth, second], group(u64::from(*high) << 12 | low)?)
-            }
+        let (parts, supply_group) = match (algorithm, third, fourth) {
+            (Algorithm::Misty1, Some(third), Some(fourth)) => (
+                alloc::vec![&first.part, &third.part, &fourth.part, &second.part],
+                group(fourth.fields << 12 | third.fields)?,
+            ),
             (Algorithm::Misty1, ..) => return Ok(None),
-            (_, Some((upper, lower)), _) if header.triplet => {
-                let payload = lower.in_section(*upper);
+            (_, Some(third), _) if header.triplet => {
+                let payload = third.part.in_section(third.fields);
                 if bits(payload, 0, 20) != 0 {
                     return Err(SectionError);
                 }
-                (alloc::vec![first, second], group(bits(payload, 20, 24))?)
+                (alloc::vec![&first.part, &second.part], group(bits(payload, 20, 24))?)
             }
             _ if header.triplet => return Ok(None),
-            _ => (alloc::vec![first, second], None),
+            _ => (alloc::vec![&first.part, &second.part], None),
         };
         let key = DecoderKey::join(algorithm, &parts).ok_or(SectionError)?;
         Ok(Some(CompleteSet {
@@ -211,7 +229,7 @@ impl Sections {
             key_type: header.key_type,
             revision: header.revision,
             expiry: KeyExpiryNumber(header.expiry_high << 4 | expiry_low & 0xF),
-            tariff_index: *tariff_index,
+            tariff_index,
             supply_group,
             roll_over: header.roll_over,
         }))

@@ -1,24 +1,41 @@
 //! The published tokens of the fact sheet, issued and read bit for bit.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use gridseal_crypto::sts::{Algorithm, DecoderKey};
 use gridseal_sts::{
     amount::{Amount, Money},
-    derive::{Dkga, VendingKey},
+    derive::{DeriveError, Dkga, VendingKey},
     identity::{
         DrnCheck, KeyAttributes, KeyExpiryNumber, KeyRevisionNumber, KeyType, Pan, SupplyGroupCode,
         TariffIndex,
     },
     key_change::{KeyChange, Sections},
     tid::{BaseDate, Tid},
-    token::{Block, Commodity, Content, Function, Manufacturer, Token},
+    token::{Block, Class, Commodity, Content, Function, Manufacturer, Token},
 };
 use gridseal_types::UtcTime;
 use toml::Table;
 
-fn file() -> Table {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/sts/tokens.toml");
+fn file(name: &str) -> Table {
+    let path = format!("{}/../../tests/vectors/sts/{name}.toml", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+fn cases<'f>(file: &'f Table, name: &str) -> impl Iterator<Item = &'f Table> {
+    file[name].as_array().unwrap().iter().map(|case| case.as_table().unwrap())
+}
+
+/// Compares what came out with `expect` or `error` of a case; a case with neither only has to succeed.
+fn judge(case: &Table, found: Result<String, String>) {
+    match (case.get("error"), found) {
+        (Some(error), Err(found)) => assert!(found.starts_with(error.as_str().unwrap()), "{case}: {found}"),
+        (None, Ok(found)) => {
+            let expected =
+                case.get("expect").map(|value| value.as_str().map_or(value.to_string(), Into::into));
+            assert!(expected.as_ref().is_none_or(|expected| *expected == found), "{case}: {found}");
+        }
+        (_, found) => panic!("{case}: {found:?}"),
+    }
 }
 
 fn text<'t>(case: &'t Table, name: &str) -> &'t str {
@@ -57,15 +74,19 @@ fn algorithm(case: &Table) -> Algorithm {
 }
 
 fn key(case: &Table, prefix: &str) -> DecoderKey {
+    derived(case, prefix).unwrap()
+}
+
+fn derived(case: &Table, prefix: &str) -> Result<DecoderKey, DeriveError> {
     let dkga = if number(case, "dkga", 4) == 2 { Dkga::Two } else { Dkga::Four };
     let default = match dkga {
         Dkga::Two => "abababababababab",
         Dkga::Four => "abababababababab949494949494949401234567",
     };
     let vending = case.get("vending_key").map_or(default, |key| key.as_str().unwrap());
-    let vending = VendingKey::take(dkga, &mut hex::decode(vending).unwrap()).unwrap();
+    let vending = VendingKey::take(dkga, &mut hex::decode(vending).unwrap())?;
     let pan = Pan::parse(text(case, "pan"), DrnCheck::Off).unwrap();
-    vending.derive(algorithm(case), &pan, &attributes(case, prefix)).unwrap()
+    vending.derive(algorithm(case), &pan, &attributes(case, prefix))
 }
 
 fn content(case: &Table) -> Content {
@@ -101,7 +122,7 @@ fn content(case: &Table) -> Content {
 
 #[test]
 fn each_published_token_is_issued_and_read_bit_for_bit() {
-    let file = file();
+    let file = file("tokens");
     let cases = file["case"].as_array().unwrap();
     for case in cases {
         let case = case.as_table().unwrap();
@@ -123,14 +144,14 @@ fn each_published_token_is_issued_and_read_bit_for_bit() {
 
 #[test]
 fn each_published_key_change_is_issued_and_its_sections_make_the_key_in_any_order() {
-    let file = file();
+    let file = file("tokens");
     for case in file["key_change"].as_array().unwrap() {
         let case = case.as_table().unwrap();
         let (present, next) = (key(case, ""), key(case, "to_"));
         let triplet = case.get("triplet").is_some_and(|value| value.as_bool().unwrap());
         let attributes = attributes(case, "to_");
         let change = KeyChange { key: &next, attributes, roll_over: false, triplet };
-        let tokens: Vec<String> = change.tokens(&present).iter().map(ToString::to_string).collect();
+        let tokens: Vec<String> = change.tokens(&present).unwrap().iter().map(ToString::to_string).collect();
         let expected: Vec<&str> =
             case["tokens"].as_array().unwrap().iter().map(|token| token.as_str().unwrap()).collect();
         assert_eq!(tokens, expected, "{case}");
@@ -153,5 +174,69 @@ fn each_published_key_change_is_issued_and_its_sections_make_the_key_in_any_orde
             );
             assert!(set.supply_group.is_none_or(|group| group == attributes.supply_group));
         }
+    }
+}
+
+#[test]
+fn keys_ciphers_and_amounts_are_those_of_the_sheet_and_what_is_not_verified_is_refused() {
+    let file = file("decoder-keys");
+    let block = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    for case in cases(&file, "decoder_key") {
+        // A key cannot be shown: it is compared with the expected one.
+        let expected = |key: DecoderKey| {
+            let mut bytes = hex::decode(text(case, "expect")).unwrap();
+            assert!(key.ct_eq(&DecoderKey::take(algorithm(case), &mut bytes).unwrap()), "{case}");
+            text(case, "expect").to_owned()
+        };
+        judge(case, derived(case, "").map(expected).map_err(|error| error.to_string()));
+    }
+    for case in cases(&file, "cipher") {
+        let key = DecoderKey::take(algorithm(case), &mut hex::decode(text(case, "key")).unwrap()).unwrap();
+        let sealed = key.encrypt(block(text(case, "input")));
+        judge(case, Ok(format!("{sealed:016x}")));
+        assert_eq!(key.decrypt(sealed), block(text(case, "input")));
+    }
+    for case in cases(&file, "amount") {
+        let coded = Amount::new(number(case, "value", 0));
+        judge(case, coded.map(|coded| coded.bits().to_string()).map_err(|error| error.to_string()));
+    }
+}
+
+#[test]
+fn what_is_no_token_of_this_meter_is_refused_for_its_reason() {
+    let file = file("refusals");
+    let key = DecoderKey::take(Algorithm::Sta, &mut hex::decode("87f3ecbb2e46b48f").unwrap()).unwrap();
+    let read = |text: &str| -> Result<String, String> {
+        let token = Token::parse(text).map_err(|error| error.to_string())?;
+        if Block::class_of(token) == Class::Reserved {
+            return Err("class 3 is reserved".into());
+        }
+        let (block, is_right) = Block::open(token, Some(&key)).unwrap();
+        if !is_right {
+            return Err("check sum".into());
+        }
+        Content::of_block(block).map_err(|error| error.to_string())?;
+        Ok(format!("{}.{}", block.class.number(), block.subclass))
+    };
+    for case in cases(&file, "token") {
+        judge(case, read(text(case, "input")));
+    }
+    let payload = |case| u64::from_str_radix(text(case, "payload"), 16).unwrap();
+    for case in cases(&file, "block") {
+        let class = [Class::Credit, Class::Test, Class::Management][number(case, "class", 0) as usize];
+        let block = Block { class, subclass: number(case, "subclass", 0) as u8, payload: payload(case) };
+        judge(case, read(&block.seal(&key).to_string()));
+    }
+    for case in cases(&file, "section") {
+        let subclass = number(case, "subclass", 0) as u8;
+        let block = Block { class: Class::Management, subclass, payload: payload(case) };
+        let mut sections = Sections::default();
+        let taken = sections.take(block, false);
+        assert_eq!(sections.is_empty(), taken.is_err(), "nothing is kept of what is refused");
+        judge(case, taken.map(|()| String::new()).map_err(|error| error.to_string()));
+    }
+    for case in cases(&file, "pan") {
+        let pan = Pan::parse(text(case, "input"), DrnCheck::Strict);
+        judge(case, pan.map(|pan| pan.to_string()).map_err(|error| error.to_string()));
     }
 }

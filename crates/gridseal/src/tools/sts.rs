@@ -205,7 +205,7 @@ pub const fn function_name(function: Function) -> &'static str {
 
 /// A number in decimal, or in hex after `0x`.
 fn number(text: &str) -> Result<u64, String> {
-    let parsed = match text.strip_prefix("0x") {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => text.parse(),
     };

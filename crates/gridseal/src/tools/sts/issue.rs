@@ -8,9 +8,9 @@ use gridseal_sts::{
     token::{Commodity, Content, Function, Manufacturer},
 };
 use gridseal_types::UtcTime;
-use serde_json::Value;
+use serde_json::json;
 
-use super::{Meter, number, parse_rfc3339, rfc3339};
+use super::{Meter, number, parse_rfc3339};
 use crate::observe::tell;
 
 /// A token to be made.
@@ -36,7 +36,7 @@ pub struct Arguments {
     /// Class 1: what to test or show, a bit each; decimal, or hex after 0x.
     #[arg(long, value_parser = number)]
     control: Option<u64>,
-    /// Class 1: manufacturer code.
+    /// Class 1: manufacturer code, as a number: 2 digits in 1.0, 4 in 1.1.
     #[arg(long, default_value_t = 0)]
     manufacturer: u16,
     /// One JSON object.
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.class == 1 {
         let content = test(arguments)?;
         let token = content.to_block()?.print().context("class 1 is not enciphered")?;
-        return print(arguments, &token.to_string(), &[]);
+        return print(arguments, &token.to_string(), None);
     }
     let order = order(arguments)?;
     let attributes = arguments.meter.attributes()?;
@@ -66,23 +66,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let now = arguments.time.unwrap_or_else(gridseal_io::clock::utc_now);
     let (_, issued) = Account::new(attributes).issue(request, now)?;
     let token = issued.content.to_block()?.seal(&key);
-    let booked = issued.content.fields().into_iter().find(|(name, _)| matches!(*name, "amount" | "watts"));
-    let fields = [
-        ("time", issued.content.tid().map(|tid| rfc3339(tid.time(attributes.base)).into())),
-        ("value", booked.and_then(|(_, value)| i64::try_from(value).ok()).map(Value::from)),
-        ("decoder_key", arguments.danger_show_keys.then(|| key.danger_reveal_hex().into())),
-    ];
-    print(arguments, &token.to_string(), &fields)
+    let shown = arguments.danger_show_keys.then(|| key.danger_reveal_hex());
+    print(arguments, &token.to_string(), shown.as_deref())
 }
 
 fn test(arguments: &Arguments) -> Result<Content> {
     let control = arguments.control.context("class 1 needs --control")?;
     Ok(match arguments.subclass {
         0 => {
-            let code =
-                u8::try_from(arguments.manufacturer).ok().context("--manufacturer is 0 to 255 here")?;
+            let code = u8::try_from(arguments.manufacturer).ok().filter(|code| *code <= 99);
+            let code = code.context("--manufacturer has 2 digits in class 1.0")?;
             Content::Test { control, manufacturer: Manufacturer::Two(code) }
         }
+        1 if arguments.manufacturer > 9_999 => bail!("--manufacturer has 4 digits in class 1.1"),
         1 => Content::Test { control, manufacturer: Manufacturer::Four(arguments.manufacturer) },
         2 => Content::ReadExtended { control },
         other => bail!("class 1.{other} is reserved or proprietary: not supported"),
@@ -111,16 +107,15 @@ fn order(arguments: &Arguments) -> Result<Order> {
     })
 }
 
-fn print(arguments: &Arguments, token: &str, fields: &[(&str, Option<Value>)]) -> Result<()> {
+fn print(arguments: &Arguments, token: &str, key: Option<&str>) -> Result<()> {
     if !arguments.json {
         let grouped: Vec<&str> = (0..5).filter_map(|group| token.get(group * 4..group * 4 + 4)).collect();
-        return Ok(tell(&grouped.join(" "))?);
+        tell(&grouped.join(" "))?;
+        return Ok(key.map_or(Ok(()), |key| tell(&format!("decoder key {key}")))?);
     }
-    let mut told = serde_json::Map::from_iter([("token".to_owned(), Value::from(token))]);
-    for (name, value) in fields {
-        if let Some(value) = value {
-            told.insert((*name).to_owned(), value.clone());
-        }
-    }
-    Ok(tell(&Value::Object(told).to_string())?)
+    let told = match key {
+        None => json!({ "token": token }),
+        Some(key) => json!({ "token": token, "decoder_key": key }),
+    };
+    Ok(tell(&told.to_string())?)
 }

@@ -43,7 +43,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = parse_rfc3339)]
     time: Option<UtcTime>,
     /// Third token with the supply group, for EA 07. EA 11 always has four.
-    #[arg(long)]
+    #[arg(long, visible_alias = "3kct")]
     triplet: bool,
     /// One JSON object.
     #[arg(long)]
@@ -78,17 +78,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!("the new key is the present one: change something by a --to-* argument");
     }
     let roll_over = present.base != next.base;
-    if roll_over && old.ct_eq(&new) {
-        bail!(
-            "a roll-over needs another key, or every used token would be good again: raise the key revision number"
-        );
-    }
     let change = KeyChange { key: &new, attributes: next, roll_over, triplet: arguments.triplet };
-    let tokens: Vec<String> = change.tokens(&old).iter().map(ToString::to_string).collect();
+    let tokens: Vec<String> = change.tokens(&old)?.iter().map(ToString::to_string).collect();
     if !arguments.json {
         for token in &tokens {
             let grouped: Vec<&str> = (0..5).filter_map(|group| token.get(group * 4..group * 4 + 4)).collect();
             tell(&grouped.join(" "))?;
+        }
+        if arguments.danger_show_keys {
+            tell(&format!("decoder key {}", old.danger_reveal_hex()))?;
+            tell(&format!("new decoder key {}", new.danger_reveal_hex()))?;
         }
         return Ok(());
     }
@@ -108,15 +107,15 @@ fn check(present: &KeyAttributes, next: &KeyAttributes, now: UtcTime) -> Result<
     if next.base != present.base && present.base.next() != Some(next.base) {
         bail!("a key change leads to the next base date only");
     }
-    // An expired key may be the old one of a change, never the new one; on a base date that has not begun, or has ended,
-    // no token could be issued under it.
-    let tid = Tid::at(next.base, now)?;
-    if next.expiry.has_expired(tid) {
-        bail!(
-            "the new key has expired: its expiry number {} is below period {}",
-            next.expiry.0,
-            tid.period()
-        );
+    // An expired key may be the old one of a change, never the new one. On a base date that has ended or not begun no
+    // token can be issued: sets for it are made ahead of time, and published for the past.
+    match Tid::at(next.base, now) {
+        Ok(tid) if next.expiry.has_expired(tid) => {
+            let (expiry, period) = (next.expiry.0, tid.period());
+            bail!("the new key has expired: its expiry number {expiry} is below period {period}");
+        }
+        Ok(_) => {}
+        Err(error) => eprintln!("warning: under the new key no token can be issued now: {error}"),
     }
     if to == KeyType::Initialisation {
         bail!("key type 0 is the manufacturer's own: no change leads to it");

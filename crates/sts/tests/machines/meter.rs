@@ -1,5 +1,4 @@
 //! The meter through ten thousand power cuts: every write torn at every length, no credit doubled, none lost.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use std::collections::BTreeMap;
 
@@ -10,21 +9,26 @@ use gridseal_crypto::{
 };
 use gridseal_sts::{
     amount::{Amount, Money},
-    identity::{KeyAttributes, KeyExpiryNumber, KeyRevisionNumber, KeyType, SupplyGroupCode, TariffIndex},
-    key_change::KeyChange,
+    derive::{Dkga, VendingKey},
+    identity::{
+        DrnCheck, KeyAttributes, KeyExpiryNumber, KeyRevisionNumber, KeyType, Pan, SupplyGroupCode,
+        TariffIndex,
+    },
+    key_change::{KeyChange, KeyChangeError},
     meter::{
         Accepted, Configuration, Input, KeyVault, Meter, MeterError, Output, Refusal, Slot, State, TidMemory,
         encode_record, recover,
     },
     tid::{BaseDate, Tid},
-    token::{Commodity, Content, Function, Manufacturer, Token},
+    token::{Block, Commodity, Content, Function, Manufacturer, Token},
 };
 use gridseal_types::{Tick, UtcTime};
 
-struct Draws(u64);
+/// Numbers for a test, all from one seed.
+pub(crate) struct Draws(pub(crate) u64);
 
 impl Draws {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
@@ -82,10 +86,16 @@ struct Bench {
     slots: [Vec<u8>; 2],
     meter: Option<Meter>,
     now: Tick,
+    /// Flash that is erased before it is written: a cut leaves ones behind what was written, not what was there before.
+    erases: bool,
 }
 
 impl Bench {
     fn new(algorithm: Algorithm, key_type: KeyType, memory: usize) -> Self {
+        Self::with(algorithm, key_type, memory, &key(1, algorithm))
+    }
+
+    fn with(algorithm: Algorithm, key_type: KeyType, memory: usize, present: &DecoderKey) -> Self {
         let mut vault = Vault { dek: Key::take(&mut [9; 32]), draws: Draws(5), fails: false };
         let configuration = Configuration {
             algorithm,
@@ -93,11 +103,11 @@ impl Bench {
             refuse_future: true,
             register_max: 1_000_000_000_000,
         };
-        let wrapped = vault.wrap(&key(1, algorithm)).unwrap();
+        let wrapped = vault.wrap(present).unwrap();
         let memory = TidMemory::new(memory, Tid::from_bits(MADE)).unwrap();
         let state = State::new(configuration, attributes(1, key_type), wrapped, memory);
         let slots = [encode_record(&state), Vec::new()];
-        let mut bench = Self { vault, slots, meter: None, now: Tick(0) };
+        let mut bench = Self { vault, slots, meter: None, now: Tick(0), erases: false };
         bench.power_on();
         bench
     }
@@ -127,6 +137,9 @@ impl Bench {
                 let place = usize::from(slot == Slot::B);
                 let written = cut.map_or(record.len(), |cut| cut.min(record.len()));
                 let target = &mut self.slots[place];
+                if self.erases {
+                    target.fill(0xFF);
+                }
                 if target.len() < record.len() {
                     target.resize(record.len(), 0xFF);
                 }
@@ -169,6 +182,7 @@ fn manage(function: Function, tid: u32, value: u16, key: &DecoderKey) -> Token {
 fn sections(from: &DecoderKey, to: &DecoderKey, krn: u8) -> Vec<Token> {
     KeyChange { key: to, attributes: attributes(krn, KeyType::Unique), roll_over: false, triplet: false }
         .tokens(from)
+        .unwrap()
 }
 
 /// Kinds of writes, for coverage.
@@ -202,6 +216,7 @@ fn ten_thousand_power_cuts_double_and_lose_nothing() {
             for _ in 0..3 {
                 let record_size = encode_record(bench.state()).len() as u64;
                 let cut = draws.below(record_size + 80) as usize;
+                bench.erases = draws.below(2) == 0;
                 for token in &entered {
                     if bench.enter(*token, Some(cut)).is_none() {
                         *cuts.entry(kind).or_default() += 1;
@@ -320,6 +335,49 @@ fn sections_mixed_from_two_sets_do_not_strand_the_meter() {
 }
 
 #[test]
+fn a_section_that_differs_from_the_one_with_its_number_starts_a_new_set() {
+    let algorithm = Algorithm::Misty1;
+    let (present, one, two) = (key(1, algorithm), key(2, algorithm), key(3, algorithm));
+    let (first, second) = (sections(&present, &one, 2), sections(&present, &two, 2));
+    for number in 0..3 {
+        let mut bench = Bench::new(algorithm, KeyType::Unique, 5);
+        for token in first[..3].iter().chain(&second[number..=number]).chain(&first[3..]) {
+            assert_eq!(bench.enter(*token, None), Some(Ok(Accepted::Section)), "no set is complete");
+        }
+        for token in &second {
+            bench.enter(*token, None).unwrap().unwrap();
+        }
+        for token in &second {
+            bench.enter(*token, None).unwrap().unwrap();
+        }
+        assert!(bench.enter(credit(MADE + 1, 5, &two), None).unwrap().is_ok(), "the second set is whole");
+    }
+}
+
+#[test]
+fn a_token_of_another_meter_or_base_date_is_refused() {
+    let vending = || VendingKey::take(Dkga::Four, &mut [3; 20]).unwrap();
+    let pan = |drn: &str| Pan::new("600727", drn, DrnCheck::Off).unwrap();
+    for algorithm in [Algorithm::Sta, Algorithm::Misty1] {
+        let own = attributes(1, KeyType::Unique);
+        let derive = |drn, attributes| vending().derive(algorithm, &pan(drn), &attributes).unwrap();
+        let present = derive("11111111115", own);
+        let mut bench = Bench::with(algorithm, KeyType::Unique, 5, &present);
+        for (name, other) in [
+            ("meter", derive("11111111123", own)),
+            ("base", derive("11111111115", KeyAttributes { base: BaseDate::Y2035, ..own })),
+            ("revision", derive("11111111115", attributes(2, KeyType::Unique))),
+            ("kind", derive("11111111115", attributes(1, KeyType::Default))),
+        ] {
+            let token = credit(MADE + 1, 5, &other);
+            assert_eq!(bench.enter(token, None), Some(Err(Refusal::Crc)), "{name}");
+        }
+        assert_eq!(bench.state().registers.credit, [0; 8]);
+        assert!(bench.enter(credit(MADE + 1, 5, &present), None).unwrap().is_ok());
+    }
+}
+
+#[test]
 fn sections_are_forgotten_after_a_day_and_by_a_power_cut() {
     let algorithm = Algorithm::Misty1;
     let (present, next) = (key(1, algorithm), key(2, algorithm));
@@ -411,7 +469,16 @@ fn genuine_tokens_that_are_refused_lock_nobody_out() {
 
 fn roll_over(from: &DecoderKey, to: &DecoderKey) -> Vec<Token> {
     let attributes = KeyAttributes { base: BaseDate::Y2035, ..attributes(2, KeyType::Unique) };
-    KeyChange { key: to, attributes, roll_over: true, triplet: false }.tokens(from)
+    KeyChange { key: to, attributes, roll_over: true, triplet: false }.tokens(from).unwrap()
+}
+
+/// A roll-over to the key that the meter has, from an issuer without our guard.
+fn same_key(present: &DecoderKey, other: &DecoderKey) -> Vec<Token> {
+    let attributes = KeyAttributes { base: BaseDate::Y2035, ..attributes(2, KeyType::Unique) };
+    let change = KeyChange { key: present, attributes, roll_over: true, triplet: false };
+    assert_eq!(change.tokens(present), Err(KeyChangeError::SameKey));
+    let under_other = change.tokens(other).unwrap();
+    under_other.into_iter().map(|token| Block::open(token, Some(other)).unwrap().0.seal(present)).collect()
 }
 
 #[test]
@@ -432,7 +499,7 @@ fn a_roll_over_entered_twice_moves_the_base_date_once_and_needs_another_key() {
         let mut same = Bench::new(algorithm, KeyType::Unique, 5);
         assert!(same.enter(credit(MADE + 1, 5, &present), None).unwrap().is_ok());
         let told: Vec<_> =
-            roll_over(&present, &present).into_iter().map(|token| same.enter(token, None).unwrap()).collect();
+            same_key(&present, &next).into_iter().map(|token| same.enter(token, None).unwrap()).collect();
         assert_eq!(told.last(), Some(&Err(Refusal::Range)));
         assert_eq!(same.enter(credit(MADE + 1, 5, &present), None), Some(Err(Refusal::Used)));
     }
@@ -445,6 +512,7 @@ fn a_mixed_set_that_brings_in_a_default_key_is_repaired_by_the_right_one() {
     let to_default = |to: &DecoderKey| {
         KeyChange { key: to, attributes: attributes(2, KeyType::Default), roll_over: false, triplet: false }
             .tokens(&present)
+            .unwrap()
     };
     let mut bench = Bench::new(algorithm, KeyType::Unique, 5);
     bench.enter(to_default(&one)[0], None).unwrap().unwrap();
