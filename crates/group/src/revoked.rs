@@ -58,25 +58,40 @@ impl From<Short> for RevokedError {
 #[derive(Default)]
 struct BitWriter {
     bytes: Vec<u8>,
-    free: u32,
+    /// Bits that do not fill a byte yet, the last one lowest.
+    pending: u64,
+    pending_count: u32,
 }
 
 impl BitWriter {
-    fn bit(&mut self, bit: bool) {
-        if self.free == 0 {
-            self.bytes.push(0);
-            self.free = 8;
-        }
-        self.free -= 1;
-        if let Some(last) = self.bytes.last_mut() {
-            *last |= u8::from(bit) << self.free;
+    /// The lowest `count` bits of `value`, 32 at most.
+    fn put(&mut self, value: u64, count: u32) {
+        self.pending = self.pending << count | value & ((1 << count) - 1);
+        self.pending_count += count;
+        while let Some(rest) = self.pending_count.checked_sub(8) {
+            let [.., byte] = (self.pending >> rest).to_be_bytes();
+            self.bytes.push(byte);
+            self.pending_count = rest;
         }
     }
 
     fn rice(&mut self, value: u32, k: u8) {
-        (0..value >> k).for_each(|_| self.bit(true));
-        self.bit(false);
-        (0..k).rev().for_each(|place| self.bit(value >> place & 1 == 1));
+        let mut ones = value >> k;
+        while ones > 0 {
+            let count = ones.min(32);
+            self.put(u64::MAX, count);
+            ones -= count;
+        }
+        self.put(0, 1);
+        self.put(value.into(), k.into());
+    }
+
+    /// The bytes, with zeros up to the last one's end.
+    fn finish(mut self) -> Vec<u8> {
+        if self.pending_count > 0 {
+            self.put(0, 8 - self.pending_count);
+        }
+        self.bytes
     }
 }
 
@@ -109,12 +124,18 @@ fn rice_size(values: impl Iterator<Item = u32>, k: u8) -> u64 {
     values.map(|value| u64::from(value >> k) + 1 + u64::from(k)).sum()
 }
 
-/// The number of plain bits with the shortest code, and that code's size in bits.
+/// The least number of plain bits with the shortest code, and that code's size in bits.
 fn best(values: &[u32]) -> (u8, u64) {
-    (0..=HEIGHT_MAX)
-        .map(|k| (k, rice_size(values.iter().copied(), k)))
-        .min_by_key(|(_, size)| *size)
-        .unwrap_or((0, 0))
+    let mut found = (0, rice_size(values.iter().copied(), 0));
+    // One more plain bit saves less each time: the first one that saves nothing ends the search.
+    for k in 1..=HEIGHT_MAX {
+        let size = rice_size(values.iter().copied(), k);
+        if size >= found.1 {
+            break;
+        }
+        found = (k, size);
+    }
+    found
 }
 
 impl RevokedList {
@@ -156,7 +177,7 @@ impl RevokedList {
             (Mode::Gaps, single, 0, gaps.len())
         };
         let code_count = u32::try_from(count).unwrap_or(u32::MAX);
-        Self { mode, gap_bits, run_bits, code_count, bits: writer.bytes }
+        Self { mode, gap_bits, run_bits, code_count, bits: writer.finish() }
     }
 
     /// The seats, ascending. A list that was decoded has been walked once, so this one does not end early.

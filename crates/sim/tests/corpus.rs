@@ -31,6 +31,7 @@ const TARGETS: &[Target] = &[
     ("group_fragment", group::group_fragment),
     ("group_message", group::group_message),
     ("group_receiver", group::group_receiver),
+    ("group_storage", group::group_storage),
     ("hdlc_frame", dlms::hdlc_frame),
     ("hdlc_link", dlms::hdlc_link),
     ("mbus_frame", mbus::mbus_frame),

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use gridseal_group::Scheme;
-use gridseal_sim::group::{Evidence, FleetPlan, Pattern, run_fleet};
+use gridseal_sim::group::{Evidence, FleetError, FleetPlan, FleetReport, Pattern, run_fleet};
 use serde_json::json;
 
 use crate::observe::say;
@@ -91,10 +91,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("error: --evidence is for --scheme sd: the other schemes have no labels");
         return Ok(ExitCode::from(2));
     }
-    if let Some(dir) = &arguments.evidence
-        && std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+    if let Some(dir) = arguments.evidence.as_deref().filter(|dir| dir.exists())
+        && !std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
     {
-        eprintln!("error: {} is not empty: evidence of two runs must not be mixed", dir.display());
+        eprintln!("error: {} is no empty directory: evidence of two runs must not be mixed", dir.display());
         return Ok(ExitCode::from(2));
     }
     let start = Instant::now();
@@ -110,10 +110,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let evidence = folder.as_mut().map(|folder| folder as &mut dyn Evidence);
     let report = match run_fleet(&plan(arguments), &mut || start.elapsed(), &mut told, evidence) {
         Ok(report) => report,
-        Err(error) => {
+        Err(error @ (FleetError::Members(_) | FleetError::Evict { .. })) => {
             eprintln!("error: {error}");
             return Ok(ExitCode::from(2));
         }
+        Err(error) => return Err(error.into()),
     };
     if is_watched {
         let _ = write!(std::io::stderr(), "\r\x1b[K");
@@ -121,11 +122,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(folder) = folder {
         folder.finish()?;
     }
-    let remaining = arguments.members - arguments.evict;
-    let holds = report.recovered == remaining
+    tell(arguments, &report);
+    let holds = report.recovered == arguments.members - arguments.evict
         && report.evicted_recovered == 0
         && !report.coalition_recovered
         && !report.newcomer_recovered;
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell(arguments: &Arguments, report: &FleetReport) {
     let ms = |time: std::time::Duration| (time.as_secs_f64() * 1_000_000.0).round() / 1_000.0;
     let build_ms = ms(report.build);
     if arguments.json {
@@ -152,7 +157,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             "member   {} AES blocks at most, {} bytes of keys",
             report.member_aes_blocks_max, report.member_storage_bytes
         ));
-        say(&format!("key      {} of {remaining} remaining members have it", report.recovered));
+        say(&format!(
+            "key      {} of {} remaining members have it",
+            report.recovered,
+            arguments.members - arguments.evict
+        ));
         say(&format!(
             "evicted  {} have it; all together: {}; newcomer: {}",
             report.evicted_recovered,
@@ -160,7 +169,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             if report.newcomer_recovered { "yes" } else { "no" },
         ));
     }
-    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 const LABELS: &str = "labels.jsonl";
