@@ -62,7 +62,7 @@ impl Group {
     #[must_use]
     pub fn due(&self, policy: &Policy, now: UtcTime) -> Option<Due> {
         if now.0 >= self.rotate_at(policy).0 {
-            return Some(Due::Rotate(self.change));
+            return Some(Due::Rotate(self.owed()));
         }
         self.needs_reseat(policy, now).map(Due::Reseat)
     }
@@ -70,7 +70,7 @@ impl Group {
     /// When the next epoch is due if nothing else happens.
     #[must_use]
     pub fn rotate_at(&self, policy: &Policy) -> UtcTime {
-        let wait_s = match self.change {
+        let wait_s = match self.owed() {
             Change::Left | Change::Compromised => 0,
             Change::Joined => policy.join_wait_s.min(policy.rotate_after_s),
             Change::None => policy.rotate_after_s,
@@ -124,7 +124,11 @@ mod tests {
         assert_eq!(joined.due(&policy, later(policy.join_wait_s)), Some(Due::Rotate(Change::Joined)));
         assert_eq!(group().due(&policy, later(policy.rotate_after_s)), Some(Due::Rotate(Change::None)));
         let now = joined.rotate_at(&policy);
-        let next = joined.next_epoch(&policy, now).unwrap().group().clone();
+        let planned = joined.next_epoch(&policy, now).unwrap().group().clone();
+        assert!(
+            planned.due(&policy, later(policy.join_wait_s)).is_none() || planned.owed() == Change::Joined
+        );
+        let next = planned.sent(planned.key_epoch);
         assert_eq!((next.due(&policy, now), next.epoch_since), (None, now));
     }
 

@@ -38,6 +38,9 @@ pub struct Group {
     pub epoch_since: UtcTime,
     /// What happened since: the next header must go out for it.
     pub change: Change,
+    /// What the epoch in force was planned for, until [`Group::sent`] says that its header left: a crash in between must
+    /// not make an eviction wait for the next scheduled epoch.
+    pub unsent: Change,
 }
 
 /// What happened to a group since its epoch was planned; the weightier one counts.
@@ -75,6 +78,7 @@ impl Group {
             key_epoch: 0,
             epoch_since: since,
             change: Change::None,
+            unsent: Change::None,
         }
     }
 
@@ -131,11 +135,26 @@ impl Group {
         if self.key_epoch >= EPOCH_MAX {
             return Err(RekeyError::Epochs);
         }
-        let overlap_s = if self.change == Change::Compromised { 0 } else { policy.overlap_s };
+        let overlap_s = if self.owed() == Change::Compromised { 0 } else { policy.overlap_s };
         let deadline = UtcTime(now.0.saturating_add(overlap_s));
         let key_epoch = self.key_epoch + 1;
-        let group = Self { key_epoch, epoch_since: now, change: Change::None, ..self.clone() };
+        let group =
+            Self { key_epoch, epoch_since: now, change: Change::None, unsent: self.owed(), ..self.clone() };
         Ok(Planned { group, deadline })
+    }
+
+    /// What the next header must go out for: what happened since the last plan, and what a plan was made for whose header
+    /// never left.
+    #[must_use]
+    pub fn owed(&self) -> Change {
+        self.change.max(self.unsent)
+    }
+
+    /// The header of this epoch left. An older one says nothing of the plan in force.
+    #[must_use]
+    pub fn sent(&self, key_epoch: u32) -> Self {
+        let unsent = if key_epoch == self.key_epoch { Change::None } else { self.unsent };
+        Self { unsent, ..self.clone() }
     }
 
     /// The next tree epoch: the remaining members in new seats, in their old order. Their new labels go to each of them
@@ -160,7 +179,8 @@ impl Group {
             key_epoch: 0,
             epoch_since: now,
             // Whoever left since the last epoch is not in the new tree: its first epoch must go out.
-            change: self.change.max(Change::Left),
+            change: self.owed().max(Change::Left),
+            unsent: Change::None,
             ..self.clone()
         };
         Ok((group, moves))
@@ -258,6 +278,23 @@ mod tests {
         assert_eq!(group.compromise(&[]).unwrap(), group);
         assert_eq!(group.compromise(&[3]).unwrap().change, Change::Compromised);
         assert_eq!(group.evict(&[3, 9]).unwrap_err(), RekeyError::Seat(9));
+    }
+
+    #[test]
+    fn a_crash_between_plan_and_header_does_not_make_an_eviction_wait() {
+        let policy = Policy::default();
+        let mut group = group();
+        for _ in 0..4 {
+            group = group.join().unwrap().0;
+        }
+        let group = group.evict(&[1]).unwrap();
+        let planned = group.next_epoch(&policy, UtcTime(5)).unwrap().group().clone();
+        // The process ended here: the plan is durable, no header left.
+        assert_eq!(planned.owed(), Change::Left);
+        let again = planned.next_epoch(&policy, UtcTime(6)).unwrap().group().clone();
+        assert_eq!((again.key_epoch, again.owed()), (planned.key_epoch + 1, Change::Left));
+        assert_eq!(again.sent(planned.key_epoch).owed(), Change::Left, "an older header says nothing");
+        assert_eq!(again.sent(again.key_epoch).owed(), Change::None);
     }
 
     #[test]

@@ -219,7 +219,9 @@ impl World {
         // Durable here: what leaves is made from the plan.
         self.group = planned.group().clone();
         let made = planned.header(&self.master, &self.signer, &mut self.rng as &mut dyn Rng);
-        Ok(made.map_err(|error| error.to_string())?.0)
+        let (header, _) = made.map_err(|error| error.to_string())?;
+        self.group = self.group.sent(self.group.key_epoch);
+        Ok(header)
     }
 
     /// Fragments through a link that loses some; asleep nothing arrives.
