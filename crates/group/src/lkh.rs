@@ -9,12 +9,15 @@ use alloc::{
 use gridseal_crypto::{
     Key, Rng,
     group::{BLOCK_SIZE, Block, Master, unwrap_once, wrap_once},
+    random,
     role::GroupKey,
 };
 
 use crate::scheme::{Receive, Rekey, RekeyError, Scheme};
 
 const DEGREE: u32 = 4;
+/// Random bytes in front of a body.
+type Salt = [u8; 8];
 /// Node, child and wrapped key.
 const WRAP_SIZE: usize = 4 + 4 + BLOCK_SIZE;
 
@@ -36,8 +39,11 @@ fn leaf(levels: u32, seat: u32) -> u32 {
     first_of(levels) + seat
 }
 
-fn number(epoch: u32, node: u32, child: u32) -> Block {
-    (u128::from(epoch) << 64 | u128::from(node) << 32 | u128::from(child)).to_be_bytes()
+/// Number of the wrap under a child's key: with the salt of its message, since two senders may make one epoch. The group
+/// key itself goes under the root's key with child 0, which no other wrap has.
+fn number(salt: Salt, epoch: u32, child: u32) -> Block {
+    let fields = u64::from(epoch) << 32 | u64::from(child);
+    (u128::from(u64::from_be_bytes(salt)) << 64 | u128::from(fields)).to_be_bytes()
 }
 
 /// The sender. Keys that were never renewed are derived from the master, renewed ones are random.
@@ -130,7 +136,8 @@ impl Rekey for LkhSender<'_> {
                 touched.insert(node);
             }
         }
-        let mut out = Vec::new();
+        let salt: Salt = random(rng)?;
+        let mut out = salt.to_vec();
         let mut fresh: BTreeMap<u32, Key<GroupKey, 16>> = BTreeMap::new();
         for node in touched.iter().rev() {
             let renewed = Key::generate(rng)?;
@@ -140,7 +147,7 @@ impl Rekey for LkhSender<'_> {
                 if beyond || !self.is_live(child, &all) {
                     continue;
                 }
-                let number = number(epoch, *node, child);
+                let number = number(salt, epoch, child);
                 let wrapped = match fresh.get(&child) {
                     Some(key) => wrap_once(key, &number, &renewed),
                     None => wrap_once(&self.key_of(child), &number, &renewed),
@@ -152,7 +159,7 @@ impl Rekey for LkhSender<'_> {
             fresh.insert(*node, renewed);
         }
         if let Some(root) = fresh.get(&0) {
-            out.extend_from_slice(&wrap_once(root, &number(epoch, u32::MAX, 0), key));
+            out.extend_from_slice(&wrap_once(root, &number(salt, epoch, 0), key));
         }
         self.renewed.append(&mut fresh);
         self.evicted = all;
@@ -167,6 +174,7 @@ pub struct Wrap<'b> {
     pub node: u32,
     /// Child whose key opens it: its renewed one, if it was renewed too.
     pub child: u32,
+    salt: Salt,
     wrapped: &'b Block,
 }
 
@@ -174,13 +182,14 @@ impl Wrap<'_> {
     /// The key in it, if `key` is the child's.
     #[must_use]
     pub fn open(&self, epoch: u32, key: &Key<GroupKey, 16>) -> Key<GroupKey, 16> {
-        unwrap_once(key, &number(epoch, self.node, self.child), self.wrapped)
+        unwrap_once(key, &number(self.salt, epoch, self.child), self.wrapped)
     }
 }
 
 /// A body, parsed: wraps from the seats up to the root, then the group key under the root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LkhBody<'b> {
+    salt: Salt,
     wraps: &'b [[u8; WRAP_SIZE]],
     last: &'b Block,
 }
@@ -189,36 +198,37 @@ impl<'b> LkhBody<'b> {
     /// Parses a body; `None` for one that is not made of whole wraps.
     #[must_use]
     pub fn decode(body: &'b [u8]) -> Option<Self> {
+        let (salt, body) = body.split_first_chunk()?;
         let (wraps, last) = body.split_last_chunk::<BLOCK_SIZE>()?;
         let (wraps, rest) = wraps.as_chunks::<WRAP_SIZE>();
-        rest.is_empty().then_some(Self { wraps, last })
+        rest.is_empty().then_some(Self { salt: *salt, wraps, last })
     }
 
-    fn wrap(bytes: &'b [u8; WRAP_SIZE]) -> Option<Wrap<'b>> {
+    fn wrap(&self, bytes: &'b [u8; WRAP_SIZE]) -> Option<Wrap<'b>> {
         let (node, rest) = bytes.split_first_chunk::<4>()?;
         let (child, rest) = rest.split_first_chunk::<4>()?;
         let (node, child) = (u32::from_be_bytes(*node), u32::from_be_bytes(*child));
-        Some(Wrap { node, child, wrapped: rest.first_chunk()? })
+        Some(Wrap { node, child, salt: self.salt, wrapped: rest.first_chunk()? })
     }
 
     /// All wraps: nodes descend, children of one node ascend.
-    pub fn wraps(&self) -> impl Iterator<Item = Wrap<'b>> + 'b {
-        self.wraps.iter().filter_map(Self::wrap)
+    pub fn wraps(&self) -> impl Iterator<Item = Wrap<'b>> {
+        self.wraps.iter().filter_map(|bytes| self.wrap(bytes))
     }
 
     /// The wrap for a child.
     fn find(&self, node: u32, child: u32) -> Option<Wrap<'b>> {
-        let place = self.wraps.binary_search_by(|bytes| match Self::wrap(bytes) {
+        let place = self.wraps.binary_search_by(|bytes| match self.wrap(bytes) {
             Some(wrap) => node.cmp(&wrap.node).then(wrap.child.cmp(&child)),
             None => core::cmp::Ordering::Less,
         });
-        self.wraps.get(place.ok()?).and_then(Self::wrap)
+        self.wraps.get(place.ok()?).and_then(|bytes| self.wrap(bytes))
     }
 
     /// The group key, if `root` is the key of the root.
     #[must_use]
     pub fn open(&self, epoch: u32, root: &Key<GroupKey, 16>) -> Key<GroupKey, 16> {
-        unwrap_once(root, &number(epoch, u32::MAX, 0), self.last)
+        unwrap_once(root, &number(self.salt, epoch, 0), self.last)
     }
 }
 

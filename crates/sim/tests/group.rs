@@ -114,6 +114,14 @@ fn plans_out_of_range_are_refused() {
     assert_eq!(refused(0, 0), FleetError::Members(0));
     assert_eq!(refused((1 << 20) + 1, 0), FleetError::Members((1 << 20) + 1));
     assert_eq!(refused(5, 6), FleetError::Evict { evict: 6, members: 5 });
+    let full = plan(64, 0, Pattern::Random, Scheme::SubsetDifference);
+    let unassigned = FleetPlan { danger_forget_unassigned: true, ..full };
+    let hierarchy = FleetPlan { members: 50, scheme: Scheme::KeyHierarchy, ..unassigned };
+    let evicted = FleetPlan { danger_forget_evicted: true, ..full };
+    for plan in [unassigned, hierarchy, evicted] {
+        let told = run_fleet(&plan, &mut || Duration::ZERO, &mut |_, _| {}, None);
+        assert_eq!(told.unwrap_err(), FleetError::Fault, "a fault that nobody can find");
+    }
 }
 
 //= S8: the evicted device gets no new epoch, nor do all of them together

@@ -3,6 +3,7 @@
 use gridseal_crypto::{Key, SigningKey, role::GroupSigning};
 use gridseal_group::{
     Receive, Rekey, Scheme,
+    flat::FlatSender,
     header::{self, Facts, HeaderError},
     lkh::LkhSender,
     member::{Member, ReceiveError},
@@ -103,6 +104,28 @@ fn one_epoch_made_twice_after_a_fail_over_is_survived_with_either_header() {
 }
 
 #[test]
+fn two_senders_of_one_epoch_hide_nothing_under_one_mask_in_the_other_schemes_either() {
+    let master = World::new(9).master;
+    let body_of = |random: u64, scheme: Scheme| {
+        let mut rng = CountingRng(random);
+        let key = Key::take(&mut [7; 16]);
+        match scheme {
+            Scheme::Flat => FlatSender::new(&master, 7, 9).rekey(1, &[4], &key, &mut rng),
+            _ => LkhSender::new(&master, 7, 9).rekey(1, &[4], &key, &mut rng),
+        }
+    };
+    // One group key under one mask would give one block.
+    for (wrap, last) in body_of(1, Scheme::Flat).unwrap()[8..]
+        .chunks(20)
+        .zip(body_of(2, Scheme::Flat).unwrap()[8..].chunks(20))
+    {
+        assert!(wrap[..4] == last[..4] && wrap[4..] != last[4..]);
+    }
+    let hierarchy = [1, 2].map(|random| body_of(random, Scheme::KeyHierarchy).unwrap());
+    assert_ne!(hierarchy[0][..8], hierarchy[1][..8], "a salt of its own for each message");
+}
+
+#[test]
 fn a_random_source_that_repeats_itself_repeats_no_nonce() {
     let world = World::new(9);
     let nonce_of = |header: &[u8]| {
@@ -200,6 +223,28 @@ fn a_member_of_a_key_hierarchy_takes_a_header_again_after_a_power_cut() {
             other.settle(true);
         }
     }
+}
+
+#[test]
+fn a_header_of_a_key_hierarchy_that_was_not_stored_leaves_no_trace() {
+    let world = World::new(9);
+    let Group { id: group, tree, .. } = world.group;
+    let mut member = Member::new(world.seating(5), LkhSender::new(&world.master, 7, 9).member(5));
+    // Two senders after a fail-over make the same epoch, each with another eviction.
+    let headers = [(4u32, 1u64), (8, 2)].map(|(evicted, random)| {
+        let mut sender = LkhSender::new(&world.master, 7, 9);
+        let mut rng = CountingRng(random);
+        let key = Key::generate(&mut rng).unwrap();
+        let body = sender.rekey(1, &[evicted], &key, &mut rng).unwrap();
+        let facts = Facts { scheme: Scheme::KeyHierarchy, group, tree, key_epoch: 1, deadline: UtcTime(0) };
+        header::seal(&facts, &body, &key, &world.signer).unwrap()
+    });
+    headers.iter().for_each(|header| {
+        member.receive(header).unwrap();
+        member.stored(false);
+    });
+    member.receive(&headers[0]).unwrap();
+    member.stored(true);
 }
 
 #[test]

@@ -92,6 +92,9 @@ pub enum FleetError {
         /// Members.
         members: u32,
     },
+    /// Nobody is there to forget: no free seat, nobody evicted, or a scheme without free seats.
+    #[error("the planted fault has no effect here: it needs a free seat and scheme sd, or somebody evicted")]
+    Fault,
     /// The sender failed.
     #[error(transparent)]
     Rekey(#[from] RekeyError),
@@ -193,6 +196,10 @@ pub fn run_fleet(
     let height = Height::for_seats(members).filter(|_| members > 0).ok_or(FleetError::Members(members))?;
     if evict > members {
         return Err(FleetError::Evict { evict, members });
+    }
+    let has_free_seat = members < height.seat_count() && plan.scheme == Scheme::SubsetDifference;
+    if plan.danger_forget_unassigned && !has_free_seat || plan.danger_forget_evicted && evict == 0 {
+        return Err(FleetError::Fault);
     }
     let evicted = chosen(plan);
     let master_key =

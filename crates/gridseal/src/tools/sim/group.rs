@@ -110,7 +110,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let evidence = folder.as_mut().map(|folder| folder as &mut dyn Evidence);
     let report = match run_fleet(&plan(arguments), &mut || start.elapsed(), &mut told, evidence) {
         Ok(report) => report,
-        Err(error @ (FleetError::Members(_) | FleetError::Evict { .. })) => {
+        Err(error @ (FleetError::Members(_) | FleetError::Evict { .. } | FleetError::Fault)) => {
             eprintln!("error: {error}");
             return Ok(ExitCode::from(2));
         }
