@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Checks our DLMS client and server against the independent reference in tests/interop/reference.
+
+Run by hand, from anywhere, with Python 3.11 or newer that has the package `cryptography`:
+
+    cargo build --bin gridseal && python3 tests/interop/dlms_reference.py [PART]...
+
+PART is any of `vectors`, `itself`, `ours-reads`, `forgeries`, `ours-serves`; all by default.
+The program is target/debug/gridseal, or what GRIDSEAL names. Everything runs on loopback, on free ports.
+Exit status: 0 all agree and every forgery is refused, 1 otherwise.
+"""
+
+import contextlib
+import sys
+import tempfile
+
+import dlms_lab
+from dlms_lab import Report, meter, ours_gets, write_lab
+from reference import codec, vectors
+from reference.client import Client, Denied
+from reference.codec import Data, obis, octets, structure
+from reference.link import Lab
+from reference.security import Refused
+from reference.server import FAULTS, Server
+
+COMBINATIONS = [
+    *((0, "glo", "none"), (1, "glo", "none"), (1, "glo", "auth+enc"), (5, "glo", "none"), (6, "glo", "none")),
+    *((m, c, "auth+enc") for m in (5, 6, 7) for c in ("glo", "general-glo", "ded")),
+    *((5, c, "auth") for c in ("glo", "general-glo")),
+]
+PROFILE, ENERGY, NAME = obis("1.0.99.1.0.255"), obis("1.0.1.8.0.255"), obis("0.0.42.0.0.255")
+SWITCH, WRITABLE = obis("0.0.96.3.10.255"), obis(dlms_lab.WRITABLE[1])
+
+
+def main() -> int:
+    report, wanted = Report(), sys.argv[1:]
+    parts = {
+        "vectors": lambda _: [report.say(f"vector: {name}", is_right) for name, is_right in vectors.checks()],
+        "itself": lambda folder: by_itself(report, folder),
+        "ours-reads": lambda folder: ours_reads(report, folder),
+        "forgeries": lambda folder: forgeries(report, folder),
+        "ours-serves": lambda folder: ours_serves(report, folder),
+    }
+    with tempfile.TemporaryDirectory(prefix="gridseal-interop-") as folder:
+        for name, part in parts.items():
+            if not wanted or name in wanted:
+                part(folder)
+    return 1 if report.wrong else 0
+
+
+def by_itself(report: Report, folder: str) -> None:
+    for combination in COMBINATIONS:
+        lab = Lab(write_lab(folder, *combination, max_pdu=512))
+        with contextlib.closing(Server(lab)) as server:
+            report.run(f"reference with itself, {label(combination)}", lambda: everything(lab, server.address))
+    for fault in FAULTS:
+        lab = Lab(write_lab(folder))
+        with contextlib.closing(Server(lab, fault)) as server:
+            report.say(f"reference refuses {fault}", refused_by_reference(lab, server.address))
+
+
+def refused_by_reference(lab: Lab, address: tuple) -> bool:
+    try:
+        client = Client(lab, address)
+        client.get(3, ENERGY, 2)
+        client.get(3, ENERGY, 2)
+    except (Refused, codec.Malformed):
+        return True
+    return False
+
+
+def everything(lab: Lab, address: tuple) -> None:
+    """One association with everything the reference client can do; raises where an answer is wrong."""
+    client = Client(lab, address)
+    check(client.get(1, NAME, 2).tag == codec.OCTETS, "name")
+    energy = client.get(3, ENERGY, 2)
+    check(isinstance(energy.value, int), "energy")
+    both = client.get_list([(3, ENERGY, 3), (1, obis("0.0.96.1.77.255"), 2)])
+    check(both[0].tag == codec.STRUCTURE and both[1] == 4, f"list {both}")
+    rows = client.get(7, PROFILE, 2).value
+    check(len(rows) == 96, f"{len(rows)} rows")
+    selectors(client, rows)
+    value = octets(bytes(range(200)))
+    client.set(1, WRITABLE, 2, octets(b"written"))
+    check(client.get(1, WRITABLE, 2) == octets(b"written"), "written")
+    client.set(1, WRITABLE, 2, value, block=60)
+    check(client.get(1, WRITABLE, 2) == value, "written in blocks")
+    for method, state in ((1, False), (2, True)):
+        client.action(70, SWITCH, method, Data(codec.I8, 0))
+        check(client.get(70, SWITCH, 2).value is state, f"switch, method {method}")
+    try:
+        client.get(3, obis("1.0.99.77.0.255"), 2)
+    except Denied:
+        client.release()
+        return
+    raise AssertionError("an object that is not there was read")
+
+
+def selectors(client: Client, rows: list) -> None:
+    entries = structure(*(Data(codec.U32, n) for n in (11, 14)), *(Data(codec.U16, n) for n in (1, 0)))
+    check(client.get(7, PROFILE, 2, (2, entries)).value == rows[10:14], "entries")
+    column = structure(Data(codec.U16, 8), octets(obis("0.0.1.0.0.255")), Data(codec.I8, 2), Data(codec.U16, 0))
+    span = structure(column, rows[20].value[0], rows[29].value[0], Data(codec.ARRAY, []))
+    check(client.get(7, PROFILE, 2, (1, span)).value == rows[20:30], "range")
+
+
+def check(is_right: bool, what: str) -> None:
+    if not is_right:
+        raise AssertionError(what)
+
+
+def ours_reads(report: Report, folder: str) -> None:
+    """`gridseal dlms get` reads a register, a name and a profile in blocks from the reference server."""
+    for combination in COMBINATIONS:
+        path = write_lab(folder, *combination, max_pdu=512)
+        with contextlib.closing(Server(Lab(path))) as server:
+            items = ("1.0.1.8.0.255:3:2", "0.0.42.0.0.255:1:2", "1.0.99.1.0.255:7:2")
+            status, found, error = ours_gets(path, server.address, *items)
+            text = str(found)
+            read = status == 0 and "123456" in text and b"GSL0000000012345".hex() in text.lower() and "1095" in text
+            why = f"exit {status}, {error[-200:]}, server: {server.errors}, {text[:200]}"
+            report.say(f"gridseal dlms get, {label(combination)}", read, why)
+
+
+def forgeries(report: Report, folder: str) -> None:
+    """`gridseal dlms get` refuses each dishonest server: it fails and prints no value."""
+    for carrier in ("glo", "general-glo"):
+        path = write_lab(folder, 5, carrier)
+        for fault in FAULTS:
+            if fault == "wrong-service" and carrier == "general-glo":
+                continue  # this carrier does not name the service
+            with contextlib.closing(Server(Lab(path), fault)) as server:
+                status, found, error = ours_gets(path, server.address, "1.0.1.8.0.255:3:2", "1.0.2.8.0.255:3:2")
+                shown = f"exit {status}, {found}, {error[-200:]}"
+                report.say(f"gridseal dlms get refuses {fault}, {carrier}", status != 0 and not found, shown)
+
+
+def ours_serves(report: Report, folder: str) -> None:
+    """The reference client does everything with `gridseal meter serve`."""
+    for combination in COMBINATIONS:
+        path = write_lab(folder, *combination, max_pdu=512)
+        what = f"gridseal meter serve, {label(combination)}"
+        try:
+            with meter(path) as (address, log):
+                if not report.run(what, lambda: everything(Lab(path), address)):
+                    print("      the meter's log: " + " | ".join(log)[-400:])
+        except RuntimeError as error:
+            report.say(what, False, str(error))
+
+
+def label(combination: tuple) -> str:
+    mechanism, carrier, protection = combination
+    return f"mechanism {mechanism}, {carrier if protection != 'none' else 'in clear'}, {protection}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
