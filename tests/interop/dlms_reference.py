@@ -25,7 +25,7 @@ from reference.server import FAULTS, Server
 
 COMBINATIONS = [
     *((0, "glo", "none"), (1, "glo", "none"), (1, "glo", "auth+enc"), (5, "glo", "none"), (6, "glo", "none")),
-    *((m, c, "auth+enc") for m in (5, 6, 7) for c in ("glo", "general-glo", "ded")),
+    *((m, c, "auth+enc") for m in (5, 6, 7) for c in ("glo", "general-glo", "ded", "general-ded")),
     *((5, c, "auth") for c in ("glo", "general-glo")),
 ]
 PROFILE, ENERGY, NAME = obis("1.0.99.1.0.255"), obis("1.0.1.8.0.255"), obis("0.0.42.0.0.255")

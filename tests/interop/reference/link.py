@@ -86,7 +86,9 @@ class Protection:
             return apdu
         if self.dedicated and tag in DEDICATED:
             counter, self.dedicated_counter = self.dedicated_counter, self.dedicated_counter + 1
-            return bytes([DEDICATED[tag]]) + field(seal(lab.control, self.dedicated, lab.ak, self.own, counter, apdu))
+            body = seal(lab.control, self.dedicated, lab.ak, self.own, counter, apdu)
+            general = lab.carrier == "general-ded"
+            return (b"\xdc" + field(self.own) if general else bytes([DEDICATED[tag]])) + field(body)
         body = seal(lab.control, lab.ek, lab.ak, self.own, self.next(), apdu)
         if lab.carrier == "general-glo" and tag not in (0x01, 0x08):
             return b"\xdb" + field(self.own) + field(body)
@@ -98,20 +100,20 @@ class Protection:
         if not lab.control:
             return apdu
         tag = reader.uint()
-        if tag == 0xDB and reader.field() not in (b"", self.peer):
+        if tag in (0xDB, 0xDC) and reader.field() not in (b"", self.peer):
             raise Refused("from somebody else")
         body = reader.field()
         reader.end()
         if len(body) < 17 or body[0] & BROADCAST or body[0] != lab.control:
             raise Refused("not protected as agreed")
         counter = int.from_bytes(body[1:5], "big")
-        dedicated = tag in DEDICATED.values()
+        dedicated = tag == 0xDC or tag in DEDICATED.values()
         if dedicated and not self.dedicated:
             raise Refused("no dedicated key was agreed")
         if counter <= (self.dedicated_last if dedicated else self.last):
             raise Refused("counter was used before")
         plain = unseal(body, self.dedicated if dedicated else lab.ek, lab.ak, self.peer)
-        if tag != 0xDB and tag != (DEDICATED if dedicated else GLOBAL).get(plain[0]):
+        if tag not in (0xDB, 0xDC) and tag != (DEDICATED if dedicated else GLOBAL).get(plain[0]):
             raise Refused("another service than its carrier says")
         if dedicated:
             self.dedicated_last = counter

@@ -224,7 +224,7 @@ class Session:
             return plain
         body = bytearray(seal(control, lab.ek, lab.ak, title, guard.next(), plain))
         if fault.startswith("flipped"):
-            body[-1 if fault == "flipped-tag" else 8] ^= 1
+            body[-1 if fault == "flipped-tag" else -13] ^= 1
         tag = GLOBAL[0xC7 if fault == "wrong-service" else 0xC4]
         if fault:
             sealed = (b"\xdb" + field(guard.own) if lab.carrier == "general-glo" else bytes([tag])) + field(bytes(body))
