@@ -5,8 +5,10 @@ Run by hand, from anywhere, with Python 3.11 or newer and access to a Python pac
 
     cargo build --bin gridseal && python3 tests/interop/dlms_strangers.py [PART]...
 
-PART is any of `gurux`, `gurux-hdlc`, `gurux-as-it-comes`, `cosem`, `cosem-hdlc`, `forgeries`; all by default.
-It installs gurux-dlms and dlms-cosem into a temporary folder that it removes again; PEERS=FOLDER keeps that folder.
+PART is any of `gurux`, `gurux-hdlc`, `gurux-as-it-comes`, `cosem`, `cosem-hdlc`, `gurux-java`, `forgeries`; all by
+default. It installs gurux-dlms and dlms-cosem into a temporary folder that it removes again; PEERS=FOLDER keeps that
+folder. `gurux-java` and `forgeries` need git and a JDK of version 17 or newer: they clone and compile
+gurux.dlms.java, or take its source from the folder GURUX_JAVA.
 The program is target/debug/gridseal, or what GRIDSEAL names. Everything runs on loopback, on free ports.
 Lines without `ok` or `WRONG` tell what a peer does where it is not ours to be right; docs/interop.md has them, too.
 Exit status: 0 all agree, 1 they do not.
@@ -20,7 +22,8 @@ import tempfile
 import venv
 from pathlib import Path
 
-from dlms_lab import Report, meter, write_lab
+import peer_java
+from dlms_lab import Report, meter, ours_gets, write_lab
 
 PEERS = ["gurux-dlms==1.0.203", "dlms-cosem==25.1.0", "cryptography"]
 GURUX = [
@@ -29,6 +32,11 @@ GURUX = [
     *((5, c, "auth") for c in ("glo", "general-glo")),
 ]
 GURUX_HDLC = [(0, "glo", "none"), *((m, c, "auth+enc") for m in (5, 6, 7) for c in ("glo", "general-glo"))]
+# The Java server has mechanism 7 in suites 1 and 2 only.
+JAVA = [
+    *((0, "glo", "none"), (1, "glo", "none")),
+    *((m, c, "auth+enc") for m in (5, 6) for c in ("glo", "general-glo", "ded", "general-ded")),
+]
 # It knows no other mechanism but 2, and no other carrier once it has keys.
 COSEM = [(0, "glo", "none"), (1, "glo", "none"), (1, "general-glo", "auth+enc"), (5, "general-glo", "auth+enc")]
 
@@ -61,7 +69,8 @@ def inside(wanted: list[str]) -> int:
         "gurux-as-it-comes": lambda folder: as_it_comes(folder, peer_gurux.Peer),
         "cosem": lambda folder: clients(report, folder, "dlms-cosem", peer_cosem.Peer, COSEM),
         "cosem-hdlc": lambda folder: clients(report, folder, "dlms-cosem", peer_cosem.Peer, COSEM[:2], hdlc=True),
-        "forgeries": lambda folder: forgeries(folder, peer_gurux.Peer, peer_cosem.Peer),
+        "gurux-java": lambda folder: java(report, folder),
+        "forgeries": lambda folder: forgeries(folder, peer_gurux.Peer, peer_cosem.Peer, peer_java.Peer),
     }
     with tempfile.TemporaryDirectory(prefix="gridseal-interop-") as folder:
         for name, part in parts.items():
@@ -116,25 +125,52 @@ def as_it_comes(folder: str, peer) -> None:
             print(f"      gurux-dlms with its own defaults, {label(combination)}: {done}")
 
 
+def java(report: Report, folder: str) -> None:
+    """The client of gurux.dlms.java with `gridseal meter serve`, and `gridseal dlms get` with its server."""
+    items = ("1.0.1.8.0.255:3:2", "0.0.42.0.0.255:1:2", "1.0.99.1.0.255:7:2")
+    with peer_java.compiled() as classes:
+        for combination in JAVA:
+            lab = write_lab(folder, *combination, max_pdu=512)
+            with peer_java.server(classes, *combination) as address:
+                status, found, error = ours_gets(lab, address, *items)
+            read = status == 0 and "123456" in str(found) and "1095" in str(found)
+            what = f"gurux.dlms.java serves, {label(combination)}"
+            report.say(what, read, f"exit {status}, {error[-200:]}, {found}"[:400])
+            with meter(lab) as (address, log):
+                done = peer_java.client(classes, address, *combination, "everything")
+            lines = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+            rows = {name: lines.get(name, "").split() for name in ("rows", "entry", "range")}
+            right = done.stdout.endswith("released\n") and len(rows["rows"]) == 96 and lines["written"] == "stranger"
+            right = right and rows["entry"] == rows["rows"][10:14] and rows["range"] == rows["rows"][20:30]
+            why = f"{done.stdout[-100:]} {done.stderr[:300]}; the meter's log: {' | '.join(log)[-300:]}"
+            report.say(f"gurux.dlms.java, {label(combination)}", right and lines["switch"] == "false true", why)
+
+
 def forgeries(folder: str, *peers) -> None:
     """Which answers of a lying server each peer's client takes for true; told, and no failure of ours."""
     from reference.link import Lab
-    from reference.server import FAULTS, Server
+    from reference.server import FAULTS
 
     lab = Lab(write_lab(folder, 5, "general-glo"))
-    for fault in ("", *FAULTS):
-        if fault == "wrong-service":
-            continue  # this carrier does not name the service
-        told = []
-        for peer in peers:
-            with contextlib.closing(Server(lab, fault)) as server:
-                client = peer(server.address, 5, "general-glo", "auth+enc")
-                try:
-                    client.open()
-                    told.append(f"takes {client.energy()} {client.energy()}")
-                except Exception as error:  # noqa: BLE001
-                    told.append(f"refuses ({type(error).__name__})")
-        print(f"      {fault or 'no fault':20} gurux-dlms {told[0]:30} dlms-cosem {told[1]}")
+    # This carrier does not name the service.
+    faults = ["", *(fault for fault in FAULTS if fault != "wrong-service")]
+    print(f"      {'':20}{'gurux-dlms':34}{'dlms-cosem':34}gurux.dlms.java")
+    with peer_java.compiled() as peer_java.Peer.classes:
+        for fault in faults:
+            told = [belief(peer, lab, fault) for peer in peers]
+            print(f"      {fault or 'no fault':20}" + "".join(f"{text:34}" for text in told))
+
+
+def belief(peer, lab, fault: str) -> str:
+    from reference.server import Server
+
+    with contextlib.closing(Server(lab, fault)) as server:
+        try:
+            client = peer(server.address, 5, "general-glo", "auth+enc")
+            client.open()
+            return f"takes {client.energy()} {client.energy()}"
+        except Exception as error:  # noqa: BLE001
+            return f"refuses ({type(error).__name__})"
 
 
 def label(combination: tuple) -> str:

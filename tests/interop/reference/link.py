@@ -73,6 +73,7 @@ class Protection:
     def __init__(self, lab: Lab, side: str):
         self.lab, self.own = lab, lab.title[side]
         self.peer, self.last, self.dedicated = b"", -1, b""
+        self.mirrors, self.asked_dedicated = side == "server", True
         self.counter, self.dedicated_counter, self.dedicated_last = lab.counter[side], 0, -1
 
     def next(self) -> int:
@@ -80,11 +81,11 @@ class Protection:
         return self.counter - 1
 
     def close(self, apdu: bytes) -> bytes:
-        """Protects an APDU as the lab says."""
+        """Protects an APDU as the lab says; a server answers under the key that it was asked under."""
         lab, tag = self.lab, apdu[0]
         if not lab.control:
             return apdu
-        if self.dedicated and tag in DEDICATED:
+        if self.dedicated and tag in DEDICATED and self.asked_dedicated:
             counter, self.dedicated_counter = self.dedicated_counter, self.dedicated_counter + 1
             body = seal(lab.control, self.dedicated, lab.ak, self.own, counter, apdu)
             general = lab.carrier == "general-ded"
@@ -119,4 +120,5 @@ class Protection:
             self.dedicated_last = counter
         else:
             self.last = counter
+        self.asked_dedicated = dedicated or not self.mirrors
         return plain
