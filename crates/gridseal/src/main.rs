@@ -8,6 +8,8 @@ mod cli;
 mod config;
 mod demo;
 mod files;
+#[allow(dead_code, reason = "the DLMS commands that read one come next")]
+mod lab;
 mod observe;
 mod process;
 mod setup;

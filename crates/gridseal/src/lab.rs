@@ -1,0 +1,260 @@
+//! Lab files: one bench set-up of a DLMS client and a meter, with test keys, shared by `meter serve`, `dlms` and
+//! `decode dlms`. No production subcommand reads one.
+//!
+//! [`Lab::load`] checks the whole file; an error says file, line, code and what is wrong, and quotes no value, which
+//! may be a key. `docs/lab.md` describes the fields.
+
+mod file;
+mod keys;
+mod object;
+
+use std::path::Path;
+
+use anyhow::Result;
+use gridseal_dlms::{acse::Mechanism, apdu::carrier, assoc::Protection};
+use gridseal_types::{ObisCode, SystemTitle};
+
+pub use keys::Keys;
+pub use object::LabObject;
+
+use crate::{files, tools::Usage};
+
+/// A set-up.
+#[derive(Debug)]
+pub struct Lab {
+    /// Security suite, 0 to 2.
+    pub suite: u8,
+    /// Mechanism between client and server.
+    pub mechanism: Mechanism,
+    /// Protection of every APDU; [`Protection::None`] means the context without ciphering.
+    pub protection: Protection,
+    /// How protected APDUs are carried.
+    pub carrier: Carrier,
+    /// Which key general-ciphering names.
+    pub key_info: KeyInfo,
+    /// Whether general-signing is asked for.
+    pub signing: bool,
+    /// Server's service access point.
+    pub listen_sap: u16,
+    /// Client's service access point.
+    pub client_sap: u16,
+    /// Largest APDU that either side takes, bytes; 0 = no limit.
+    pub max_pdu: u16,
+    /// The client.
+    pub client: Party,
+    /// The server.
+    pub server: Party,
+    /// Keys of both.
+    pub keys: Keys,
+    /// Associated data of general-ciphering.
+    pub aad: Aad,
+    /// What the server offers to which client; an entry for [`Lab::client_sap`] is always there.
+    pub associations: Vec<Association>,
+    /// Objects that change or join the built-in set of the server.
+    pub objects: Vec<LabObject>,
+}
+
+/// One of the two sides.
+#[derive(Debug)]
+pub struct Party {
+    /// System title.
+    pub system_title: SystemTitle,
+    /// First value of its sending counter.
+    pub invocation_counter: u32,
+}
+
+/// The sides, where one is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Client,
+    /// The server.
+    Server,
+}
+
+/// How protected APDUs are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Carrier {
+    /// One tag for each service, global key.
+    Glo,
+    /// One tag for each service, dedicated key.
+    Ded,
+    /// Any APDU, global key.
+    GeneralGlo,
+    /// Any APDU, dedicated key.
+    GeneralDed,
+    /// Any APDU, with a header of its own.
+    GeneralCiphering,
+}
+
+impl Carrier {
+    /// As the association machines name it; `None` for general-ciphering.
+    pub const fn spoken(self) -> Option<carrier::Carrier> {
+        Some(match self {
+            Self::Glo => carrier::Carrier::Glo,
+            Self::Ded => carrier::Carrier::Ded,
+            Self::GeneralGlo => carrier::Carrier::GeneralGlo,
+            Self::GeneralDed => carrier::Carrier::GeneralDed,
+            Self::GeneralCiphering => return None,
+        })
+    }
+}
+
+/// Which key general-ciphering names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyInfo {
+    /// A key that both have.
+    Identified,
+    /// A fresh key, wrapped.
+    Wrapped,
+    /// One-pass Diffie-Hellman.
+    #[serde(rename = "agreed-1p")]
+    AgreedOnePass,
+    /// Static unified model.
+    AgreedStatic,
+}
+
+/// Associated data of general-ciphering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aad {
+    /// With the header.
+    Normative,
+    /// Without it, as some implementations do.
+    Short,
+}
+
+/// What a server offers to one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Association {
+    /// Client's service access point.
+    pub sap: u16,
+    /// What it is for.
+    pub role: Role,
+    /// How it authenticates itself.
+    pub mechanism: Mechanism,
+    /// What it may do.
+    pub rights: Rights,
+}
+
+/// What an association is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Anybody: the clock, the counters, who the meter is. Never ciphered, mechanism 0.
+    Public,
+    /// Reads.
+    Reader,
+    /// Everything.
+    Management,
+    /// No association is opened: APDUs under the broadcast key, to all, never answered.
+    Broadcast,
+}
+
+/// What a client may do, beyond what everybody may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    /// Read attributes.
+    pub read: bool,
+    /// Write attributes.
+    pub write: bool,
+    /// Invoke methods.
+    pub invoke: bool,
+}
+
+impl Rights {
+    /// Letters r, w and x, each at most once; `-` or nothing for none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut rights = Self { read: false, write: false, invoke: false };
+        for letter in text.chars().filter(|_| text != "-") {
+            let right = match letter {
+                'r' => &mut rights.read,
+                'w' => &mut rights.write,
+                'x' => &mut rights.invoke,
+                _ => return None,
+            };
+            if core::mem::replace(right, true) {
+                return None;
+            }
+        }
+        Some(rights)
+    }
+
+    /// What a role may do unless the file says otherwise.
+    const fn of(role: Role) -> Self {
+        match role {
+            Role::Public => Self { read: false, write: false, invoke: false },
+            Role::Reader => Self { read: true, write: false, invoke: false },
+            Role::Management => Self { read: true, write: true, invoke: true },
+            Role::Broadcast => Self { read: false, write: false, invoke: true },
+        }
+    }
+}
+
+/// What is wrong with a lab file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabError {
+    /// `lab-...`: stable name of the kind of error.
+    pub code: &'static str,
+    /// Line, from 1.
+    pub line: usize,
+    /// What is wrong; quotes no value.
+    pub message: String,
+}
+
+impl std::fmt::Display for LabError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "line {}: {}: {}", self.line, self.code, self.message)
+    }
+}
+
+impl Lab {
+    /// Reads a lab file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bad = |error: &dyn std::fmt::Display| Usage(format!("lab file {}: {error}", path.display()));
+        let text = String::from_utf8(files::read(path)?).map_err(|_| bad(&"lab-syntax: not text"))?;
+        Ok(Self::parse(&text).map_err(|error| bad(&error))?)
+    }
+
+    /// Reads the text of a lab file.
+    pub fn parse(text: &str) -> Result<Self, LabError> {
+        file::parse(text)
+    }
+
+    /// Refuses what the association machines do not speak yet, by name: general-ciphering, general-signing, and
+    /// mechanism 7 in suite 2.
+    pub fn check_spoken(&self) -> Result<()> {
+        let unspoken = if self.carrier == Carrier::GeneralCiphering {
+            "carrier general-ciphering"
+        } else if self.signing {
+            "general-signing"
+        } else if self.suite == 2 && self.associations.iter().any(|a| a.mechanism == Mechanism::Ecdsa) {
+            "mechanism 7 in suite 2 (P-384)"
+        } else {
+            return Ok(());
+        };
+        anyhow::bail!(Usage(format!("lab-unsupported: {unspoken} is not spoken yet")))
+    }
+
+    /// One of the sides.
+    pub const fn party(&self, side: Side) -> &Party {
+        match side {
+            Side::Client => &self.client,
+            Side::Server => &self.server,
+        }
+    }
+}
+
+/// An OBIS code, with dots (`1.0.1.8.0.255`) or as people write it (`1-0:1.8.0.255`).
+pub fn obis(text: &str) -> Option<ObisCode> {
+    let dotted = || {
+        let groups: Option<Vec<u8>> = text.split('.').map(|group| group.parse().ok()).collect();
+        Some(ObisCode::new(groups?.try_into().ok()?))
+    };
+    text.parse().ok().or_else(dotted)
+}
+
+#[cfg(test)]
+mod tests;

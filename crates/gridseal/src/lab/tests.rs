@@ -1,0 +1,117 @@
+use super::*;
+
+const BASE: &str = r#"danger_test_keys = true
+[client]
+system_title = "4D4D4D0000000001"
+[server]
+system_title = "4D4D4D0000BC614E"
+invocation_counter = 5000
+[keys]
+guek = "000102030405060708090A0B0C0D0E0F"
+gak  = "D0D1D2D3D4D5D6D7D8D9DADBDCDDDEDF"
+secret = "0x4142"
+"#;
+
+fn refused(text: &str) -> (&'static str, usize) {
+    let error = Lab::parse(text).unwrap_err();
+    assert!(!error.message.contains("0001020304"), "{error}");
+    (error.code, error.line)
+}
+
+#[test]
+fn a_file_of_few_fields_has_the_defaults_of_suite_0() {
+    let lab = Lab::parse(BASE).unwrap();
+    assert_eq!((lab.suite, lab.mechanism, lab.carrier), (0, Mechanism::Gmac, Carrier::Glo));
+    assert_eq!((lab.listen_sap, lab.client_sap, lab.max_pdu), (1, 16, 1_024));
+    assert_eq!(lab.protection, Protection::AuthenticatedEncrypted);
+    assert_eq!(lab.server.invocation_counter, 5_000);
+    let [association] = lab.associations.as_slice() else { panic!() };
+    assert_eq!((association.sap, association.role), (16, Role::Management));
+    assert!(lab.key_ring::<16>(Side::Server).unwrap().secret.unwrap().is_password(b"AB"));
+    assert!(lab.key_ring::<32>(Side::Server).is_err(), "keys of another suite");
+    assert!(!format!("{lab:?}").contains("208"), "no key byte is printed");
+}
+
+#[test]
+fn objects_and_associations_are_read_and_checked_against_the_class() {
+    let more = r#"
+[[association]]
+sap = 16
+role = "public"
+[[association]]
+sap = 2
+role = "reader"
+mechanism = 1
+[[object]]
+class = 3
+obis = "1.0.1.8.0.255"
+access = "rw"
+attribute_2 = "060001E240"
+"#;
+    let lab = Lab::parse(&format!("{BASE}{more}")).unwrap();
+    assert_eq!(lab.associations.len(), 2, "the entry of sap 16 stands for the one of the file");
+    assert_eq!(lab.associations[1].mechanism, Mechanism::LowLevel);
+    assert_eq!(lab.objects[0].attributes[&2], [6, 0, 1, 0xE2, 0x40]);
+    assert_eq!(lab.objects[0].access, Rights::parse("rw"));
+    let object = |rest: &str| format!("{BASE}[[object]]\nclass = 3\nobis = \"1.0.1.8.0.255\"\n{rest}\n");
+    assert_eq!(refused(&object("attribute_3 = \"0F00\"")), ("lab-type", 14));
+    assert_eq!(refused(&object("attribute_3 = \"02\"")), ("lab-value", 14));
+    assert_eq!(refused(&object("attribute_3 = \"0\"")), ("lab-hex", 14));
+    assert_eq!(refused(&object("attribute_9 = \"00\"")), ("lab-unknown-field", 14));
+    assert_eq!(refused(&object("colour = \"red\"")), ("lab-unknown-field", 14));
+    assert_eq!(refused(&object("access = \"rr\"")), ("lab-value", 14));
+    assert_eq!(refused(&object("version = 9")), ("lab-value", 12));
+}
+
+#[test]
+fn every_mistake_has_a_code_and_a_line() {
+    let with = |from: &str, to: &str| BASE.replace(from, to);
+    for (text, code, line) in [
+        (with("danger_test_keys = true\n", ""), "lab-danger-test-keys", 1),
+        (with("keys = true", "keys = false"), "lab-danger-test-keys", 1),
+        (with("000102030405060708090A0B0C0D0E0F", "00010203040506"), "lab-length", 8),
+        (with("000102030405060708090A0B0C0D0E0F", "0001020304050607x"), "lab-hex", 8),
+        (with("4D4D4D0000000001", "4D4D4D00000001"), "lab-length", 3),
+        (with("4D4D4D0000000001", "4D4D4D0000BC614E"), "lab-conflict", 4),
+        (with("guek =", "gukek ="), "lab-unknown-field", 8),
+        (with("guek = \"000102030405060708090A0B0C0D0E0F\"", ""), "lab-missing-key", 7),
+        (with("guek = \"", "guek = 5 #\""), "lab-value", 8),
+        (with("[client]", "mechanism = 2\n[client]"), "lab-value", 2),
+        (with("[client]", "mechanism = 8\n[client]"), "lab-value", 2),
+        (with("[client]", "suite = 3\n[client]"), "lab-value", 2),
+        (with("[client]", "suite = 2\n[client]"), "lab-length", 9),
+        (with("[client]", "max_pdu = 63\n[client]"), "lab-value", 2),
+        (with("[client]", "carrier = \"glue\"\n[client]"), "lab-value", 2),
+        (with("[client]", "protection = \"000102030405\"\n[client]"), "lab-value", 2),
+        (with("[client]", "mechanism = 6\n[client]").replace("secret", "#"), "lab-missing-key", 8),
+        (with("[server]\nsystem_title = \"4D4D4D0000BC614E\"", "[server]"), "lab-missing-field", 4),
+        (with("[client]", "[client"), "lab-syntax", 2),
+        (format!("{BASE}[[association]]\nsap = 1\nrole = \"public\"\nmechanism = 5\n"), "lab-conflict", 11),
+        (format!("{BASE}[[association]]\nsap = 1\nrole = \"broadcast\"\n"), "lab-missing-key", 7),
+    ] {
+        assert_eq!(refused(&text), (code, line), "{text}");
+    }
+}
+
+#[test]
+fn mechanism_7_takes_the_public_key_as_given_or_from_the_private_one() {
+    // Keys of the fact sheet, section 11.
+    let client = "418073C239FA6125011DE4D6CD2E645780289F761BB21BFB0835CB5585E8B373";
+    let server = "AE55414FFE079F9FC95649536BD1C2B5653D200813727E07D501A8B550C69207";
+    let text = BASE
+        .replace("[server]", &format!("signing_key = \"{client}\"\n[server]"))
+        .replace("[keys]", &format!("signing_key = \"{server}\"\n[keys]"));
+    let lab = Lab::parse(&text).unwrap();
+    let ring = lab.key_ring::<16>(Side::Server).unwrap().signing.unwrap();
+    let public = ring.peers[&lab.client.system_title];
+    assert_eq!(hex::encode_upper(&public.point()[..4]), "BAAFFDE0");
+}
+
+#[test]
+fn obis_codes_are_read_with_dots_and_as_people_write_them() {
+    let code = Some(ObisCode::ACTIVE_ENERGY_IMPORT);
+    assert_eq!((obis("1.0.1.8.0.255"), obis("1-0:1.8.0.255")), (code, code));
+    for wrong in ["", "1.0.1.8.0", "1.0.1.8.0.255.1", "1.0.1.8.0.256", "a.0.1.8.0.255"] {
+        assert_eq!(obis(wrong), None, "{wrong}");
+    }
+}
