@@ -5,7 +5,7 @@ Run by hand, from anywhere, with Python 3.11 or newer that has the package `cryp
 
     cargo build --bin gridseal && python3 tests/interop/dlms_reference.py [PART]...
 
-PART is any of `vectors`, `itself`, `ours-reads`, `forgeries`, `ours-serves`; all by default.
+PART is any of `vectors`, `itself`, `ours-reads`, `forgeries`, `ours-serves`, `attacks`; all by default.
 The program is target/debug/gridseal, or what GRIDSEAL names. Everything runs on loopback, on free ports.
 Exit status: 0 all agree and every forgery is refused, 1 otherwise.
 """
@@ -16,6 +16,7 @@ import tempfile
 
 import dlms_lab
 from dlms_lab import Report, meter, ours_gets, write_lab
+from reference import attacks as lies
 from reference import codec, vectors
 from reference.client import Client, Denied
 from reference.codec import Data, obis, octets, structure
@@ -40,6 +41,7 @@ def main() -> int:
         "ours-reads": lambda folder: ours_reads(report, folder),
         "forgeries": lambda folder: forgeries(report, folder),
         "ours-serves": lambda folder: ours_serves(report, folder),
+        "attacks": lambda folder: attacks(report, folder),
     }
     with tempfile.TemporaryDirectory(prefix="gridseal-interop-") as folder:
         for name, part in parts.items():
@@ -57,6 +59,9 @@ def by_itself(report: Report, folder: str) -> None:
         lab = Lab(write_lab(folder))
         with contextlib.closing(Server(lab, fault)) as server:
             report.say(f"reference refuses {fault}", refused_by_reference(lab, server.address))
+    lab = Lab(write_lab(folder))
+    with contextlib.closing(Server(lab)) as server:
+        server_refuses(report, lab, server.address, "reference")
 
 
 def refused_by_reference(lab: Lab, address: tuple) -> bool:
@@ -146,6 +151,34 @@ def ours_serves(report: Report, folder: str) -> None:
                     print("      the meter's log: " + " | ".join(log)[-400:])
         except RuntimeError as error:
             report.say(what, False, str(error))
+
+
+def attacks(report: Report, folder: str) -> None:
+    """`gridseal meter serve` gives a lying client nothing, and serves an honest one afterwards."""
+    path = write_lab(folder)
+    lab = Lab(path)
+    with meter(path) as (address, _):
+        server_refuses(report, lab, address, "gridseal meter serve")
+
+
+def server_refuses(report: Report, lab: Lab, address: tuple, who: str) -> None:
+    for name, lie in lies.OPEN.items():
+        client, sent = lies.established(lab, address)
+        answer = lies.answer_to(client, lie(client, sent))
+        lab.counter["client"] = client.guard.counter + 10
+        honest, _ = lies.established(lab, address)
+        lab.counter["client"] = honest.guard.counter
+        honest.channel.link.close()
+        report.say(f"{who} refuses: {name}", answer[:1] in (b"", b"\xd8"), answer.hex())
+    answers = {}
+    for name in lies.UNPROVEN:
+        client = lies.Unproven(lab, address, name, honest.opening)
+        lab.counter["client"] = client.guard.counter + 1
+        answers[name] = client.answer
+        refused = client.answer[:1] in (b"", b"\xd8") or codec.ber_fields(codec.inner(client.answer, 0x61))[0xA2][-1]
+        report.say(f"{who} refuses an association: {name}", bool(refused), client.answer.hex())
+    alike = {answer for name, answer in answers.items() if name not in lies.LATER}
+    report.say(f"{who} answers all refused associations alike", len(alike) == 1, str([a.hex() for a in alike]))
 
 
 def label(combination: tuple) -> str:

@@ -29,9 +29,9 @@ class Client:
         own, titled = os.urandom(32) if lab.mechanism > 1 else lab.secret, lab.control or lab.mechanism > 1
         initiate = guard.close(codec.initiate_request(lab.max_pdu, guard.dedicated))
         context = 3 if lab.control else 1
-        self.channel.send(
-            codec.associate_request(context, lab.mechanism, own, lab.title["client"] if titled else b"", initiate)
-        )
+        title = lab.title["client"] if titled else b""
+        self.opening = codec.associate_request(context, lab.mechanism, own, title, initiate)
+        self.channel.send(self.opening)
         fields = codec.ber_fields(inner(self.channel.receive(), 0x61))
         result, diagnostic = fields[0xA2][-1], fields[0xA3][-1]
         if result or diagnostic != (14 if lab.mechanism > 1 else 0):

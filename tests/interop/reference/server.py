@@ -98,6 +98,8 @@ class Session:
         self.theirs = inner(fields[0xAC], 0x80) if lab.mechanism else b""
         if lab.mechanism == 1 and self.theirs != lab.secret:
             raise Refused("wrong password")
+        if lab.mechanism > 1 and not 8 <= len(self.theirs) <= 64:
+            raise Refused("challenge of a wrong length")
         self.own = os.urandom(16) if lab.mechanism > 1 else b""
         if self.fault == "reflected-challenge":
             self.own = self.theirs
@@ -254,7 +256,7 @@ class Server:
     """Listens on a free port of loopback; each client in its own thread."""
 
     def __init__(self, lab: Lab, fault: str = ""):
-        self.lab, self.fault, self.counter = lab, fault, lab.counter["server"]
+        self.lab, self.fault, self.counter, self.last = lab, fault, lab.counter["server"], -1
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = self.socket.getsockname()
         self.errors: list[str] = []
@@ -268,6 +270,7 @@ class Server:
     def one(self, link: socket.socket) -> None:
         with link:
             session = Session(self.lab, link, self.fault, self.counter)
+            session.guard.last = self.last
             try:
                 session.serve()
             except (Refused, Malformed, KeyError, OSError, EOFError, IndexError) as error:
@@ -276,7 +279,7 @@ class Server:
                     # The same answer to whatever is wrong, before and after the association.
                     refusal = codec.associate_response(1, 1, 1, b"", 0, b"", b"")
                     session.channel.send(refusal if session.phase == "none" else b"\xd8\x01\x05")
-            self.counter = max(self.counter, session.guard.counter)
+            self.counter, self.last = max(self.counter, session.guard.counter), session.guard.last
 
     def close(self) -> None:
         self.socket.close()
