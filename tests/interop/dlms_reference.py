@@ -11,8 +11,11 @@ Exit status: 0 all agree and every forgery is refused, 1 otherwise.
 """
 
 import contextlib
+import socket
+import subprocess
 import sys
 import tempfile
+import threading
 
 import dlms_lab
 from dlms_lab import Report, meter, ours_gets, write_lab
@@ -20,7 +23,7 @@ from reference import attacks as lies
 from reference import codec, vectors
 from reference.client import Client, Denied
 from reference.codec import Data, obis, octets, structure
-from reference.link import Lab
+from reference.link import Channel, Lab
 from reference.security import Refused
 from reference.server import FAULTS, Server
 
@@ -29,6 +32,7 @@ COMBINATIONS = [
     *((m, c, "auth+enc") for m in (5, 6, 7) for c in ("glo", "general-glo", "ded", "general-ded")),
     *((5, c, "auth") for c in ("glo", "general-glo")),
 ]
+GENERAL_BLOCK_TRANSFER = 0x200000
 PROFILE, ENERGY, NAME = obis("1.0.99.1.0.255"), obis("1.0.1.8.0.255"), obis("0.0.42.0.0.255")
 SWITCH, WRITABLE = obis("0.0.96.3.10.255"), obis(dlms_lab.WRITABLE[1])
 
@@ -128,16 +132,44 @@ def ours_reads(report: Report, folder: str) -> None:
 
 
 def forgeries(report: Report, folder: str) -> None:
-    """`gridseal dlms get` refuses each dishonest server: it fails and prints no value."""
+    """`gridseal dlms get` refuses each dishonest server: it fails and prints no value, within a bounded time."""
+    endless(report, folder)
     for carrier in ("glo", "general-glo"):
-        path = write_lab(folder, 5, carrier)
+        path = write_lab(folder, 5, carrier, max_pdu=512)
         for fault in FAULTS:
             if fault == "wrong-service" and carrier == "general-glo":
                 continue  # this carrier does not name the service
             with contextlib.closing(Server(Lab(path), fault)) as server:
-                status, found, error = ours_gets(path, server.address, "1.0.1.8.0.255:3:2", "1.0.2.8.0.255:3:2")
+                status, found, error = ours_gets(path, server.address, "1.0.1.8.0.255:3:2", "1.0.99.1.0.255:7:2")
                 shown = f"exit {status}, {found}, {error[-200:]}"
                 report.say(f"gridseal dlms get refuses {fault}, {carrier}", status != 0 and not found, shown)
+
+
+def endless(report: Report, folder: str) -> None:
+    """A server that answers every acknowledgement with a block that was had, for as long as it is asked."""
+    path, turns = write_lab(folder, 0, "glo", "none"), []
+
+    def serve(link: socket.socket) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            channel = Channel(link.accept()[0], 1, 16)
+            channel.receive()
+            conformance = codec.CONFORMANCE | GENERAL_BLOCK_TRANSFER
+            initiate = codec.initiate_response(512, conformance)
+            channel.send(codec.associate_response(1, 0, 0, b"", 0, b"", initiate))
+            channel.receive()
+            while True:
+                channel.send(bytes.fromhex("E0010001000006C401C1000204"))
+                channel.receive()
+                turns.append(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        try:
+            status, found, _ = ours_gets(path, listener.getsockname(), "1.0.99.1.0.255:7:2")
+        except subprocess.TimeoutExpired:
+            status, found = 0, []
+        refused = status != 0 and not found and len(turns) < 1000
+        report.say("gridseal dlms get gives up on endless blocks", refused, f"exit {status}, {len(turns)} answers")
 
 
 def ours_serves(report: Report, folder: str) -> None:

@@ -35,16 +35,25 @@ WRITABLE = attribute(KINDS.DATA, dlms_lab.WRITABLE[1], 2)
 SWITCH = attribute(KINDS.DISCONNECT_CONTROL, "0.0.96.3.10.255", 2)
 
 
-class Peer:
-    """One association of its client."""
+class Corrected(HighLevelSecurityGmacAuthentication):
+    """Our correction: a counter that made a proof is not used again for the APDU that carries it."""
 
-    def __init__(self, address, mechanism, carrier, protection, hdlc=False):
+    def hls_generate_reply_data(self, connection) -> bytes:
+        proof = super().hls_generate_reply_data(connection)
+        connection.client_invocation_counter += 1
+        return proof
+
+
+class Peer:
+    """One association of its client, unchanged unless `corrected`."""
+
+    def __init__(self, address, mechanism, carrier, protection, hdlc=False, corrected=False):
         link = BlockingTcpIO(host=address[0], port=address[1], timeout=5)
         transport = (HdlcTransport if hdlc else TcpTransport)(16, 1, link)
         authentication = {
             0: NoSecurityAuthentication,
             1: lambda: LowLevelSecurityAuthentication(dlms_lab.SECRET.encode()),
-            5: HighLevelSecurityGmacAuthentication,
+            5: Corrected if corrected else HighLevelSecurityGmacAuthentication,
         }[mechanism]()
         keys = (dlms_lab.GUEK, dlms_lab.GAK) if protection != "none" else (None, None)
         self.client = DlmsClient(

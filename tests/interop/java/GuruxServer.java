@@ -69,6 +69,9 @@ public class GuruxServer extends GXDLMSSecureServer2 {
         getItems().add(profile);
         current.getObjectList().addAll(getItems());
         initialize();
+        // Its general block transfer does not come to an end with a window of more than one.
+        current.getXDLMSContextInfo().getConformance().remove(Conformance.GENERAL_BLOCK_TRANSFER);
+        getConformance().remove(Conformance.GENERAL_BLOCK_TRANSFER);
     }
 
     public static void main(String[] a) throws Exception {
@@ -82,10 +85,13 @@ public class GuruxServer extends GXDLMSSecureServer2 {
                     byte[] part = new byte[4096];
                     for (int n = link.getInputStream().read(part); n > 0; n = link.getInputStream().read(part)) {
                         GXServerReply reply = new GXServerReply(Arrays.copyOf(part, n));
-                        server.handleRequest(reply);
-                        if (reply.getReply() != null) {
-                            link.getOutputStream().write(reply.getReply());
-                        }
+                        do {
+                            server.handleRequest(reply);
+                            if (reply.getReply() != null) {
+                                link.getOutputStream().write(reply.getReply());
+                            }
+                            reply.setData(null);
+                        } while (reply.isStreaming());
                     }
                 } catch (Exception error) {
                     System.out.println(error);

@@ -46,7 +46,7 @@ class Client:
         self.conformance, self.server_max = codec.parse_initiate_response(answer)
         if lab.mechanism > 1:
             theirs = inner(fields[0xAA], 0x80)
-            if theirs == own or not 8 <= len(theirs) <= 64:
+            if theirs == own or not (32 if lab.mechanism == 7 else 8) <= len(theirs) <= 64:
                 raise Refused("challenge is ours, or has a wrong length")
             self.prove(own, theirs)
 

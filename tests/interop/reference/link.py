@@ -105,7 +105,9 @@ class Protection:
             raise Refused("from somebody else")
         body = reader.field()
         reader.end()
-        if len(body) < 17 or body[0] & BROADCAST or body[0] != lab.control:
+        # An initiate-request may carry a key, so that it and its response may be protected more than the rest.
+        allowed = {lab.control, lab.control | ENC} if tag in (GLOBAL[0x01], GLOBAL[0x08]) else {lab.control}
+        if len(body) < 17 or body[0] & BROADCAST or body[0] not in allowed:
             raise Refused("not protected as agreed")
         counter = int.from_bytes(body[1:5], "big")
         dedicated = tag == 0xDC or tag in DEDICATED.values()

@@ -98,9 +98,10 @@ class Session:
         self.theirs = inner(fields[0xAC], 0x80) if lab.mechanism else b""
         if lab.mechanism == 1 and self.theirs != lab.secret:
             raise Refused("wrong password")
-        if lab.mechanism > 1 and not 8 <= len(self.theirs) <= 64:
+        shortest = 32 if lab.mechanism == 7 else 8
+        if lab.mechanism > 1 and not shortest <= len(self.theirs) <= 64:
             raise Refused("challenge of a wrong length")
-        self.own = os.urandom(16) if lab.mechanism > 1 else b""
+        self.own = os.urandom(max(16, shortest)) if lab.mechanism > 1 else b""
         if self.fault == "reflected-challenge":
             self.own = self.theirs
         if self.fault == "short-challenge":
