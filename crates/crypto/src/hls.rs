@@ -8,6 +8,11 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::{
+    Key, WRAPPED_SIZE,
+    role::{Guek, Kek},
+};
+
 /// A password (mechanism 1) or secret (mechanisms 3, 4, 6) of one association; wiped on drop, never printed.
 ///
 /// ```compile_fail
@@ -40,6 +45,16 @@ impl Secret {
         let bytes = Zeroizing::new(source.to_vec());
         source.zeroize();
         Self(bytes)
+    }
+
+    /// Opens a secret of 16 bytes that a client sent wrapped under the master key; `None` when the integrity check fails.
+    ///
+    /// # Source
+    /// RFC 3394; that a secret travels like a key is not verified \[check\].
+    #[must_use]
+    pub fn unwrap_transferred(master: &Key<Kek, 16>, wrapped: &[u8; WRAPPED_SIZE]) -> Option<Self> {
+        let key: Key<Guek, 16> = master.unwrap_transferred(wrapped)?;
+        Some(Self(Zeroizing::new(key.bytes().to_vec())))
     }
 
     /// Whether a password that arrived is this one, in time that depends on the lengths alone.
@@ -91,6 +106,18 @@ mod tests {
         let pass_4 = secret.sha256_reply([&server, &client, of_client, of_server]);
         assert_eq!(hex::encode(pass_3), "1bce23b3aaa81c6caa4dd85c376131ea93ab13fd4ece28ca795304f73ad7d7a3");
         assert_eq!(hex::encode(pass_4), "eaf93388a2d941e8f3191d05ce4c0ce6e76d7e4c6505ee66591c2d1553b5bab9");
+    }
+
+    #[test]
+    fn a_secret_arrives_wrapped_and_a_changed_byte_opens_nothing() {
+        let mut kek: [u8; 16] = core::array::from_fn(|at| u8::try_from(at).unwrap());
+        let kek = Key::take(&mut kek);
+        let wrapped = hex::decode("1FA68B0A8112B447AEF34BD8FB5A7B829D3E862371D2CFE5").unwrap();
+        let mut wrapped: [u8; WRAPPED_SIZE] = wrapped.try_into().unwrap();
+        let secret = Secret::unwrap_transferred(&kek, &wrapped).unwrap();
+        assert!(secret.is_password(&hex::decode("00112233445566778899AABBCCDDEEFF").unwrap()));
+        wrapped[9] ^= 1;
+        assert!(Secret::unwrap_transferred(&kek, &wrapped).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod machine;
 
 use alloc::vec::Vec;
 
-pub use machine::{assoc_client, assoc_server, block_transfer, hdlc_link};
+pub use machine::{assoc_client, assoc_server, assoc_server_over, block_transfer, hdlc_link};
 
 use crate::{
     acse::{Aare, Aarq, InitiateError, InitiateRequest, InitiateResponse, Release},

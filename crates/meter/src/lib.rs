@@ -1,4 +1,5 @@
-//! The meter: its load profile, and the push of each captured row to the head-end.
+//! The meter: its load profile, the push of each captured row to the head-end, and the COSEM objects that a DLMS client
+//! reaches ([`cosem`]).
 //!
 //! Sans-IO: no clock, no disk, no randomness, no socket. [`LoadProfile`] says when to capture and what; [`Push`] seals
 //! each [`Row`] under the meter's keys, keeps it until the head-end has confirmed that it is durable there, and tells
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod cosem;
 mod load_profile;
 mod push;
 mod row;

@@ -21,6 +21,7 @@ const TARGETS: &[Target] = &[
     ("block_transfer", dlms::block_transfer),
     ("certificate_request", csr::fuzz_entry),
     ("ciphered_apdu", dlms::ciphered_apdu),
+    ("cosem_server", gridseal_meter::cosem::fuzz_entry),
     ("d0_message", gridseal_lmn::iec62056_21::fuzz_entry),
     ("enrol_delivery", enrol::delivery_record),
     ("enrol_document", enrol::document),

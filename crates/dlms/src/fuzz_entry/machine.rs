@@ -38,14 +38,34 @@ fn step<'a>(reader: &mut Reader<'a>) -> Option<(u8, &'a [u8])> {
     Some((operation, reader.bytes("bytes", size).ok()?))
 }
 
-/// Objects that count how often they are reached.
-struct Counted {
+/// Counts how often objects are reached.
+struct Counted<'o> {
     calls: usize,
+    objects: &'o mut dyn Objects,
 }
 
-impl Objects for Counted {
+impl Objects for Counted<'_> {
     fn get(&mut self, request: AttributeRequest<'_>) -> Result<Value, DataAccessResult> {
         self.calls = self.calls.saturating_add(1);
+        self.objects.get(request)
+    }
+
+    fn set(&mut self, request: AttributeRequest<'_>, value: &[u8]) -> Result<(), DataAccessResult> {
+        self.calls = self.calls.saturating_add(1);
+        self.objects.set(request, value)
+    }
+
+    fn action(&mut self, request: MethodRequest<'_>) -> ActionReply {
+        self.calls = self.calls.saturating_add(1);
+        self.objects.action(request)
+    }
+}
+
+/// A short value, a long one, and methods that give their parameter back.
+struct Plain;
+
+impl Objects for Plain {
+    fn get(&mut self, request: AttributeRequest<'_>) -> Result<Value, DataAccessResult> {
         match request.attribute.attribute {
             2 => Ok(Value::Encoded(vec![0x11, 7])),
             3 => Ok(Value::Encoded([&[0x09, 0x82, 0x08, 0x00][..], &[0; 2_048]].concat())),
@@ -54,12 +74,10 @@ impl Objects for Counted {
     }
 
     fn set(&mut self, _: AttributeRequest<'_>, _: &[u8]) -> Result<(), DataAccessResult> {
-        self.calls = self.calls.saturating_add(1);
         Ok(())
     }
 
     fn action(&mut self, request: MethodRequest<'_>) -> ActionReply {
-        self.calls = self.calls.saturating_add(1);
         match request.parameters {
             Some(parameters) => ActionReply::returns(parameters.to_vec()),
             None => ActionReply::refused(ActionResult::ObjectUndefined),
@@ -87,6 +105,11 @@ fn result_of(operation: &Operation, choice: u8, bytes: &[u8]) -> CryptoResult {
 /// A server: objects are reached only in an open association, and with high level security that is open only after
 /// the reply to the challenge was found right.
 pub fn assoc_server(bytes: &[u8]) {
+    assoc_server_over(bytes, &mut Plain);
+}
+
+/// As [`assoc_server`], over objects of another crate; its clients have the access points 16, and 1 when ciphered.
+pub fn assoc_server_over(bytes: &[u8], objects: &mut dyn Objects) {
     let mut reader = Reader::new(bytes);
     let kind = reader.u8("kind").unwrap_or_default();
     let mechanism = Mechanism::from_number(kind & 7).unwrap_or(Mechanism::None);
@@ -97,7 +120,7 @@ pub fn assoc_server(bytes: &[u8]) {
     };
     let settings = ServerSettings { max_pdu: 300, assembled_size_max: 1_024, ..settings };
     let mut server = Server::new(settings, HANDLE);
-    let mut objects = Counted { calls: 0 };
+    let mut objects = Counted { calls: 0, objects };
     let mut asked: Option<(CryptoId, Operation)> = None;
     let (mut is_verified, mut now) = (false, Tick(0));
     while let Some((operation, bytes)) = step(&mut reader) {

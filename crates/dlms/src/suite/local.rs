@@ -102,6 +102,28 @@ pub struct KeyRing<const N: usize = 16> {
     pub signing: Option<SigningKeys>,
 }
 
+/// Keys and secrets that take the place of present ones; `None` leaves one as it is.
+#[derive(Debug, Default)]
+pub struct NewKeys<const N: usize = 16> {
+    /// Global unicast encryption key, with its counters.
+    pub guek: Option<(Key<Guek, N>, KeyCounters)>,
+    /// Global broadcast encryption key, with its counters.
+    pub gbek: Option<(Key<Gbek, N>, KeyCounters)>,
+    /// Authentication key. It is associated data: counters do not depend on it.
+    pub gak: Option<Key<Gak, N>>,
+    /// Password or secret.
+    pub secret: Option<Secret>,
+}
+
+/// Where the counters of a key stand: zero and none for one that was never used, else what is durable.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyCounters {
+    /// Durable end of the last reservation of sending counters.
+    pub sending_end: u64,
+    /// Highest accepted counter of each peer.
+    pub received: BTreeMap<SystemTitle, u32>,
+}
+
 /// Signing keys of mechanism 7 on P-256: the own one, and those of the peers that are believed.
 #[derive(Debug)]
 pub struct SigningKeys {
@@ -184,6 +206,32 @@ impl<const N: usize> LocalCrypto<N> {
     pub fn resume_received(&mut self, set: KeySet, peer: SystemTitle, counter: u32) {
         let entry = self.received.entry((set, peer)).or_insert(counter);
         *entry = (*entry).max(counter);
+    }
+
+    /// Uses other keys from now on. Associations that are open stay so; what they send under an old key does not open
+    /// any more. The caller knows the counters of each new key: a key that comes back goes on where it stood (rule S1).
+    pub fn replace(&mut self, new: NewKeys<N>) {
+        let mut taken: Vec<(KeySet, KeyCounters)> = Vec::new();
+        if let Some((key, counters)) = new.guek {
+            self.keys.guek = key;
+            self.sending = InvocationCounter::resume(counters.sending_end);
+            taken.push((KeySet::Unicast, counters));
+        }
+        if let Some((key, counters)) = new.gbek {
+            self.keys.gbek = Some(key);
+            self.broadcast_sending = InvocationCounter::resume(counters.sending_end);
+            taken.push((KeySet::Broadcast, counters));
+        }
+        for (set, counters) in taken {
+            self.received.retain(|(other, _), _| *other != set);
+            self.received.extend(counters.received.into_iter().map(|(peer, counter)| ((set, peer), counter)));
+        }
+        if let Some(key) = new.gak {
+            self.keys.gak = key;
+        }
+        if let Some(secret) = new.secret {
+            self.keys.secret = Some(secret);
+        }
     }
 
     /// Goes on above a counter that the server says it has seen of us, read without protection by a public client. It

@@ -8,7 +8,8 @@ use gridseal_dlms::{
     apdu::carrier::Carrier,
     assoc::{AssociationHandle, CryptoFault, Done, Operation, PeerChallenge, Protection},
     suite::local::{
-        CounterStore, CounterStoreError, KeyRing, KeySet, LocalCrypto, LocalSettings, Ports, VolatileCounters,
+        CounterStore, CounterStoreError, KeyCounters, KeyRing, KeySet, LocalCrypto, LocalSettings, NewKeys,
+        Ports, VolatileCounters,
     },
 };
 use gridseal_types::SystemTitle;
@@ -280,6 +281,36 @@ fn a_hint_never_lowers_a_counter_and_never_burns_the_key() {
 }
 
 //= DLMS 12.15: what is decrypted without verification is called so, and no machine does it
+//= DLMS 6.2: the counters of a changed key begin again, those of a known key go on
+#[test]
+fn a_replaced_key_has_its_own_counters_and_the_old_one_opens_nothing() {
+    let sealed = |crypto: &mut LocalCrypto| {
+        perform(crypto, &seal(Carrier::Glo, Protection::AuthenticatedEncrypted, "C001C1000800")).unwrap()
+    };
+    let counter = |apdu: &[u8]| u32::from_be_bytes(apdu[3..7].try_into().unwrap());
+    let open =
+        |apdu: &[u8]| Operation::Open { apdu: apdu.to_vec(), peer: Some(CLIENT_TITLE), is_broadcast: false };
+    let (mut client, mut server) = (local(CLIENT_TITLE, 100), local(SERVER_TITLE, 5_000));
+    let old = sealed(&mut client);
+    assert!(perform(&mut server, &open(&old)).is_ok());
+    let replace = |crypto: &mut LocalCrypto, counters| {
+        crypto.replace(NewKeys { guek: Some((Key::take(&mut [9; 16]), counters)), ..NewKeys::default() });
+    };
+    replace(&mut server, KeyCounters::default());
+    let late = sealed(&mut client);
+    assert_eq!(perform(&mut server, &open(&late)), Err(CryptoFault::Tag));
+    replace(&mut client, KeyCounters::default());
+    let first = sealed(&mut client);
+    assert_eq!((counter(&first), counter(&sealed(&mut server))), (0, 0));
+    assert!(perform(&mut server, &open(&first)).is_ok(), "its counters begin again");
+    // The first key comes back: what was accepted under it stays accepted.
+    let received = [(CLIENT_TITLE, counter(&old))].into();
+    let known = KeyCounters { sending_end: 5_256, received };
+    server.replace(NewKeys { guek: Some((ring().guek, known)), ..NewKeys::default() });
+    assert!(matches!(perform(&mut server, &open(&old)), Err(CryptoFault::Counter { .. })));
+    assert_eq!(counter(&sealed(&mut server)), 5_256);
+}
+
 #[test]
 fn decryption_without_verification_is_a_mode_of_its_own() {
     let guek = ring().guek;

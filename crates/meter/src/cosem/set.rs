@@ -1,0 +1,92 @@
+//! Writing attributes: rights and type were judged before, here is what the class demands.
+
+use gridseal_dlms::{
+    apdu::{reference::AttributeId, result::DataAccessResult},
+    assoc::{AccessContext, Protection},
+    class::Type,
+    wire::Data,
+};
+use gridseal_types::ObisCode;
+
+use super::{Device, Keyholder, Note, object::number, profile::PROFILE};
+
+/// Largest value that is kept, bytes.
+const VALUE_SIZE_MAX: usize = 16_384;
+
+impl Device {
+    /// Writes an attribute, for a client or, without a context, for a script.
+    pub(super) fn set(
+        &mut self,
+        AttributeId { obis, attribute, .. }: AttributeId,
+        value: &[u8],
+        context: Option<&AccessContext>,
+        keys: &mut dyn Keyholder,
+    ) -> Result<(), DataAccessResult> {
+        let object = self.objects.get(&obis).ok_or(DataAccessResult::ObjectUndefined)?;
+        let data = Data::from_bytes(value).map_err(|_| DataAccessResult::TypeUnmatched)?;
+        if value.len() > VALUE_SIZE_MAX {
+            return Err(DataAccessResult::ScopeOfAccessViolated);
+        }
+        // A value whose type the class leaves open keeps the type that it has.
+        let is_open = object.class.attribute(attribute).is_some_and(|known| known.value == Type::Any);
+        let tag = object.kept(attribute).and_then(|kept| kept.first());
+        if is_open && tag.is_some_and(|tag| *tag != 0 && *tag != data.tag()) {
+            return Err(DataAccessResult::TypeUnmatched);
+        }
+        match (object.class.id, attribute) {
+            (8, 2) => return self.set_time(&data),
+            (8, 3) => Self::check_time_zone(&data)?,
+            (PROFILE, _) => self.check_profile(attribute, &data)?,
+            (15, 7) => {
+                let context = context.ok_or(DataAccessResult::ReadWriteDenied)?;
+                return self.set_password(obis, &data, context, keys);
+            }
+            (70, 4) if number(&data).is_none_or(|mode| mode > 6) => {
+                return Err(DataAccessResult::ScopeOfAccessViolated);
+            }
+            _ => {}
+        }
+        let class = object.class.id;
+        if let Some(object) = self.objects.get_mut(&obis) {
+            object.keep_encoded(attribute, value);
+        }
+        match (class, attribute) {
+            (PROFILE, 3 | 4 | 8) => {
+                self.reset_profile(obis);
+                self.align_profiles();
+            }
+            (71, _) => self.limiter_changed(obis),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The password of mechanism 1. It has no other protection than the association's.
+    fn set_password(
+        &mut self,
+        obis: ObisCode,
+        value: &Data<'_>,
+        context: &AccessContext,
+        keys: &mut dyn Keyholder,
+    ) -> Result<(), DataAccessResult> {
+        let Data::OctetString(password) = value else { return Err(DataAccessResult::TypeUnmatched) };
+        let grant = self.association_of(obis, context.client_sap).ok_or(DataAccessResult::ObjectUndefined)?;
+        let is_secret = context.protection.covers(Protection::Encrypted);
+        if grant.mechanism != gridseal_dlms::acse::Mechanism::LowLevel || !is_secret {
+            return Err(DataAccessResult::ReadWriteDenied);
+        }
+        if password.is_empty() || password.len() > 64 {
+            return Err(DataAccessResult::ScopeOfAccessViolated);
+        }
+        match keys.change_password(password) {
+            Ok(()) => {
+                self.note(Note::SecretChanged { client_sap: grant.client_sap });
+                Ok(())
+            }
+            Err(refusal) => {
+                self.note(Note::KeysRefused(refusal));
+                Err(DataAccessResult::OtherReason)
+            }
+        }
+    }
+}
