@@ -122,6 +122,8 @@ enum Meter {
         #[arg(long, hide = true)]
         with_parent: bool,
     },
+    /// Serve the COSEM objects of a simulated meter to DLMS clients, with the test keys of a lab file.
+    Serve(meter::serve::Arguments),
     /// Onboard every meter below a directory in one process, and say what it took. For load tests.
     Fleet {
         /// Directory that `factory make` has made.
@@ -178,6 +180,9 @@ pub fn run() -> Result<ExitCode> {
         Command::Headend(d) => process::run(d.with_parent, || async move { headend::run(&d.config).await })?,
         Command::Meter(Meter::Run { dir, with_parent }) => {
             process::run(with_parent, || async move { meter::run(&dir).await })?;
+        }
+        Command::Meter(Meter::Serve(arguments)) => {
+            process::run(false, || async move { meter::serve::run(arguments).await })?;
         }
         Command::Meter(Meter::Fleet { dir, concurrency }) => {
             process::run(false, || async move { meter::fleet::run(&dir, concurrency).await })?;

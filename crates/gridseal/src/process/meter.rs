@@ -4,6 +4,7 @@ pub mod fleet;
 mod onboard;
 mod push;
 pub mod root;
+pub mod serve;
 
 use std::path::{Path, PathBuf};
 

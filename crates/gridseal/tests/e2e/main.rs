@@ -17,6 +17,7 @@
 
 mod borders;
 mod demo;
+mod dlms_serve;
 mod faults;
 mod lmn;
 mod machine;

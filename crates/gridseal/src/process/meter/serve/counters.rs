@@ -1,0 +1,127 @@
+//! Counters and transfers of keys, durable in a directory or, for one run, in memory.
+//!
+//! Counters belong to a key, named by a hash of it: a key that comes back goes on where it stood (rule S1).
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use gridseal_dlms::suite::local::{CounterStore, CounterStoreError, KeyCounters, KeySet};
+use gridseal_types::SystemTitle;
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+
+/// Name of the file.
+const FILE: &str = "counters.json";
+/// Transfers that are kept: each must be repeated at start, in order.
+const TRANSFERS_MAX: usize = 4_096;
+
+/// What is kept.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    /// By hash of the key, hex.
+    keys: BTreeMap<String, KeptCounters>,
+    /// What clients brought, in order.
+    transfers: Vec<Transfer>,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptCounters {
+    sending_end: u64,
+    /// By system title, hex.
+    received: BTreeMap<String, u32>,
+}
+
+/// What a client brought: keys as they came, wrapped; a password in clear, as it came.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Transfer {
+    /// Keys by their number in the class, wrapped, hex.
+    Keys(Vec<(u8, String)>),
+    /// A secret, wrapped, hex.
+    Secret(String),
+    /// A password, hex.
+    Password(String),
+}
+
+/// Counters of every key that was ever used here.
+#[derive(Debug)]
+pub struct Counters {
+    path: Option<PathBuf>,
+    kept: Kept,
+    /// Hashes of the keys in use.
+    pub unicast: String,
+    pub broadcast: String,
+}
+
+impl Counters {
+    /// Reads what is kept. A file that cannot be read is no reason to begin again.
+    pub fn load(dir: Option<&Path>) -> Result<Self> {
+        let path = dir.map(|dir| dir.join(FILE));
+        let bytes = path.as_deref().map(files::read_if_there).transpose()?.flatten();
+        let kept = match (bytes, &path) {
+            (Some(bytes), Some(path)) => {
+                serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?
+            }
+            _ => Kept::default(),
+        };
+        Ok(Self { path, kept, unicast: String::new(), broadcast: String::new() })
+    }
+
+    /// Where the counters of a key stand; at least at `sending_end`.
+    pub fn of(&self, hash: &str, sending_end: u64) -> KeyCounters {
+        let kept = self.kept.keys.get(hash).cloned().unwrap_or_default();
+        let received = kept.received.iter().filter_map(|(title, counter)| {
+            Some((SystemTitle::from_slice(&hex::decode(title).ok()?)?, *counter))
+        });
+        KeyCounters { sending_end: kept.sending_end.max(sending_end), received: received.collect() }
+    }
+
+    /// What clients brought, in order.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        self.kept.transfers.clone()
+    }
+
+    /// Keeps one more; durable when it returns.
+    pub fn keep(&mut self, transfer: Transfer) -> Result<(), CounterStoreError> {
+        if self.kept.transfers.len() >= TRANSFERS_MAX {
+            return Err(CounterStoreError);
+        }
+        self.kept.transfers.push(transfer);
+        self.save().inspect_err(|_| {
+            self.kept.transfers.pop();
+        })
+    }
+
+    fn save(&self) -> Result<(), CounterStoreError> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let bytes = serde_json::to_vec(&self.kept).map_err(|_| CounterStoreError)?;
+        files::write_atomic(path, &bytes).map_err(|_| CounterStoreError)
+    }
+
+    fn entry(&mut self, set: KeySet) -> &mut KeptCounters {
+        let hash = match set {
+            KeySet::Unicast => &self.unicast,
+            KeySet::Broadcast => &self.broadcast,
+        };
+        self.kept.keys.entry(hash.clone()).or_default()
+    }
+}
+
+impl CounterStore for Counters {
+    fn reserve(&mut self, set: KeySet, end: u64) -> Result<(), CounterStoreError> {
+        let entry = self.entry(set);
+        entry.sending_end = entry.sending_end.max(end);
+        self.save()
+    }
+
+    fn accepted(&mut self, set: KeySet, peer: SystemTitle, counter: u32) -> Result<(), CounterStoreError> {
+        self.entry(set).received.insert(hex::encode(peer.as_bytes()), counter);
+        self.save()
+    }
+}

@@ -1,0 +1,284 @@
+//! The meter behind its connections: one device, one set of keys, one association machine for each client of each
+//! connection.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use gridseal_crypto::{Key, role::Kek};
+use gridseal_dlms::{
+    acse::{Conformance, Mechanism},
+    assoc::{
+        AssociationHandle, Operation, Protection,
+        server::{Event, Input, Output, Server, ServerSettings},
+    },
+};
+use gridseal_io::clock::{tick_now, utc_now};
+use gridseal_meter::cosem::{Device, DeviceConfig, Grant, ObjectChange, ObjectError, Rights};
+
+use super::{
+    holder::{Holder, MasterKey},
+    log::{Log, Peer},
+};
+use crate::lab::{self, Lab, Role};
+
+/// A meter.
+pub struct Meter<const N: usize> {
+    core: Mutex<Core<N>>,
+    settings: Vec<(Role, ServerSettings)>,
+    own: ServerSettings,
+    /// Server's service access point.
+    pub sap: u16,
+    pub log: Log,
+    handles: AtomicU64,
+}
+
+struct Core<const N: usize> {
+    device: Device,
+    keys: Holder<N>,
+}
+
+/// One client of one connection.
+pub struct Client {
+    server: Server,
+    handle: AssociationHandle,
+    peer: Peer,
+    client_sap: u16,
+    is_open: bool,
+}
+
+const fn rights(rights: lab::Rights) -> Rights {
+    Rights { read: rights.read, write: rights.write, invoke: rights.invoke }
+}
+
+impl<const N: usize> Meter<N>
+where
+    Key<Kek, N>: MasterKey<N>,
+{
+    /// A meter as a lab file describes it.
+    pub fn new(lab: &Lab, keys: Holder<N>, log: Log, is_hdlc: bool) -> Result<Self, ObjectError> {
+        let is_ciphered =
+            |role| role == Role::Broadcast || (role != Role::Public && lab.protection != Protection::None);
+        let grants = lab.associations.iter().map(|association| Grant {
+            client_sap: association.sap,
+            mechanism: association.mechanism,
+            is_ciphered: is_ciphered(association.role),
+            rights: rights(association.rights),
+        });
+        let config = DeviceConfig {
+            title: lab.server.system_title,
+            client_title: lab.client.system_title,
+            sap: lab.listen_sap,
+            suite: lab.suite,
+            policy: lab.protection,
+            conformance: Conformance::SPOKEN,
+            max_pdu: lab.max_pdu,
+            grants: grants.collect(),
+        };
+        let mut device = Device::new(config, utc_now());
+        for object in &lab.objects {
+            let change = ObjectChange {
+                class: object.class,
+                version: object.version,
+                obis: object.obis,
+                access: object.access.map(rights),
+                attributes: object.attributes.clone(),
+            };
+            device.change(&change)?;
+        }
+        let base = |sap| ServerSettings {
+            max_pdu: lab.max_pdu,
+            // A TCP connection ends with its association; on a line anybody could send a plain release.
+            plain_release: !is_hdlc,
+            short_challenge: true,
+            ..ServerSettings::public(sap, lab.server.system_title)
+        };
+        let settings = lab.associations.iter().map(|association| {
+            let base = ServerSettings { mechanism: association.mechanism, ..base(association.sap) };
+            let ciphered = is_ciphered(association.role);
+            let protection = if ciphered { lab.protection } else { Protection::None };
+            (
+                association.role,
+                ServerSettings { ciphered, required: protection, response: protection, ..base },
+            )
+        });
+        Ok(Self {
+            settings: settings.collect(),
+            own: base(0),
+            sap: lab.listen_sap,
+            core: Mutex::new(Core { device, keys }),
+            log,
+            handles: AtomicU64::new(1),
+        })
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core<N>> {
+        // A panic in another connection left no half-done change that matters more than serving on.
+        self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Largest APDU that any client may send, bytes.
+    pub fn apdu_size_max(&self) -> usize {
+        ServerSettings { ciphered: true, ..self.own }.apdu_size_max().max(4_096)
+    }
+
+    /// How long a connection may be silent.
+    pub fn inactivity(&self) -> Duration {
+        self.core().device.inactivity()
+    }
+
+    /// The machine for a client. A client that is not offered anything is refused by a machine too: it cannot tell
+    /// itself from one with the wrong key.
+    pub fn client(&self, peer: Peer, client_sap: u16) -> Client {
+        let known = self
+            .settings
+            .iter()
+            .find(|(role, settings)| settings.client_sap == client_sap && *role != Role::Broadcast);
+        let nobody = ServerSettings {
+            client_sap,
+            ciphered: true,
+            mechanism: Mechanism::Manufacturer,
+            required: Protection::AuthenticatedEncrypted,
+            response: Protection::AuthenticatedEncrypted,
+            ..self.own
+        };
+        let settings = known.map_or(nobody, |(_, settings)| *settings);
+        self.machine(peer, self.under_policy(settings))
+    }
+
+    /// The machine for what is sent to all, if there is an association for it.
+    pub fn broadcast(&self, peer: Peer, client_sap: u16) -> Option<Client> {
+        let known = self
+            .settings
+            .iter()
+            .find(|(role, settings)| settings.client_sap == client_sap && *role == Role::Broadcast);
+        known.map(|(_, settings)| self.machine(peer, *settings))
+    }
+
+    /// The policy of the security setup may have become stronger than the lab file's.
+    fn under_policy(&self, settings: ServerSettings) -> ServerSettings {
+        if !settings.ciphered {
+            return settings;
+        }
+        let (required, response) = self.core().device.policy();
+        ServerSettings {
+            required: settings.required.and(required),
+            response: settings.response.and(response),
+            ..settings
+        }
+    }
+
+    fn machine(&self, peer: Peer, settings: ServerSettings) -> Client {
+        let handle = AssociationHandle(self.handles.fetch_add(1, Ordering::Relaxed));
+        let client_sap = settings.client_sap;
+        let peer = Peer { client_sap: Some(client_sap), ..peer };
+        Client { server: Server::new(settings, handle), handle, peer, client_sap, is_open: false }
+    }
+
+    /// Time passes for the device.
+    pub fn tick(&self) {
+        let Core { device, keys } = &mut *self.core();
+        device.tick(utc_now(), keys);
+        keys.apply();
+        self.note(device, None);
+    }
+
+    /// Feeds one input and gives the APDUs to be sent.
+    pub fn handle(&self, client: &mut Client, input: Input<'_>) -> Vec<Vec<u8>> {
+        let Core { device, keys } = &mut *self.core();
+        device.tick(utc_now(), keys);
+        let mut answers = Vec::new();
+        let fed = client.server.handle(tick_now(), input, &mut device.session(keys));
+        if let Err(error) = fed {
+            self.log.entry("refused", Some(client.peer), &error.to_string());
+        }
+        self.drain(client, device, keys, &mut answers);
+        while let Some(push) = device.take_push() {
+            let is_agreed = client.server.conformance().has(Conformance::DATA_NOTIFICATION);
+            let input = Input::Notify(push);
+            if !is_agreed || client.server.handle(tick_now(), input, &mut device.session(keys)).is_err() {
+                self.log.entry("push-dropped", Some(client.peer), "notifications were not agreed upon");
+            }
+            self.drain(client, device, keys, &mut answers);
+        }
+        // The answer is sealed: keys that it confirms are used from now on.
+        keys.apply();
+        self.note(device, Some(client.peer));
+        answers
+    }
+
+    fn drain(
+        &self,
+        client: &mut Client,
+        device: &mut Device,
+        keys: &mut Holder<N>,
+        answers: &mut Vec<Vec<u8>>,
+    ) {
+        while let Some(output) = client.server.poll() {
+            match output {
+                Output::Transmit(apdu) => answers.push(apdu),
+                Output::Crypto(handle, id, operation) => {
+                    let result = keys.perform(handle, &operation);
+                    if operation != Operation::End {
+                        let input = Input::CryptoDone(id, result);
+                        let fed = client.server.handle(tick_now(), input, &mut device.session(keys));
+                        debug_assert!(fed.is_ok(), "an operation that was asked for");
+                    }
+                }
+                Output::Event(event) => self.event(client, device, event),
+                _ => {}
+            }
+        }
+    }
+
+    fn event(&self, client: &mut Client, device: &mut Device, event: Event) {
+        let mut is_open = client.is_open;
+        match event {
+            Event::Associated { mechanism, .. } => {
+                is_open = true;
+                let how = format!("mechanism {}", mechanism.number());
+                self.log.entry("associated", Some(client.peer), &how);
+            }
+            Event::Refused(refusal) => {
+                self.log.entry("refused", Some(client.peer), &refusal.to_string());
+                if !client.is_open {
+                    device.refused();
+                }
+            }
+            Event::Released => {
+                is_open = false;
+                self.log.entry("released", Some(client.peer), "by the client");
+            }
+            Event::Lost => {
+                is_open = false;
+                self.log.entry("lost", Some(client.peer), "link or challenge ended");
+            }
+            _ => {}
+        }
+        if is_open != core::mem::replace(&mut client.is_open, is_open) {
+            device.associated(client.client_sap, is_open);
+        }
+    }
+
+    fn note(&self, device: &mut Device, peer: Option<Peer>) {
+        for note in device.take_notes() {
+            self.log.entry(note.name(), peer, &note.to_string());
+        }
+    }
+}
+
+impl Client {
+    /// Whether its association is open.
+    pub const fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// When the machine wants to be told that time has passed.
+    pub fn deadline(&self) -> Option<gridseal_types::Tick> {
+        self.server.deadline()
+    }
+}
