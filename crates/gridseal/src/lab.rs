@@ -139,6 +139,14 @@ pub struct Association {
     pub rights: Rights,
 }
 
+impl Association {
+    /// What the client of a file may do without an entry of its own: everything.
+    const fn of(sap: u16, mechanism: Mechanism) -> Self {
+        let role = Role::Management;
+        Self { sap, role, mechanism, rights: Rights::of(role) }
+    }
+}
+
 /// What an association is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]

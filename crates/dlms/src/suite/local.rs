@@ -211,6 +211,7 @@ impl<const N: usize> LocalCrypto<N> {
     /// Uses other keys from now on. Associations that are open stay so; what they send under an old key does not open
     /// any more. The caller knows the counters of each new key: a key that comes back goes on where it stood (rule S1).
     pub fn replace(&mut self, new: NewKeys<N>) {
+        //= DLMS 6.2: the counters of a changed key begin again, those of a known key go on
         let mut taken: Vec<(KeySet, KeyCounters)> = Vec::new();
         if let Some((key, counters)) = new.guek {
             self.keys.guek = key;

@@ -260,18 +260,8 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         client: client_keys,
         server: server_keys,
     };
-    let mut associations = Vec::new();
-    for entry in &file.association {
-        let association = place.association(entry, mechanism)?;
-        if associations.iter().any(|other: &Association| other.sap == association.sap) {
-            return Err(place.at(entry, "lab-conflict", "two associations have the same sap"));
-        }
-        associations.push(association);
-    }
-    if associations.iter().all(|association| association.sap != client_sap) {
-        let role = Role::Management;
-        associations.push(Association { sap: client_sap, role, mechanism, rights: Rights::of(role) });
-    }
+    let default = Association::of(client_sap, mechanism);
+    let associations = all_associations(&place, &file.association, default)?;
     let end = text.trim_end().len();
     let at = file.keys.as_ref().map_or(end, |keys| keys.span().start);
     check_keys(&keys, protection, &associations).map_err(|name| {
@@ -296,6 +286,26 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         associations,
         objects,
     })
+}
+
+/// Those of the file, and the default one unless one of them has its access point.
+fn all_associations(
+    place: &Place<'_>,
+    entries: &[Spanned<AssociationFields>],
+    default: Association,
+) -> Result<Vec<Association>, LabError> {
+    let mut associations: Vec<Association> = Vec::new();
+    for entry in entries {
+        let association = place.association(entry, default.mechanism)?;
+        if associations.iter().any(|other| other.sap == association.sap) {
+            return Err(place.at(entry, "lab-conflict", "two associations have the same sap"));
+        }
+        associations.push(association);
+    }
+    if associations.iter().all(|association| association.sap != default.sap) {
+        associations.push(default);
+    }
+    Ok(associations)
 }
 
 /// Text, or hex after 0x.

@@ -45,7 +45,6 @@ struct Core<const N: usize> {
 /// One client of one connection.
 pub struct Client {
     server: Server,
-    handle: AssociationHandle,
     peer: Peer,
     client_sap: u16,
     is_open: bool,
@@ -176,7 +175,7 @@ where
         let handle = AssociationHandle(self.handles.fetch_add(1, Ordering::Relaxed));
         let client_sap = settings.client_sap;
         let peer = Peer { client_sap: Some(client_sap), ..peer };
-        Client { server: Server::new(settings, handle), handle, peer, client_sap, is_open: false }
+        Client { server: Server::new(settings, handle), peer, client_sap, is_open: false }
     }
 
     /// Time passes for the device.
