@@ -92,6 +92,13 @@ def ours_gets(lab: str, address: tuple[str, int], *items: str) -> tuple[int, lis
     return done.returncode, found if isinstance(found, list) else [found], done.stderr.strip()
 
 
+def ours_decodes(lab: str, apdu: bytes) -> tuple[int, str]:
+    """`gridseal decode dlms`: its exit status and what it printed."""
+    command = [binary(), "decode", "dlms", "--keys", lab, apdu.hex()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    return done.returncode, done.stdout + done.stderr
+
+
 class Report:
     """Prints each outcome; knows whether all were right."""
 

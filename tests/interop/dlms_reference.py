@@ -5,7 +5,8 @@ Run by hand, from anywhere, with Python 3.11 or newer that has the package `cryp
 
     cargo build --bin gridseal && python3 tests/interop/dlms_reference.py [PART]...
 
-PART is any of `vectors`, `itself`, `ours-reads`, `forgeries`, `ours-serves`, `attacks`; all by default.
+PART is any of `vectors`, `itself`, `ours-reads`, `forgeries`, `ours-serves`, `attacks`, `decoded`; all by
+default.
 The program is target/debug/gridseal, or what GRIDSEAL names. Everything runs on loopback, on free ports.
 Exit status: 0 all agree and every forgery is refused, 1 otherwise.
 """
@@ -18,7 +19,7 @@ import tempfile
 import threading
 
 import dlms_lab
-from dlms_lab import Report, meter, ours_gets, write_lab
+from dlms_lab import Report, meter, ours_decodes, ours_gets, write_lab
 from reference import attacks as lies
 from reference import codec, vectors
 from reference.client import Client, Denied
@@ -46,6 +47,7 @@ def main() -> int:
         "forgeries": lambda folder: forgeries(report, folder),
         "ours-serves": lambda folder: ours_serves(report, folder),
         "attacks": lambda folder: attacks(report, folder),
+        "decoded": lambda folder: decoded(report, folder),
     }
     with tempfile.TemporaryDirectory(prefix="gridseal-interop-") as folder:
         for name, part in parts.items():
@@ -78,7 +80,7 @@ def refused_by_reference(lab: Lab, address: tuple) -> bool:
     return False
 
 
-def everything(lab: Lab, address: tuple) -> None:
+def everything(lab: Lab, address: tuple) -> Client:
     """One association with everything the reference client can do; raises where an answer is wrong."""
     client = Client(lab, address)
     check(client.get(1, NAME, 2).tag == codec.OCTETS, "name")
@@ -101,7 +103,7 @@ def everything(lab: Lab, address: tuple) -> None:
         client.get(3, obis("1.0.99.77.0.255"), 2)
     except Denied:
         client.release()
-        return
+        return client
     raise AssertionError("an object that is not there was read")
 
 
@@ -143,6 +145,27 @@ def forgeries(report: Report, folder: str) -> None:
                 status, found, error = ours_gets(path, server.address, "1.0.1.8.0.255:3:2", "1.0.99.1.0.255:7:2")
                 shown = f"exit {status}, {found}, {error[-200:]}"
                 report.say(f"gridseal dlms get refuses {fault}, {carrier}", status != 0 and not found, shown)
+
+
+def decoded(report: Report, folder: str) -> None:
+    """`gridseal decode dlms` opens what the reference says to itself, and tells what was changed."""
+    for carrier in ("glo", "general-glo"):
+        path = write_lab(folder, 5, carrier, max_pdu=512)
+        with contextlib.closing(Server(Lab(path))) as server:
+            client = everything(Lab(path), server.address)
+        # The first of each kind: later blocks of a transfer are not understood alone.
+        by_kind = {}
+        for number, apdu in enumerate(client.channel.seen):
+            by_kind.setdefault((apdu[0], number % 2), apdu)
+        for apdu in by_kind.values():
+            status, text = ours_decodes(path, apdu)
+            what = f"gridseal decode dlms opens {apdu[0]:02X}, {carrier}"
+            report.say(what, status == 0 and "not opened" not in text, text[-200:])
+            changed = apdu[:-1] + bytes([apdu[-1] ^ 1])
+            status, text = ours_decodes(path, changed)
+            report.say(
+                f"{what}, changed: told", status != 0 and "authenticated" not in text.split("\n")[0], text[-200:]
+            )
 
 
 def endless(report: Report, folder: str) -> None:

@@ -41,11 +41,12 @@ class Channel:
     """APDUs over TCP, each in a wrapper."""
 
     def __init__(self, link: socket.socket, own_sap: int, peer_sap: int, limit: int = 0xFFFF):
-        self.link, self.head, self.limit = link, b"\0\1", limit
+        self.link, self.head, self.limit, self.seen = link, b"\0\1", limit, []
         own, peer = own_sap.to_bytes(2, "big"), peer_sap.to_bytes(2, "big")
         self.out, self.back = own + peer, peer + own
 
     def send(self, apdu: bytes) -> None:
+        self.seen.append(apdu)
         self.link.sendall(self.head + self.out + len(apdu).to_bytes(2, "big") + apdu)
 
     def receive(self) -> bytes:
@@ -55,7 +56,8 @@ class Channel:
         count = reader.uint(2)
         if count > self.limit:
             raise Refused("longer than was agreed")
-        return self.exactly(count)
+        self.seen.append(self.exactly(count))
+        return self.seen[-1]
 
     def exactly(self, count: int) -> bytes:
         taken = b""
