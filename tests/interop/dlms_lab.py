@@ -92,6 +92,14 @@ def ours_gets(lab: str, address: tuple[str, int], *items: str) -> tuple[int, lis
     return done.returncode, found if isinstance(found, list) else [found], done.stderr.strip()
 
 
+def ours_does(what: str, lab: str, address: tuple[str, int], *items: str) -> tuple[int, str]:
+    """`gridseal dlms set` or `action`, with counters that go on: its exit status and what it printed."""
+    connect = ["--connect", "{}:{}".format(*address), "--lab", lab, "--counter-file", f"{lab}.counters"]
+    command = [binary(), "dlms", what, *connect, *items]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    return done.returncode, done.stdout + done.stderr
+
+
 def ours_decodes(lab: str, apdu: bytes) -> tuple[int, str]:
     """`gridseal decode dlms`: its exit status and what it printed."""
     command = [binary(), "decode", "dlms", "--keys", lab, apdu.hex()]

@@ -5,7 +5,7 @@ Run by hand, from anywhere, with Python 3.11 or newer that has the package `cryp
 
     cargo build --bin gridseal && python3 tests/interop/dlms_reference.py [PART]...
 
-PART is any of `vectors`, `itself`, `ours-reads`, `forgeries`, `ours-serves`, `attacks`, `decoded`; all by
+PART is any of `vectors`, `itself`, `ours-reads`, `ours-writes`, `forgeries`, `ours-serves`, `attacks`, `decoded`; all by
 default.
 The program is target/debug/gridseal, or what GRIDSEAL names. Everything runs on loopback, on free ports.
 Exit status: 0 all agree and every forgery is refused, 1 otherwise.
@@ -19,7 +19,7 @@ import tempfile
 import threading
 
 import dlms_lab
-from dlms_lab import Report, meter, ours_decodes, ours_gets, write_lab
+from dlms_lab import Report, meter, ours_decodes, ours_does, ours_gets, write_lab
 from reference import attacks as lies
 from reference import codec, vectors
 from reference.client import Client, Denied
@@ -44,6 +44,7 @@ def main() -> int:
         "vectors": lambda _: [report.say(f"vector: {name}", is_right) for name, is_right in vectors.checks()],
         "itself": lambda folder: by_itself(report, folder),
         "ours-reads": lambda folder: ours_reads(report, folder),
+        "ours-writes": lambda folder: ours_writes(report, folder),
         "forgeries": lambda folder: forgeries(report, folder),
         "ours-serves": lambda folder: ours_serves(report, folder),
         "attacks": lambda folder: attacks(report, folder),
@@ -131,6 +132,24 @@ def ours_reads(report: Report, folder: str) -> None:
             read = status == 0 and "123456" in text and b"GSL0000000012345".hex() in text.lower() and "1095" in text
             why = f"exit {status}, {error[-200:]}, server: {server.errors}, {text[:200]}"
             report.say(f"gridseal dlms get, {label(combination)}", read, why)
+
+
+def ours_writes(report: Report, folder: str) -> None:
+    """`gridseal dlms set`, in one piece and in blocks, and `gridseal dlms action`; the server's objects tell."""
+    for combination in COMBINATIONS:
+        path, long = write_lab(folder, *combination, max_pdu=256), bytes(range(250)) * 3
+        with contextlib.closing(Server(Lab(path))) as server:
+            name = f"{dlms_lab.WRITABLE[1]}:1:2=oct:"
+            for value in (b"short", long):
+                status, text = ours_does("set", path, server.address, name + value.hex())
+                held = server.objects[1, WRITABLE][2].value
+                what = f"gridseal dlms set of {len(value)} octets, {label(combination)}"
+                report.say(what, status == 0 and held == value, f"exit {status}, {text[-200:]}, {server.errors}")
+            status, text = ours_does("action", path, server.address, "0.0.96.3.10.255:70:1=i8:0")
+            off = server.objects[70, SWITCH][2].value is False
+            report.say(
+                f"gridseal dlms action, {label(combination)}", status == 0 and off, f"exit {status}, {text[-200:]}"
+            )
 
 
 def forgeries(report: Report, folder: str) -> None:

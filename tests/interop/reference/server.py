@@ -64,8 +64,8 @@ def objects(lab: Lab) -> dict:
 class Session:
     """One association of one client."""
 
-    def __init__(self, lab: Lab, link: socket.socket, fault: str, counter: int):
-        self.lab, self.fault, self.objects = lab, fault, objects(lab)
+    def __init__(self, lab: Lab, link: socket.socket, fault: str, counter: int, held: dict):
+        self.lab, self.fault, self.objects = lab, fault, held
         self.channel, self.guard = Channel(link, lab.saps["server"], lab.saps["client"]), Protection(lab, "server")
         self.guard.counter, self.phase, self.answers, self.tail, self.write = counter, "none", [], b"", b""
 
@@ -258,6 +258,7 @@ class Server:
 
     def __init__(self, lab: Lab, fault: str = ""):
         self.lab, self.fault, self.counter, self.last = lab, fault, lab.counter["server"], -1
+        self.objects = objects(lab)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = self.socket.getsockname()
         self.errors: list[str] = []
@@ -270,7 +271,7 @@ class Server:
 
     def one(self, link: socket.socket) -> None:
         with link:
-            session = Session(self.lab, link, self.fault, self.counter)
+            session = Session(self.lab, link, self.fault, self.counter, self.objects)
             session.guard.last = self.last
             try:
                 session.serve()
