@@ -36,10 +36,11 @@ def cloned(folder: str) -> str:
 
 
 @contextlib.contextmanager
-def server(classes: str, mechanism: int, carrier: str, protection: str):
-    """The address of its server, which takes whatever carrier the client uses."""
+def server(classes: str, mechanism: int, carrier: str, protection: str, how: str = "unchanged"):
+    """The address of its server, which takes whatever carrier the client uses; `how` is `unchanged` or `corrected`."""
     context = "plain" if protection == "none" else "ciphered"
-    command = ["java", "-cp", classes, "GuruxServer", str(mechanism), context, SERVER_TITLE, GUEK, GAK, SECRET]
+    words = [str(mechanism), context, SERVER_TITLE, GUEK, GAK, SECRET, how]
+    command = ["java", "-cp", classes, "GuruxServer", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield "127.0.0.1", int(process.stdout.readline().rsplit(":", 1)[1])

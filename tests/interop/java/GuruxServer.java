@@ -8,15 +8,20 @@ import java.io.*;
 import java.net.*;
 import java.util.*;
 
-/** The server of gurux.dlms.java with a register, a name, a profile of 96 rows, a writable value and a switch. */
+/**
+ * The server of gurux.dlms.java with a register, a name, a profile of 96 rows, a writable value and a switch.
+ * Arguments: mechanism, plain or ciphered, title, keys, secret, and unchanged or corrected.
+ */
 public class GuruxServer extends GXDLMSSecureServer2 {
     static final Map<String, Authentication> MECHANISMS = Map.of("0", Authentication.NONE, "1", Authentication.LOW,
             "5", Authentication.HIGH_GMAC, "6", Authentication.HIGH_SHA256);
     final String secret;
+    final boolean corrects;
 
     GuruxServer(GXDLMSAssociationLogicalName current, String mechanism, boolean ciphered, String[] keys) {
         super(current, InterfaceType.WRAPPER);
         secret = keys[3];
+        corrects = keys[4].equals("corrected");
         byte[] title = GXCommon.hexToBytes(keys[0]);
         setMaxReceivePDUSize(512);
         current.setClientSAP(16);
@@ -80,7 +85,7 @@ public class GuruxServer extends GXDLMSSecureServer2 {
             System.out.println("listening 127.0.0.1:" + listener.getLocalPort());
             while (true) {
                 GuruxServer server = new GuruxServer(new GXDLMSAssociationLogicalName(), a[0], a[1].equals("ciphered"),
-                        Arrays.copyOfRange(a, 2, 6));
+                        Arrays.copyOfRange(a, 2, 7));
                 try (Socket link = listener.accept()) {
                     byte[] part = new byte[4096];
                     for (int n = link.getInputStream().read(part); n > 0; n = link.getInputStream().read(part)) {
@@ -88,7 +93,7 @@ public class GuruxServer extends GXDLMSSecureServer2 {
                         do {
                             server.handleRequest(reply);
                             if (reply.getReply() != null) {
-                                link.getOutputStream().write(reply.getReply());
+                                link.getOutputStream().write(corrected(reply.getReply(), a[6]));
                             }
                             reply.setData(null);
                         } while (reply.isStreaming());
@@ -98,6 +103,15 @@ public class GuruxServer extends GXDLMSSecureServer2 {
                 }
             }
         }
+    }
+
+    /** Our correction of both lengths in a release response, behind the eight octets of the wrapper. */
+    static byte[] corrected(byte[] frame, String how) {
+        if (how.equals("corrected") && frame[8] == 0x63) {
+            frame[9] = (byte) (frame.length - 10);
+            frame[14] = (byte) (frame.length - 15);
+        }
+        return frame;
     }
 
     @Override
@@ -162,8 +176,13 @@ public class GuruxServer extends GXDLMSSecureServer2 {
     @Override
     protected void onPostWrite(ValueEventArgs[] args) { }
 
+    /** Counts on after a proof, so that the APDU that carries it has a counter of its own. */
     @Override
-    protected void onPostAction(ValueEventArgs[] args) { }
+    protected void onPostAction(ValueEventArgs[] args) {
+        if (corrects && args[0].getTarget() instanceof GXDLMSAssociationLogicalName) {
+            getCiphering().setInvocationCounter(getCiphering().getInvocationCounter() + 1);
+        }
+    }
 
     @Override
     protected void onConnected(GXDLMSConnectionEventArgs info) { }
