@@ -153,6 +153,10 @@ impl Place<'_> {
             signing_public: part("signing_public", &side.signing_public, 2 * curve)?,
             agreement_public: part("agreement_public", &side.agreement_public, 2 * curve)?,
         };
+        // Keys on P-384 are not looked into: nothing works with them yet.
+        if curve == 32 && !keys.are_on_curve() {
+            return Err(self.at(&side.system_title, "lab-value", format!("a key of {name} is not on P-256")));
+        }
         Ok((Party { system_title, invocation_counter: side.invocation_counter }, keys))
     }
 
@@ -336,6 +340,11 @@ fn check_keys(keys: &Keys, protection: Protection, associations: &[Association])
     use Mechanism::{LowLevel, Md5, Sha1, Sha256};
     if any(|a| matches!(a.mechanism, LowLevel | Md5 | Sha1 | Sha256)) {
         keys.secret.as_ref().ok_or("keys.secret")?;
+    }
+    if any(|a| a.mechanism == Mechanism::Ecdsa) {
+        for (party, name) in [(&keys.client, "client.signing_key"), (&keys.server, "server.signing_key")] {
+            party.signing.as_ref().or(party.signing_public.as_ref()).ok_or(name)?;
+        }
     }
     Ok(())
 }

@@ -60,6 +60,24 @@ impl PartyKeys {
         given.unwrap_or_else(|| Some(self.own()?.public()))
     }
 
+    /// Whether every key that is given is one of P-256.
+    pub(super) fn are_on_curve(&self) -> bool {
+        let is_scalar = |bytes: &Option<Bytes>| {
+            bytes.as_ref().is_none_or(|bytes| {
+                bytes.key::<DlmsSigning, 32>().is_some_and(|key| SigningKey::new(&key).is_ok())
+            })
+        };
+        let is_point = |bytes: &Option<Bytes>| {
+            bytes.as_ref().is_none_or(|bytes| {
+                bytes.0.as_slice().try_into().is_ok_and(|point| PublicKey::from_point(point).is_some())
+            })
+        };
+        is_scalar(&self.signing)
+            && is_scalar(&self.agreement)
+            && is_point(&self.signing_public)
+            && is_point(&self.agreement_public)
+    }
+
     fn own(&self) -> Option<SigningKey<DlmsSigning>> {
         SigningKey::new(&self.signing.as_ref()?.key()?).ok()
     }

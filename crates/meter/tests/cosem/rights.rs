@@ -9,7 +9,7 @@ use gridseal_dlms::{
 use gridseal_meter::cosem::{Note, ObjectChange, ObjectError, Rights};
 use gridseal_types::ObisCode;
 
-use crate::world::{CLOCK, IMPORT, MANAGEMENT, PUBLIC, READER, World, obis};
+use crate::world::{ALL, CLOCK, IMPORT, MANAGEMENT, PUBLIC, READER, World, obis};
 
 const ASSOCIATION: ObisCode = ObisCode::new([0, 0, 40, 0, 0, 255]);
 const NAME: ObisCode = ObisCode::new([0, 0, 42, 0, 0, 255]);
@@ -105,6 +105,8 @@ fn names_classes_and_attributes_that_are_not_there_are_told_apart() {
     assert_eq!(world.act(3, IMPORT, 2, Data::Integer(0)), ActionResult::ObjectUndefined);
     assert_eq!(world.act(8, CLOCK, 6, Data::Integer(0)), ActionResult::TypeUnmatched);
     assert_eq!(world.set(8, CLOCK, 3, &Data::Unsigned(0)), DataAccessResult::TypeUnmatched);
+    let mut world = world.by(ALL);
+    assert_eq!(world.get(3, IMPORT, 2), Err(DataAccessResult::ReadWriteDenied), "who invokes need not read");
     let mut world = world.by(99);
     assert_eq!(world.get(8, CLOCK, 2), Err(DataAccessResult::ReadWriteDenied), "nobody's access point");
 }
