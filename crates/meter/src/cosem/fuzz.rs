@@ -48,48 +48,51 @@ impl Keyholder for Holder {
     }
 }
 
-/// The device, with a name for whatever a fuzzer makes up.
+/// The device, with a name for whatever a fuzzer makes up. It is made when it is first reached: most inputs never do.
 struct Named {
-    device: Device,
+    device: Option<Device>,
     at: UtcTime,
     energy: i64,
 }
 
 impl Named {
-    fn pass(&mut self) {
+    /// Time passes; gives the device.
+    fn pass(&mut self) -> &mut Device {
         self.at = UtcTime(self.at.0.saturating_add(STEP_S));
-        self.device.tick(self.at, &mut Holder);
-        let import = self.device.objects.get(&ObisCode::ACTIVE_ENERGY_IMPORT);
-        let value = import.and_then(|import| self.device.present(import, 2, self.at));
+        let device = self.device.get_or_insert_with(|| Device::new(config(), START));
+        device.tick(self.at, &mut Holder);
+        let import = device.objects.get(&ObisCode::ACTIVE_ENERGY_IMPORT);
+        let value = import.and_then(|import| device.present(import, 2, self.at));
         let value =
             value.and_then(|value| super::object::number(&Data::from_bytes(&value).ok()?)).unwrap_or(0);
         assert!(value >= self.energy, "rule S15: energy never falls");
         self.energy = value;
-        while let Some(push) = self.device.take_push() {
+        while let Some(push) = device.take_push() {
             assert!(push.len() < VALUE_SIZE_MAX, "a push is bounded");
         }
-        self.device.take_notes();
+        device.take_notes();
+        device
     }
+}
 
-    /// The object of this name, or the one to which an unknown name leads.
-    fn name(&self, class: u16, obis: ObisCode) -> (u16, ObisCode) {
-        if self.device.objects.contains_key(&obis) {
-            return (class, obis);
-        }
-        let sum = obis.groups().iter().map(|group| usize::from(*group)).sum::<usize>();
-        let index = sum.checked_rem(self.device.objects.len()).unwrap_or(0);
-        let object = self.device.objects.values().nth(index);
-        object.map_or((class, obis), |object| (object.class.id, object.obis))
+/// The object of this name, or the one to which an unknown name leads.
+fn name(device: &Device, class: u16, obis: ObisCode) -> (u16, ObisCode) {
+    if device.objects.contains_key(&obis) {
+        return (class, obis);
     }
+    let sum = obis.groups().iter().map(|group| usize::from(*group)).sum::<usize>();
+    let index = sum.checked_rem(device.objects.len()).unwrap_or(0);
+    let object = device.objects.values().nth(index);
+    object.map_or((class, obis), |object| (object.class.id, object.obis))
 }
 
 impl Objects for Named {
     fn get(&mut self, request: AttributeRequest<'_>) -> Result<Value, DataAccessResult> {
-        self.pass();
+        let device = self.pass();
         let AttributeId { class, obis, attribute } = request.attribute;
-        let (class, obis) = self.name(class, obis);
+        let (class, obis) = name(device, class, obis);
         let attribute = AttributeId { class, obis, attribute };
-        let value = self.device.session(&mut Holder).get(AttributeRequest { attribute, ..request })?;
+        let value = device.session(&mut Holder).get(AttributeRequest { attribute, ..request })?;
         let mut bytes = Vec::new();
         match value {
             Value::Encoded(value) => bytes = value,
@@ -106,24 +109,23 @@ impl Objects for Named {
     }
 
     fn set(&mut self, request: AttributeRequest<'_>, value: &[u8]) -> Result<(), DataAccessResult> {
-        self.pass();
+        let device = self.pass();
         let AttributeId { class, obis, attribute } = request.attribute;
-        let (class, obis) = self.name(class, obis);
+        let (class, obis) = name(device, class, obis);
         let attribute = AttributeId { class, obis, attribute };
-        self.device.session(&mut Holder).set(AttributeRequest { attribute, ..request }, value)
+        device.session(&mut Holder).set(AttributeRequest { attribute, ..request }, value)
     }
 
     fn action(&mut self, request: MethodRequest<'_>) -> ActionReply {
-        self.pass();
+        let device = self.pass();
         let MethodId { class, obis, method } = request.method;
-        let (class, obis) = self.name(class, obis);
+        let (class, obis) = name(device, class, obis);
         let method = MethodId { class, obis, method };
-        self.device.session(&mut Holder).action(MethodRequest { method, ..request })
+        device.session(&mut Holder).action(MethodRequest { method, ..request })
     }
 }
 
-/// A server over the objects of a meter.
-pub fn fuzz_entry(bytes: &[u8]) {
+fn config() -> DeviceConfig {
     let title = SystemTitle(*b"MMM\0\0\0\0\x01");
     let grant = |client_sap, is_ciphered| Grant {
         client_sap,
@@ -131,7 +133,7 @@ pub fn fuzz_entry(bytes: &[u8]) {
         is_ciphered,
         rights: Rights::ALL,
     };
-    let config = DeviceConfig {
+    DeviceConfig {
         title,
         client_title: title,
         sap: 1,
@@ -140,7 +142,11 @@ pub fn fuzz_entry(bytes: &[u8]) {
         conformance: Conformance::SPOKEN,
         max_pdu: 300,
         grants: vec![grant(16, false), grant(1, true)],
-    };
-    let mut objects = Named { device: Device::new(config, START), at: START, energy: 0 };
+    }
+}
+
+/// A server over the objects of a meter.
+pub fn fuzz_entry(bytes: &[u8]) {
+    let mut objects = Named { device: None, at: START, energy: 0 };
     gridseal_dlms::fuzz_entry::assoc_server_over(bytes, &mut objects);
 }
