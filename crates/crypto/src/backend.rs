@@ -6,6 +6,8 @@ pub mod rustcrypto;
 
 use alloc::vec::Vec;
 
+use crate::{SECOND_KEY_SIZE, SECOND_SIGNATURE_SIZE};
+
 /// What a back end provides. All values are raw bytes: callers outside this crate use the typed interfaces.
 ///
 /// Points are x || y, 64 bytes, already checked to be on P-256 by [`crate::PublicKey`]; scalars are 32 bytes.
@@ -16,6 +18,8 @@ pub trait Backend {
     type GcmKey;
     /// Prepared key-agreement key.
     type AgreementKey;
+    /// Prepared ML-DSA-65 signing key.
+    type SecondSigner;
 
     /// SHA-256 over the concatenated parts.
     fn sha256(parts: &[&[u8]]) -> [u8; 32];
@@ -45,6 +49,18 @@ pub trait Backend {
     fn agreement_point(key: &Self::AgreementKey) -> [u8; 64];
     /// ECDH: the shared x coordinate.
     fn agree(key: &Self::AgreementKey, peer: &[u8; 64]) -> Option<[u8; 32]>;
+    /// ML-DSA-65 key of a seed (FIPS 204, xi).
+    fn second_signer(seed: &[u8; 32]) -> Option<Self::SecondSigner>;
+    /// Its public key.
+    fn second_public(key: &Self::SecondSigner) -> Option<[u8; SECOND_KEY_SIZE]>;
+    /// ML-DSA-65 over the message with an empty context.
+    fn second_sign(key: &Self::SecondSigner, message: &[u8]) -> Option<[u8; SECOND_SIGNATURE_SIZE]>;
+    /// Whether it is a signature of the message under the key.
+    fn second_verifies(
+        public: &[u8; SECOND_KEY_SIZE],
+        message: &[u8],
+        signature: &[u8; SECOND_SIGNATURE_SIZE],
+    ) -> bool;
 }
 
 #[cfg(feature = "aws-lc")]

@@ -166,3 +166,20 @@ impl Key<crate::role::AuthValue, 32> {
         self.bytes[31] == 0
     }
 }
+impl<R: Role> Key<R, 32> {
+    /// Whether the bytes show by themselves that fewer than 128 bits were drawn: repeated, counted, padded or written in few
+    /// characters. Of 32 drawn bytes 16 or fewer differ once in 10^13.
+    #[must_use]
+    pub fn is_weak(&self) -> bool {
+        let steps = self.bytes.windows(2).map(|pair| match pair {
+            [before, after] => after.wrapping_sub(*before),
+            _ => 0,
+        });
+        let are_few = |values: &mut dyn Iterator<Item = u8>| {
+            let mut seen = zeroize::Zeroizing::new([false; 256]);
+            values.for_each(|value| seen[usize::from(value)] = true);
+            seen.iter().filter(|seen| **seen).count() <= 16
+        };
+        are_few(&mut self.bytes.iter().copied()) || are_few(&mut { steps })
+    }
+}

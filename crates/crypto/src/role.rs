@@ -77,6 +77,10 @@ roles! {
     ServiceTls 38;
     /// Content key of a delivery record.
     Delivery 39;
+    /// Seed of the manufacturer's second, post-quantum voucher key.
+    VoucherSecond 40;
+    /// Seed of the owner's second, post-quantum key.
+    OwnerSecond 41;
     /// Wraps data keys: the software keystore's root.
     KeystoreKek 48;
     /// Wraps keys at rest.

@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use gridseal_crypto::{
-    AgreementKey, InvocationCounter, Key, PairContext, PairSeal, PublicKey, apdu,
+    AgreementKey, InvocationCounter, Key, PairContext, PairSeal, PublicKey, SecondKey, SecondSigner, apdu,
     backend::{Backend, rustcrypto::RustCrypto},
-    role::{Ephemeral, Guek, Kek, SoftwareRootKey},
+    role::{Ephemeral, Guek, Kek, SoftwareRootKey, VoucherSecond},
     tpm::{
         AuthInForce, ChangeAuth, CommandAuth, SecretLabel, SessionNonces, change_auth_command,
         change_auth_confirmed, duplicate_with, execute_change_auth, make_credential, open_credential,
@@ -310,4 +310,39 @@ fn ticket(value: u64) -> gridseal_crypto::Ticket {
     let mut counter = InvocationCounter::resume(value);
     counter.extend(counter.reserve(1).unwrap());
     counter.take().unwrap()
+}
+
+/// The same key, signatures of others and signatures for others, on one back end.
+fn second_signatures<B: Backend>(v: &Vector) {
+    let (message, public) = (v.bytes("message"), v.array("public_key"));
+    let signer = B::second_signer(&v.array("seed")).unwrap();
+    assert_eq!(B::second_public(&signer).unwrap(), public);
+    let signature = v.array("signature");
+    assert!(B::second_verifies(&public, &message, &signature));
+    let own = B::second_sign(&signer, &message).unwrap();
+    assert!(B::second_verifies(&public, &message, &own));
+    assert!(RustCrypto::second_verifies(&public, &message, &own));
+    for at in (0..signature.len()).step_by(211).chain([signature.len() - 1]) {
+        let mut changed = signature;
+        changed[at] ^= 1;
+        assert!(!B::second_verifies(&public, &message, &changed), "byte {at}");
+    }
+    assert!(!B::second_verifies(&public, &message[1..], &signature));
+    let mut other = public;
+    other[0] ^= 1;
+    assert!(!B::second_verifies(&other, &message, &signature));
+}
+
+#[test]
+fn second_signatures_of_others_verify_and_changed_ones_do_not() {
+    let v = Vector::load("ml_dsa_65");
+    second_signatures::<RustCrypto>(&v);
+    #[cfg(feature = "aws-lc")]
+    second_signatures::<gridseal_crypto::backend::aws_lc::AwsLc>(&v);
+    let key = SecondKey::from_bytes(&v.bytes("public_key")).unwrap();
+    let signer = SecondSigner::new(&v.key::<VoucherSecond>("seed")).unwrap();
+    assert_eq!(*signer.public(), key);
+    assert!(key.verifies(&[b"gso1-voucher", &v.bytes("message")[12..]], &v.bytes("signature")));
+    assert!(!key.verifies(&[&v.bytes("message")], &v.bytes("signature")[1..]));
+    assert!(SecondKey::from_bytes(&v.bytes("public_key")[1..]).is_none());
 }

@@ -7,10 +7,14 @@ use aws_lc_rs::{
     agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey},
     digest, hmac,
     rand::SystemRandom,
-    signature::{self, ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+    signature::{
+        self, ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, ML_DSA_65,
+        ML_DSA_65_SIGNING, PqdsaKeyPair,
+    },
 };
 
 use super::{Backend, sec1};
+use crate::{SECOND_KEY_SIZE, SECOND_SIGNATURE_SIZE};
 
 /// The server back end.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +39,7 @@ impl Backend for AwsLc {
     type SigningKey = EcdsaKeyPair;
     type GcmKey = LessSafeKey;
     type AgreementKey = Agreement;
+    type SecondSigner = PqdsaKeyPair;
 
     fn sha256(parts: &[&[u8]]) -> [u8; 32] {
         let mut hash = digest::Context::new(&digest::SHA256);
@@ -117,5 +122,26 @@ impl Backend for AwsLc {
     fn agree(key: &Self::AgreementKey, peer: &[u8; 64]) -> Option<[u8; 32]> {
         let peer = UnparsedPublicKey::new(&ECDH_P256, sec1(peer));
         agreement::agree(&key.key, peer, (), |shared| shared.try_into().map_err(|_| ())).ok()
+    }
+
+    fn second_signer(seed: &[u8; 32]) -> Option<Self::SecondSigner> {
+        PqdsaKeyPair::from_seed(&ML_DSA_65_SIGNING, seed).ok()
+    }
+
+    fn second_public(key: &Self::SecondSigner) -> Option<[u8; SECOND_KEY_SIZE]> {
+        key.public_key().as_ref().try_into().ok()
+    }
+
+    fn second_sign(key: &Self::SecondSigner, message: &[u8]) -> Option<[u8; SECOND_SIGNATURE_SIZE]> {
+        let mut signature = [0; SECOND_SIGNATURE_SIZE];
+        (key.sign(message, &mut signature).ok()? == SECOND_SIGNATURE_SIZE).then_some(signature)
+    }
+
+    fn second_verifies(
+        public: &[u8; SECOND_KEY_SIZE],
+        message: &[u8],
+        signature: &[u8; SECOND_SIGNATURE_SIZE],
+    ) -> bool {
+        signature::UnparsedPublicKey::new(&ML_DSA_65, public).verify(message, signature).is_ok()
     }
 }

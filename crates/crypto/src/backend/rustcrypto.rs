@@ -7,6 +7,7 @@ use aes_gcm::{
     aead::{Aead, AeadInOut, Payload},
 };
 use hmac::{Hmac, Mac};
+use ml_dsa::{Keypair, MlDsa65};
 use p256::ecdsa::{
     VerifyingKey,
     signature::{Signer, Verifier},
@@ -14,6 +15,7 @@ use p256::ecdsa::{
 use sha2::{Digest, Sha256};
 
 use super::{Backend, sec1};
+use crate::{SECOND_KEY_SIZE, SECOND_SIGNATURE_SIZE};
 
 /// The device back end.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +31,7 @@ impl Backend for RustCrypto {
     type SigningKey = p256::ecdsa::SigningKey;
     type GcmKey = Aes256Gcm;
     type AgreementKey = p256::SecretKey;
+    type SecondSigner = ml_dsa::SigningKey<MlDsa65>;
 
     fn sha256(parts: &[&[u8]]) -> [u8; 32] {
         let mut hash = Sha256::new();
@@ -96,5 +99,28 @@ impl Backend for RustCrypto {
         let peer = p256::PublicKey::from_sec1_bytes(&sec1(peer)).ok()?;
         let shared = p256::ecdh::diffie_hellman(key.to_nonzero_scalar(), peer.as_affine());
         Some((*shared.raw_secret_bytes()).into())
+    }
+
+    fn second_signer(seed: &[u8; 32]) -> Option<Self::SecondSigner> {
+        Some(ml_dsa::SigningKey::from_seed(seed.into()))
+    }
+
+    fn second_public(key: &Self::SecondSigner) -> Option<[u8; SECOND_KEY_SIZE]> {
+        key.verifying_key().encode().as_slice().try_into().ok()
+    }
+
+    fn second_sign(key: &Self::SecondSigner, message: &[u8]) -> Option<[u8; SECOND_SIGNATURE_SIZE]> {
+        let signature = key.expanded_key().sign_deterministic(message, &[]).ok()?;
+        signature.encode().as_slice().try_into().ok()
+    }
+
+    fn second_verifies(
+        public: &[u8; SECOND_KEY_SIZE],
+        message: &[u8],
+        signature: &[u8; SECOND_SIGNATURE_SIZE],
+    ) -> bool {
+        let key = ml_dsa::VerifyingKey::<MlDsa65>::decode(public.into());
+        ml_dsa::Signature::<MlDsa65>::decode(signature.into())
+            .is_some_and(|signature| key.verify_with_context(message, &[], &signature))
     }
 }
