@@ -323,7 +323,8 @@ class Evidence:
         manager = config("owner", "endpoint-manager", "config.toml")
         self.owner = bytes.fromhex(manager["owner_key"])
         self.policy_key = bytes.fromhex(manager["policy_key"])
-        self.voucher_key = bytes.fromhex(manager["voucher_keys"][0])
+        voucher_key, second = manager["voucher_keys"][0].split(":")
+        self.voucher_key, self.voucher_second = bytes.fromhex(voucher_key), bytes.fromhex(second)
         self.urls, self.pins = manager["config_urls"], [bytes.fromhex(pin) for pin in manager["config_pins"]]
         self.terminus = manager["terminus"]
         self.policy = (folder / "owner/endpoint-manager/policy.cose").read_bytes()
@@ -333,6 +334,8 @@ class Evidence:
             self.devices[firmware["serial"]] = firmware | {"label": path.with_name("label.txt").read_text()}
         self.init_key = bytes.fromhex(next(iter(self.devices.values()))["init_keys"][0])
         self.shipment = (folder / "factory/shipment.cbor").read_bytes()
+        self.delivery = (folder / "factory/delivery.cbor").read_bytes()
+        self.voucher_log = (folder / "factory/voucher-log.cbor").read_bytes()
 
     def frames(self, process: str, direction: str) -> list[bytes]:
         return [
@@ -360,8 +363,8 @@ class Report:
 class Device:
     """What the papers say of one device, checked."""
 
-    def __init__(self, evidence: Evidence, papers: list, report: Report):
-        manifest_wire, voucher_wire, delivery_wire = sized(papers, 3)
+    def __init__(self, evidence: Evidence, log: list[bytes], papers: list, record: list, report: Report):
+        manifest_wire, voucher_wire, (place, path) = sized(papers, 3)
         manifest = members(
             decode(signed(manifest_wire, "gso1-manifest", evidence.voucher_key)), {1, 2, 3, 4, 6, 7, 8, 9}, {5}
         )
@@ -379,8 +382,12 @@ class Device:
         report.ok(who, "label A: Name in base32 and check value")
         self.voucher = voucher_wire
         self.head, self.index, self.epoch = voucher(evidence, voucher_wire, self, manifest[7])
-        report.ok(who, f"voucher: header and {self.index} entry, each link and signature, ends with the owner")
-        self.n = delivered(evidence, delivery_wire, self)
+        report.ok(who, f"voucher: header and {self.index} entry, links, both signatures of each, ends with the owner")
+        need(log[place][32:] == self.head, "the log has the entry where the shipment says")
+        need(included(log[place], place, len(log), path) == tree_root(log), "inclusion proof")
+        need(sum(entry[:32] == log[place][:32] for entry in log) == 1, "nothing else was sold after the same element")
+        report.ok(who, "log of voucher entries: inclusion proof leads to the root, no second successor")
+        self.n = delivered(evidence, record, self)
         need(sha(b"gs-ndev-commit-v1", self.n) == manifest[7], "commitment to the owner secret")
         need(self.n in evidence.keys["OwnerSecret"], "owner secret is in the inventory")
         report.ok(who, "delivery record: opens for the owner, release signed, secret matches its commitment")
@@ -398,33 +405,85 @@ def label(model: str, serial: str, ek_name: bytes) -> str:
 
 def voucher(evidence: Evidence, wire: bytes, device: Device, n_commit: bytes) -> tuple[bytes, int, int]:
     """Head, index of the last entry, epoch."""
-    header_wire, entries, *second = sized(decode(wire), 2, 3)
-    need(not second, "no second signatures in this version")
+    header_wire, entries, second = sized(decode(wire), 3)
     payload = signed(header_wire, "gso1-voucher", evidence.voucher_key)
     header = members(decode(payload), {1, 2, 3, 4, 5})
-    expected = {1: 1, 2: device.ek_name, 3: device.model, 4: device.serial, 5: n_commit}
-    need(header == expected, "voucher header agrees with the manifest")
+    expected = {1: 1, 2: device.ek_name, 3: device.model, 4: device.serial, 5: n_commit, -1: evidence.voucher_second}
+    need(header == expected, "voucher header agrees with the manifest and names the second key")
     before, signer, epoch = sha(b"gso1-voucher", payload), evidence.voucher_key, 0
-    need(1 <= len(entries) <= 32, "1 to 32 entries")
+    need(1 <= len(entries) <= 32 and len(second) == len(entries) + 1, "1 to 32 entries, a second signature for each")
+    key = signed_twice(second[0], b"", evidence.voucher_second, b"gso1-voucher" + payload)
+    known = evidence.voucher_second
     for index, entry_wire in enumerate(entries, start=1):
         payload = signed(entry_wire, "gso1-entry", signer)
         entry = members(decode(payload), {1, 2, 3, 4, 5, 6, 7})
         need(entry[1] == index and entry[4] == before and entry[3] in (0, 2), "voucher entry: index, link, kind")
         epoch += entry[3] == 0
-        need(entry[2] == epoch and -1 not in entry, "voucher entry: epoch, no second key")
+        need(entry[2] == epoch and entry.get(-1) == known, "voucher entry: epoch, second key of its signer")
+        key = signed_twice(second[index], key, known, b"gso1-entry" + payload)
+        known = entry[-2]
         signer, before = point_of(entry[5]), sha(b"gso1-entry", payload)
     need(signer == evidence.owner, "the last entry names the owner")
     return before, len(entries), epoch
 
 
-def delivered(evidence: Evidence, wire: bytes, device: Device) -> bytes:
+def signed_twice(item: bytes, before: bytes, known: bytes, message: bytes) -> bytes:
+    """The ML-DSA-65 key that signed an element: carried with the signature unless it signed the element before too."""
+    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
+
+    need(len(item) in (3309, 1952 + 3309), "second signature: length")
+    need((len(item) == 3309) == (sha(before) == known), "second signature: a key travels once")
+    key, signature = item[:-3309] or before, item[-3309:]
+    need(sha(key) == known, "second signature: by the named key")
+    try:
+        MLDSA65PublicKey.from_public_bytes(key).verify(signature, message)
+    except Exception as error:
+        raise Wrong("second signature does not verify") from error
+    return key
+
+
+def leaf(entry: bytes) -> bytes:
+    return sha(b"\0", entry)
+
+
+def tree_root(entries: list[bytes]) -> bytes:
+    """RFC 6962, 2.1."""
+    if len(entries) == 1:
+        return leaf(entries[0])
+    cut = 1 << (len(entries) - 1).bit_length() - 1
+    return sha(b"\1", tree_root(entries[:cut]), tree_root(entries[cut:]))
+
+
+def included(entry: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    """The root to which a path leads; RFC 6962, 2.1.1."""
+    if size == 1:
+        need(not path, "inclusion proof: length")
+        return leaf(entry)
+    need(bool(path), "inclusion proof: length")
+    cut = 1 << (size - 1).bit_length() - 1
+    if index < cut:
+        return sha(b"\1", included(entry, index, cut, path[:-1]), path[-1])
+    return sha(b"\1", path[-1], included(entry, index - cut, size - cut, path[:-1]))
+
+
+def log_entries(evidence: Evidence, log_head: bytes) -> list[bytes]:
+    """Entries of the manufacturer's log, whose size and root both signed heads have."""
+    file_head, joined = sized(decode(evidence.voucher_log), 2)
+    entries = [joined[at : at + 64] for at in range(0, len(joined), 64)]
+    for wire in (file_head, log_head):
+        head = members(decode(signed(wire, "gso1-log", evidence.voucher_key)), {1, 2, 3})
+        need((head[1], head[2]) == (len(entries), tree_root(entries)), "log: size and root")
+    return entries
+
+
+def delivered(evidence: Evidence, record: list, device: Device) -> bytes:
     """N_e out of its COSE_Encrypt."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    protected, headers, sealed, recipients = sized(decode(wire), 4)
+    protected, headers, sealed, recipients = sized(record, 4)
     ((recipient_protected, recipient, empty),) = sized(recipients, 1)
     need(protected == encode({1: 3}) and recipient_protected == encode({1: -25}) and empty == b"", "COSE_Encrypt")
     private = ec.derive_private_key(int.from_bytes(evidence.keys["OwnerEncryption"][0], "big"), ec.SECP256R1())
@@ -789,9 +848,11 @@ class Traffic:
 
 
 def papers(evidence: Evidence, report: Report) -> list[Device]:
-    shipped = decode(evidence.shipment)
-    need(len(shipped) == len(evidence.devices), "one set of papers for each device")
-    return [Device(evidence, one, report) for one in shipped]
+    log_head, shipped = sized(decode(evidence.shipment), 2)
+    records = decode(evidence.delivery)
+    need(len(shipped) == len(records) == len(evidence.devices), "papers and owner secret of each device")
+    log = log_entries(evidence, log_head)
+    return [Device(evidence, log, one, record, report) for one, record in zip(shipped, records)]
 
 
 def check_device(evidence: Evidence, traffic: Traffic, device: Device, report: Report) -> None:

@@ -66,6 +66,9 @@ enum Command {
     /// The device register.
     #[command(subcommand)]
     Device(Device),
+    /// What comes from manufacturers.
+    #[command(subcommand)]
+    Import(Import),
     /// Read what a meter, a person or a radio said.
     #[command(subcommand)]
     Decode(tools::decode::Decode),
@@ -95,9 +98,12 @@ enum Factory {
     /// Make devices with a root of trust, labels and a shipment file.
     #[command(
         after_help = "Example:\n  gridseal factory make --vendor ACME --model GS-1 --count 3 --anchor tpm \
-        --owner owner.toml --init-listen 192.0.2.1:8443 --out devices"
+        --owner owner.toml --init-listen 192.0.2.1:7440 --out devices"
     )]
     Make(tools::factory::Arguments),
+    /// Sell the devices in stock: vouchers, public log, encrypted owner secrets.
+    #[command(after_help = "Example:\n  gridseal factory sell --out devices --owner owner.toml")]
+    Sell(tools::factory::Sell),
 }
 
 #[derive(Debug, Subcommand)]
@@ -136,12 +142,46 @@ enum Meter {
 }
 
 #[derive(Debug, Subcommand)]
-enum Device {
+enum Import {
     /// Take a shipment into the register: papers are checked, owner secrets go to the key service.
     #[command(
-        after_help = "Example:\n  gridseal device register --config endpoint-manager/config.toml shipment.cbor"
+        after_help = "Example:\n  gridseal import shipment --config endpoint-manager/config.toml shipment.cbor"
     )]
+    Shipment(tools::device::Register),
+    /// Read a manufacturer's public log of voucher entries: was any device of ours sold a second time?
+    #[command(
+        after_help = "Example:\n  gridseal import voucher-log --config endpoint-manager/config.toml voucher-log.cbor\n\n\
+        Exit codes: 0 in order, 1 a fork or an entry that is missing, 2 wrong usage."
+    )]
+    VoucherLog(tools::voucher_log::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Device {
+    /// Register a device by its labels, or a whole shipment.
+    #[command(after_help = "Example:\n  gridseal device register --config endpoint-manager/config.toml \
+        --label GSO1:A:.. --insert insert.txt shipment.cbor")]
     Register(tools::device::Register),
+    /// Installer: say which device hangs at which connection point. Needs no key; signs nothing.
+    #[command(after_help = "Example:\n  gridseal device install --label GSO1:A:.. --point DE-0001 \
+        --inbox endpoint-manager/inbox")]
+    Install(tools::install::Install),
+    /// Two devices hang in each other's place: exchange their bindings; both may onboard again.
+    #[command(
+        after_help = "Example:\n  gridseal device correct --config endpoint-manager/config.toml 4C1F2A000001 \
+        4C1F2A000002 --reason 'swapped in the stairwell'"
+    )]
+    Correct(tools::install::Correct),
+    /// Put another device in the place of the one at a connection point, which is taken back.
+    #[command(after_help = "Example:\n  gridseal device exchange --config endpoint-manager/config.toml \
+        --label GSO1:A:.. --point DE-0001 --reason 'display broken'")]
+    Exchange(tools::install::Exchange),
+    /// Take a device back from its connection point: it is suspended.
+    #[command(
+        after_help = "Example:\n  gridseal device return --config endpoint-manager/config.toml 4C1F2A000001 \
+        --reason 'moved out'"
+    )]
+    Return(tools::install::Return),
     /// Show registered devices.
     Show(tools::device::Show),
     /// Let a quarantined device try again; every check is made again.
@@ -163,6 +203,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Group(group) => return tools::group::run(&group),
         Command::Sim(sim) => return tools::sim::run(&sim),
         Command::Factory(Factory::Make(arguments)) => tools::factory::run(&arguments)?,
+        Command::Factory(Factory::Sell(arguments)) => tools::factory::sell(&arguments)?,
         Command::Ceremony(Ceremony::Owner(arguments)) => tools::ceremony::run(&arguments)?,
         Command::Ceremony(Ceremony::Configure(arguments)) => tools::ceremony::configure(&arguments)?,
         Command::InitServer(d) => {
@@ -187,7 +228,14 @@ pub fn run() -> Result<ExitCode> {
         Command::Meter(Meter::Fleet { dir, concurrency }) => {
             process::run(false, || async move { meter::fleet::run(&dir, concurrency).await })?;
         }
-        Command::Device(Device::Register(arguments)) => tools::device::register(&arguments)?,
+        Command::Device(Device::Register(arguments)) | Command::Import(Import::Shipment(arguments)) => {
+            tools::device::register(&arguments)?;
+        }
+        Command::Import(Import::VoucherLog(arguments)) => tools::voucher_log::run(&arguments)?,
+        Command::Device(Device::Install(arguments)) => tools::install::install(&arguments)?,
+        Command::Device(Device::Correct(arguments)) => tools::install::correct(&arguments)?,
+        Command::Device(Device::Exchange(arguments)) => tools::install::exchange(&arguments)?,
+        Command::Device(Device::Return(arguments)) => tools::install::take_back(&arguments)?,
         Command::Device(Device::Show(arguments)) => tools::device::show(&arguments)?,
         Command::Device(Device::Release(arguments)) => tools::device::release(&arguments)?,
         Command::Readings(arguments) => tools::readings::run(&arguments)?,

@@ -35,7 +35,7 @@ pub struct Service {
 pub struct InitServer {
     /// Address for devices and owners.
     pub listen: SocketAddr,
-    /// Manufacturers' voucher keys, x || y in hex.
+    /// Manufacturers' voucher keys: x || y in hex, colon, SHA-256 of the second, post-quantum key in hex.
     pub voucher_keys: Vec<String>,
     /// Tell every message in hex: for evidence of a run.
     #[serde(default)]

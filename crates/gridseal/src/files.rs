@@ -14,6 +14,8 @@ use gridseal_crypto::{
     sha256,
 };
 use gridseal_io::rng::OsRng;
+use gridseal_trust::enrol::voucher::VoucherKey;
+use gridseal_types::Digest;
 
 /// Replaces a file by one atomic rename; durable when this returns.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -133,6 +135,16 @@ impl Zone {
         Ok(key)
     }
 
+    /// Loads the seed of a second, post-quantum key, or draws and stores a new one.
+    pub fn load_or_generate_seed<R: Role>(&self, name: &str) -> Result<Key<R, 32>> {
+        if self.dir.join(format!("{name}.key")).exists() {
+            return self.load(name);
+        }
+        let seed = Key::<R, 32>::generate(&mut OsRng)?;
+        self.store(name, &seed)?;
+        Ok(seed)
+    }
+
     /// Stores a private key, wrapped.
     pub fn store<R: Role>(&self, name: &str, key: &Key<R, 32>) -> Result<()> {
         let wrapped = key.wrap(&self.dek, &Self::context(name), &mut OsRng)?;
@@ -171,6 +183,26 @@ pub fn parse_public_key(text: &str) -> Result<PublicKey> {
     let bytes = hex::decode(text).context("public key is not hex")?;
     let point: [u8; 64] = bytes.as_slice().try_into().context("public key is not 64 bytes")?;
     PublicKey::from_point(&point).context("public key is not on P-256")
+}
+
+/// Parses a SHA-256 digest: 64 hex digits.
+pub fn parse_digest(text: &str) -> Result<Digest> {
+    Digest::from_slice(&hex::decode(text)?).context("digest is not 32 bytes of hex")
+}
+
+/// Parses a voucher key: x || y in hex, and after a colon SHA-256 of its second, post-quantum key when it has one.
+pub fn parse_voucher_key(text: &str) -> Result<VoucherKey> {
+    let (key, second) = match text.split_once(':') {
+        None => (text, None),
+        Some((key, second)) => (key, Some(parse_digest(second).context("second voucher key")?)),
+    };
+    Ok(VoucherKey { key: parse_public_key(key)?, second })
+}
+
+/// Prints a voucher key as [`parse_voucher_key`] reads it.
+pub fn format_voucher_key(trusted: &VoucherKey) -> String {
+    let second = trusted.second.map(|second| format!(":{second}")).unwrap_or_default();
+    format!("{}{second}", format_public_key(&trusted.key))
 }
 
 /// Prints a public key as [`parse_public_key`] reads it.

@@ -3,6 +3,7 @@
 pub mod config_server;
 pub mod endpoint_manager;
 pub mod headend;
+pub mod inbox;
 pub mod init_server;
 pub mod keys;
 pub mod keys_core;

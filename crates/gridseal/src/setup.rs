@@ -2,4 +2,6 @@
 
 pub mod configure;
 pub mod factory;
+pub mod labels;
 pub mod owner;
+pub mod sale;

@@ -7,10 +7,12 @@ pub mod device;
 pub mod encode;
 pub mod factory;
 pub mod group;
+pub mod install;
 pub mod lmn;
 pub mod readings;
 pub mod sim;
 pub mod sts;
+pub mod voucher_log;
 
 /// Wrong usage or input, of which the message says all: exit code 2.
 #[derive(Debug)]

@@ -255,6 +255,9 @@ impl<R: Records> Work<'_, R> {
     fn control(&mut self, request: KeyRequest) -> Result<KeyReply, Stop> {
         match request {
             KeyRequest::Deliver { record, system_title } => self.deliver(&record, system_title),
+            KeyRequest::DeliverLabel { record, voucher, system_title } => {
+                self.deliver_label(&record, &voucher, system_title)
+            }
             KeyRequest::SignRedirect { payload } => self.sign_redirect(&payload),
             KeyRequest::OpenHello { wire } => self.open_hello(&wire),
             KeyRequest::Challenge(challenge) => self.challenge(&challenge),
@@ -383,6 +386,7 @@ const fn reads_only(request: &KeyRequest) -> bool {
 const fn name_of(request: &KeyRequest) -> &'static str {
     match request {
         KeyRequest::Deliver { .. } => "deliver",
+        KeyRequest::DeliverLabel { .. } => "deliver-label",
         KeyRequest::SignRedirect { .. } => "sign-redirect",
         KeyRequest::OpenHello { .. } => "open-hello",
         KeyRequest::Challenge(_) => "challenge",

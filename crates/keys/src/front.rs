@@ -14,6 +14,7 @@ pub fn allows(caller: &str, request: &KeyRequest) -> bool {
     match request {
         KeyRequest::OpenApdu { .. } => caller == HEADEND,
         KeyRequest::Deliver { .. }
+        | KeyRequest::DeliverLabel { .. }
         | KeyRequest::SignRedirect { .. }
         | KeyRequest::OpenHello { .. }
         | KeyRequest::Challenge(_)

@@ -10,6 +10,7 @@ use gridseal_crypto::{
 use gridseal_trust::enrol::{
     cose::{Sign1, SignedType},
     document::{Delegation, Use},
+    voucher::VoucherKey,
 };
 use gridseal_types::service::keys::Bytes;
 
@@ -96,7 +97,7 @@ pub struct Keystore {
     pub(crate) delegation: Vec<u8>,
     pub(crate) generation: u32,
     /// Manufacturers' keys, against which delivery records are checked.
-    pub(crate) voucher_keys: Vec<PublicKey>,
+    pub(crate) voucher_keys: Vec<VoucherKey>,
     #[cfg(feature = "danger-inventory")]
     inventory: Vec<(&'static str, alloc::string::String)>,
 }
@@ -111,7 +112,7 @@ impl Keystore {
         file: &KeystoreFile,
         dek: Key<Dek, 32>,
         delegation: Vec<u8>,
-        voucher_keys: Vec<PublicKey>,
+        voucher_keys: Vec<VoucherKey>,
     ) -> Result<Self, KeysError> {
         let (config_scalar, encryption_scalar) = file.scalars(&dek)?;
         let config = SigningKey::new(&config_scalar)?;

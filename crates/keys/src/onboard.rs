@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use gridseal_crypto::{
     Key, PublicKey, random,
-    role::{ActivationSecret, AuthValue, Gak, Guek, Kek, Role, SessionSecret, TpmSeed},
+    role::{ActivationSecret, AuthValue, Gak, Guek, Kek, OwnerSecret, Role, SessionSecret, TpmSeed},
     tpm::{
         AuthInForce, ChangeAuth, SecretLabel, SessionNonces, TpmSessionKey, change_auth_command,
         change_auth_confirmed, duplicate, make_credential, share_secret,
@@ -16,13 +16,14 @@ use gridseal_crypto::{
 use gridseal_trust::{
     enrol::{
         cose::SignedType,
-        delivery::open_delivery,
+        delivery::{Release, open_delivery, open_handed_over},
         document::Redirect,
         secrets::{ActivationSecretExt, OwnerSecretExt, SessionSecretExt},
         session::{
             ChallengeBody, ChallengePayload, Configuration, DeliveredObject, Envelope, FinishedPayload,
             OwnPayload, Step, Transcript, open, seal_challenge, seal_message, sid_of,
         },
+        voucher::Voucher,
         wire::encode,
     },
     root::OwnerPin,
@@ -89,6 +90,23 @@ impl<R: Records> Work<'_, R> {
     pub(crate) fn deliver(&mut self, record: &[u8], system_title: SystemTitle) -> Done {
         let keystore = &self.core.keystore;
         let (release, secret) = open_delivery(record, &keystore.encryption, &keystore.voucher_keys)?;
+        self.take_in(release, &secret, system_title)
+    }
+
+    /// A secret that a person typed: the voucher's manufacturer vouches for it by its commitment.
+    pub(crate) fn deliver_label(&mut self, record: &[u8], voucher: &[u8], system_title: SystemTitle) -> Done {
+        let keystore = &self.core.keystore;
+        let header = Voucher::decode(voucher)?.verify(&keystore.voucher_keys)?.header;
+        let (release, secret) = open_handed_over(record, &keystore.encryption, &header)?;
+        self.take_in(release, &secret, system_title)
+    }
+
+    fn take_in(
+        &mut self,
+        release: Release,
+        secret: &Key<OwnerSecret, 32>,
+        system_title: SystemTitle,
+    ) -> Done {
         let device = release.ek_name;
         let (kid, n_commit) = (secret.kid(), secret.commitment());
         let title_owner = self.records.get(TITLES, system_title.as_bytes())?;
@@ -113,7 +131,7 @@ impl<R: Records> Work<'_, R> {
             device,
             epoch: release.epoch,
             kid,
-            secret: self.wrap(&secret, &device, release.epoch)?,
+            secret: self.wrap(secret, &device, release.epoch)?,
             system_title,
             serial: release.serial,
             state: DeviceState::Registered,
@@ -452,7 +470,8 @@ impl<R: Records> Work<'_, R> {
         let storage = PublicKey::from_point(&request.storage_point).ok_or(Code::Certify)?;
         let before = self.load_device(entry)?;
         let mut device = before.clone();
-        let objects = self.new_channel(&mut device, &storage)?;
+        let objects =
+            if request.channel_keys { self.new_channel(&mut device, &storage)? } else { Vec::new() };
         let entry = &device.entry;
         session.objects = objects.iter().map(|object| tpm::name(&object.public)).collect();
         let plain = |list: Vec<Bytes>| list.into_iter().map(|der| der.0).collect();

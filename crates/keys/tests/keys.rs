@@ -313,7 +313,7 @@ fn a_delivery_is_taken_once_for_its_device_its_owner_and_its_title() {
     let next = Release { epoch: 2, ..release.clone() };
     let recipient = owner.encryption();
     let rng = &mut TestRng::new("delivery", 0);
-    let stranger = Factory { voucher: support::signing_key("another vendor") };
+    let stranger = Factory { voucher: support::signing_key("another vendor"), ..Factory::new() };
     let second = factory.make("GS-0000002", &owner);
     let rows = [
         (
@@ -374,6 +374,7 @@ fn a_step_of_a_session_that_is_not_due_is_refused_and_changes_nothing() {
         entry_index: 1,
         entry: digest,
         now: START,
+        channel_keys: true,
     };
     let unknown = Sid([9; 16]);
     for (request, code) in [
@@ -396,6 +397,7 @@ fn requests() -> Vec<KeyRequest> {
     let session = TpmSession { handle: 0, nonce_tpm: gridseal_types::N16([0; 16]) };
     vec![
         KeyRequest::Deliver { record: Vec::new(), system_title: SYSTEM_TITLE },
+        KeyRequest::DeliverLabel { record: Vec::new(), voucher: Vec::new(), system_title: SYSTEM_TITLE },
         KeyRequest::SignRedirect { payload: Vec::new() },
         KeyRequest::OpenHello { wire: Vec::new() },
         KeyRequest::Challenge(Challenge {
@@ -422,6 +424,7 @@ fn requests() -> Vec<KeyRequest> {
             entry_index: 0,
             entry: digest,
             now: START,
+            channel_keys: true,
         }),
         KeyRequest::Finish { sid, receipt: digest, th6: digest, th7: digest, now: START, attested_at: START },
         KeyRequest::SetState { device, state: DeviceState::Operating, attested_at: START },

@@ -3,7 +3,9 @@
 //!
 //! It parses everything that comes from a device and holds nothing secret: the key service does what needs a key.
 
+pub mod installation;
 pub mod register;
+pub mod voucher_log;
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
@@ -17,7 +19,7 @@ use gridseal_trust::{
     enrol::{
         registrar::{self, DeviceChange, Phase, Registrar, Rules, SessionRecord},
         relay::RelayItem,
-        session::{EVIDENCE_SIZE_MAX, Envelope, Step, sid_of},
+        session::{EVIDENCE_SIZE_MAX, Envelope, HelloBody, Step, sid_of},
     },
 };
 use gridseal_types::{
@@ -30,6 +32,7 @@ use gridseal_types::{
     },
 };
 
+use installation::Comparison;
 use register::{DEVICES, RegisterEntry};
 
 /// Sessions by their identifier.
@@ -110,8 +113,8 @@ enum Running {
     Session { registrar: alloc::boxed::Box<Registrar>, serial: String },
     /// Stored; the head-end is being told before the reply goes.
     Admitting { reply: Vec<u8> },
-    /// Refused; the key service is being told of the quarantine.
-    Quarantining,
+    /// Refused; the key service is being told of so many quarantines.
+    Quarantining { left: usize },
 }
 
 /// A change that waits for its commit.
@@ -121,12 +124,23 @@ struct Pending {
     change: Option<DeviceChange>,
 }
 
+/// A place that a device named in its C1, to be compared in the commit.
+struct Contact {
+    /// The message that is refused when it does not fit; without one the place fitted.
+    task: Option<Task>,
+    device: EkName,
+    serial: String,
+    place: String,
+}
+
 /// What follows a commit.
 enum Outcome {
     /// The registrar goes on; the head-end is told before the reply leaves.
     Stored(Option<Admission>),
     /// The device was quarantined.
     Quarantined(EkName, Code),
+    /// The device hangs elsewhere than it is bound: these were held.
+    Held(String, Vec<EkName>),
     /// Overtaken by another session of the device: nothing was stored.
     Overtaken(Code),
 }
@@ -138,6 +152,7 @@ pub struct EndpointManager {
     /// Sessions with a message under way: a second one waits for its device to repeat it.
     busy: BTreeMap<Sid, Task>,
     pending: Vec<Pending>,
+    contacts: Vec<Contact>,
     committing: Vec<(Task, Outcome)>,
     outputs: VecDeque<Output>,
 }
@@ -157,6 +172,7 @@ impl EndpointManager {
             running: BTreeMap::new(),
             busy: BTreeMap::new(),
             pending: Vec::new(),
+            contacts: Vec::new(),
             committing: Vec::new(),
             outputs: VecDeque::new(),
         }
@@ -187,7 +203,12 @@ impl EndpointManager {
             Input::Certificate(task, reply) => {
                 self.step(task, now, registrar::Input::Certificate(reply));
             }
-            Input::Unavailable(task) => self.finish(task, None),
+            Input::Unavailable(task) => {
+                // Of several requests of a task the first that fails ends it.
+                if self.running.contains_key(&task) {
+                    self.finish(task, None);
+                }
+            }
             Input::Committed => self.committed(now),
             Input::Admitted(task, _) => {
                 if let Some(Running::Admitting { reply }) = self.running.remove(&task) {
@@ -280,8 +301,11 @@ impl EndpointManager {
     ) -> Result<(), RecordsError> {
         match self.running.remove(&task) {
             Some(Running::Opening { wire }) => self.hello_opened(records, now, task, &wire, reply),
-            Some(Running::Quarantining) => {
-                self.finish(task, None);
+            Some(Running::Quarantining { left }) => {
+                match left.saturating_sub(1) {
+                    0 => self.finish(task, None),
+                    left => drop(self.running.insert(task, Running::Quarantining { left })),
+                }
                 Ok(())
             }
             Some(running) => {
@@ -324,12 +348,45 @@ impl EndpointManager {
         }
         match Registrar::begin(entry.facts(), Arc::clone(&self.rules), wire, &body, now) {
             Ok(registrar) => {
+                if !self.is_in_place(records, task, &entry, &body)? {
+                    return Ok(());
+                }
                 self.run(task, registrar, entry.serial);
                 self.drain(task);
             }
             Err(code) => self.refuse(task, &entry.serial, code),
         }
         Ok(())
+    }
+
+    /// Whether a device hangs where it is bound. What does not fit is held by the next commit.
+    fn is_in_place<R: Records>(
+        &mut self,
+        records: &R,
+        task: Task,
+        entry: &RegisterEntry,
+        body: &[u8],
+    ) -> Result<bool, RecordsError> {
+        let device = entry.device;
+        let Some(place) = HelloBody::decode(body).ok().and_then(|hello| hello.place) else { return Ok(true) };
+        let mut overlay = Overlay::new(records);
+        let fits = installation::compare(&mut overlay, &device, Some(&place))? == Comparison::Fits;
+        if !fits {
+            self.ask_for_commit();
+        }
+        if !fits || !overlay.into_writes().is_empty() {
+            let serial = entry.serial.clone();
+            self.contacts.push(Contact { task: (!fits).then_some(task), device, serial, place });
+        }
+        Ok(fits)
+    }
+
+    /// Once for all changes that wait.
+    fn ask_for_commit(&mut self) {
+        let is_asked = !self.pending.is_empty() || self.contacts.iter().any(|contact| contact.task.is_some());
+        if !is_asked {
+            self.outputs.push_back(Output::Commit);
+        }
     }
 
     fn step(&mut self, task: Task, now: UtcTime, input: registrar::Input<'_>) {
@@ -353,9 +410,7 @@ impl EndpointManager {
                 }
                 registrar::Output::Persist(change) => {
                     let record = registrar.record().clone();
-                    if self.pending.is_empty() {
-                        self.outputs.push_back(Output::Commit);
-                    }
+                    self.ask_for_commit();
                     self.pending.push(Pending { task, record, change });
                 }
                 registrar::Output::Reply(wire) => self.finish(task, Some(wire)),
@@ -392,6 +447,22 @@ impl EndpointManager {
             overlay.save(DEVICES, entry.device.as_bytes(), &entry);
             self.committing.push((task, outcome));
         }
+        for Contact { task, device, serial, place } in core::mem::take(&mut self.contacts) {
+            let compared = installation::compare(&mut overlay, &device, Some(&place))?;
+            let Some(task) = task else { continue };
+            let Comparison::Elsewhere { held, finding } = compared else {
+                // Corrected meanwhile: the device repeats its message.
+                self.committing.push((task, Outcome::Held(serial, Vec::new())));
+                continue;
+            };
+            let mut changed = Vec::new();
+            for device in held {
+                if installation::hold(&mut overlay, now, &device, &finding)? {
+                    changed.push(device);
+                }
+            }
+            self.committing.push((task, Outcome::Held(serial, changed)));
+        }
         Ok(overlay.into_writes())
     }
 
@@ -400,7 +471,16 @@ impl EndpointManager {
             let admission = match outcome {
                 Outcome::Stored(admission) => admission,
                 Outcome::Quarantined(device, code) => {
-                    self.quarantined(task, device, code);
+                    let serial = self.serial(task);
+                    self.event(&serial, EventKind::Quarantined(code));
+                    self.quarantined(task, &[device]);
+                    continue;
+                }
+                Outcome::Held(serial, devices) => {
+                    if !devices.is_empty() {
+                        self.event(&serial, EventKind::Quarantined(Code::Label));
+                    }
+                    self.quarantined(task, &devices);
                     continue;
                 }
                 Outcome::Overtaken(code) => {
@@ -430,13 +510,20 @@ impl EndpointManager {
         }
     }
 
-    fn quarantined(&mut self, task: Task, device: EkName, code: Code) {
-        let serial = self.serial(task);
-        self.event(&serial, EventKind::Quarantined(code));
-        let request =
-            KeyRequest::SetState { device, state: DeviceState::Quarantined, attested_at: UtcTime(0) };
-        self.outputs.push_back(Output::Keys(task, request));
-        self.running.insert(task, Running::Quarantining);
+    /// Tells the key service, then drops the message.
+    fn quarantined(&mut self, task: Task, devices: &[EkName]) {
+        if devices.is_empty() {
+            return self.finish(task, None);
+        }
+        for device in devices {
+            let request = KeyRequest::SetState {
+                device: *device,
+                state: DeviceState::Quarantined,
+                attested_at: UtcTime(0),
+            };
+            self.outputs.push_back(Output::Keys(task, request));
+        }
+        self.running.insert(task, Running::Quarantining { left: devices.len() });
     }
 }
 

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use gridseal_crypto::{PublicKey, Signer};
+use gridseal_crypto::Signer;
 use gridseal_trust::{
     audit::{self, Act},
     enrol::{
@@ -13,6 +13,7 @@ use gridseal_trust::{
             encode_registered, is_registration,
         },
         session::{SUITE_P256, encode_error},
+        voucher::VoucherKey,
     },
     root::OwnerPin,
 };
@@ -55,13 +56,13 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct InitServer<S> {
     signer: S,
-    voucher_keys: Vec<PublicKey>,
+    voucher_keys: Vec<VoucherKey>,
 }
 
 impl<S: Signer> InitServer<S> {
     /// A server that signs with K_init and believes vouchers of these manufacturers.
     #[must_use]
-    pub const fn new(signer: S, voucher_keys: Vec<PublicKey>) -> Self {
+    pub const fn new(signer: S, voucher_keys: Vec<VoucherKey>) -> Self {
         Self { signer, voucher_keys }
     }
 

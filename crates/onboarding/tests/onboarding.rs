@@ -3,6 +3,8 @@
 
 #[path = "onboarding/device.rs"]
 mod device;
+#[path = "onboarding/places.rs"]
+mod places;
 #[path = "onboarding/registrar.rs"]
 mod registrar;
 #[path = "onboarding/sessions.rs"]

@@ -13,9 +13,13 @@ pub mod document;
 #[doc(hidden)]
 pub mod fuzz_entry;
 pub mod init;
+pub mod installation;
+pub mod label;
 pub mod registrar;
 pub mod relay;
 pub mod secrets;
 pub mod session;
+pub mod shipment;
 pub mod voucher;
+pub mod voucher_log;
 pub mod wire;

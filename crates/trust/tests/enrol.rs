@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use gridseal_crypto::{
-    Key, PublicKey, Signer, SigningKey,
+    Key, PublicKey, SecondSigner, Signer, SigningKey,
     role::{
-        ActivationSecret, ConfigSigning, DeviceRootSecret, OwnerSecret, OwnerSigning, Role, VoucherSigning,
+        ActivationSecret, ConfigSigning, DeviceRootSecret, OwnerSecond, OwnerSecret, OwnerSigning, Role,
+        VoucherSecond, VoucherSigning,
     },
     sha256,
 };
@@ -17,7 +18,7 @@ use gridseal_trust::enrol::{
         ChallengeBody, ChallengePayload, Envelope, HelloBody, ResponsesBody, Step, Transcript, open,
         qualifying, seal_challenge, seal_hello, seal_message, sid_of,
     },
-    voucher::Voucher,
+    voucher::{Voucher, VoucherKey},
     wire::{Reader, encode},
 };
 use gridseal_trust::root::OwnerPin;
@@ -105,11 +106,11 @@ fn the_voucher_verifies_under_its_vendor_and_re_encodes() {
     assert_eq!(SignedType::Voucher.hash(&header), v.digest("voucher_header_hash"));
     let voucher = Voucher::decode(&v.bytes("voucher")).unwrap();
     assert_eq!(voucher.encode(), v.bytes("voucher"));
-    let verified = voucher.verify(&[v.owner_key(), v.voucher_key()]).unwrap();
+    let verified = voucher.verify(&[v.owner_key().into(), v.voucher_key().into()]).unwrap();
     assert_eq!(verified.header, parsed);
     assert_eq!(verified.head(), v.digest("voucher_head"));
     assert_eq!((verified.index(), verified.epoch, verified.owner()), (1, 1, Some(v.owner_key())));
-    assert_eq!(voucher.verify(&[v.owner_key()]), Err(Code::Voucher));
+    assert_eq!(voucher.verify(&[v.owner_key().into()]), Err(Code::Voucher));
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn a_voucher_with_any_bit_changed_is_refused() {
         changed[at] ^= 1 << (at % 8);
         let verified = Voucher::decode(&changed)
             .map_err(Code::from)
-            .and_then(|voucher| voucher.verify(&[v.voucher_key()]));
+            .and_then(|voucher| voucher.verify(&[v.voucher_key().into()]));
         assert!(verified.is_err(), "byte {at}");
     }
 }
@@ -129,7 +130,7 @@ fn a_voucher_with_any_bit_changed_is_refused() {
 #[test]
 fn delegation_and_redirect_verify_under_the_voucher() {
     let v = Vector::load();
-    let verified = Voucher::decode(&v.bytes("voucher")).unwrap().verify(&[v.voucher_key()]).unwrap();
+    let verified = Voucher::decode(&v.bytes("voucher")).unwrap().verify(&[v.voucher_key().into()]).unwrap();
     let delegation = verified.delegate(&v.bytes("delegation"), Use::Config).unwrap();
     assert_eq!(delegation.key, v.config_key());
     let payload = Sign1::decode(&v.bytes("delegation")).unwrap().payload.to_vec();
@@ -137,7 +138,7 @@ fn delegation_and_redirect_verify_under_the_voucher() {
 
     let redirect = v.bytes("redirect");
     let signed = SignedRedirect { redirect: redirect.clone(), delegation: None, voucher: v.bytes("voucher") };
-    let found = signed.verify(&[v.voucher_key()]).unwrap();
+    let found = signed.verify(&[v.voucher_key().into()]).unwrap();
     assert_eq!(found.hash, v.digest("redirect_hash"));
     assert_eq!(found.redirect.urls, ["https://config.example:8443"]);
     let payload = Sign1::decode(&redirect).unwrap().payload.to_vec();
@@ -145,7 +146,7 @@ fn delegation_and_redirect_verify_under_the_voucher() {
     assert_eq!(found.redirect.encode(), payload);
     // Signed by the owner key itself, so not by the delegate.
     let by_delegate = SignedRedirect { delegation: Some(v.bytes("delegation")), ..signed };
-    assert_eq!(by_delegate.verify(&[v.voucher_key()]), Err(Code::RedirectSig));
+    assert_eq!(by_delegate.verify(&[v.voucher_key().into()]), Err(Code::RedirectSig));
 }
 
 #[test]
@@ -260,6 +261,7 @@ fn entry<R: Role>(v: &Vector, signer: &SigningKey<R>, change: impl FnOnce(&mut E
         encryption: v.owner_key(),
         issued: UtcTime(1),
         second_key: None,
+        owner_second: None,
     };
     change(&mut entry);
     sign(signer, SignedType::Entry, &entry.encode()).unwrap()
@@ -277,8 +279,8 @@ fn each_entry_links_to_the_one_before_and_is_signed_by_its_owner() {
     let next = v.signer::<ConfigSigning>("config_key_d");
     let header = Voucher::decode(&v.bytes("voucher")).unwrap().header;
     let check = |entries: Vec<Vec<u8>>| {
-        let voucher = Voucher { header: header.clone(), entries };
-        Voucher::decode(&voucher.encode()).map_err(Code::from)?.verify(&[vendor.public()])
+        let voucher = Voucher { header: header.clone(), entries, second: Vec::new() };
+        Voucher::decode(&voucher.encode()).map_err(Code::from)?.verify(&[vendor.public().into()])
     };
     let first = entry(&v, &vendor, |_| ());
     let after = |entry: &mut Entry| {
@@ -336,7 +338,7 @@ fn each_entry_links_to_the_one_before_and_is_signed_by_its_owner() {
 #[test]
 fn a_delegation_names_the_owner_that_signs_it() {
     let v = Vector::load();
-    let verified = Voucher::decode(&v.bytes("voucher")).unwrap().verify(&[v.voucher_key()]).unwrap();
+    let verified = Voucher::decode(&v.bytes("voucher")).unwrap().verify(&[v.voucher_key().into()]).unwrap();
     let payload = Sign1::decode(&v.bytes("delegation")).unwrap().payload.to_vec();
     let mut delegation = Delegation::decode(&payload).unwrap();
     let owner = v.signer::<OwnerSigning>("owner_key_d");
@@ -348,4 +350,125 @@ fn a_delegation_names_the_owner_that_signs_it() {
     assert!(verified.delegate(&signed(&delegation), Use::Redirect).is_ok());
     delegation.owner_key = key_id(&v.config_key());
     assert_eq!(verified.delegate(&signed(&delegation), Use::Redirect), Err(Code::ConfigChain));
+}
+
+/// A voucher with two owners, every element signed twice, and the key under which it verifies.
+struct Twice {
+    trusted: VoucherKey,
+    vendor: SigningKey<VoucherSigning>,
+    owner: SigningKey<OwnerSigning>,
+    vendor_second: SecondSigner<VoucherSecond>,
+    owner_second: SecondSigner<OwnerSecond>,
+}
+
+impl Twice {
+    fn new() -> Self {
+        let v = Vector::load();
+        let vendor = v.signer::<VoucherSigning>("voucher_key_d");
+        let vendor_second = SecondSigner::new(&Key::take(&mut [1; 32])).unwrap();
+        let second = Some(Digest(vendor_second.public().id()));
+        Self {
+            trusted: VoucherKey { key: vendor.public(), second },
+            vendor,
+            owner: v.signer("owner_key_d"),
+            vendor_second,
+            owner_second: SecondSigner::new(&Key::take(&mut [2; 32])).unwrap(),
+        }
+    }
+
+    fn entry(&self, epoch: u32, owner_second: bool) -> Entry {
+        let owner = self.owner.public();
+        Entry {
+            index: 0,
+            epoch,
+            kind: EntryKind::Transfer,
+            previous: Digest([0; 32]),
+            owner,
+            encryption: owner,
+            issued: UtcTime(1),
+            second_key: None,
+            owner_second: owner_second.then(|| Digest(self.owner_second.public().id())),
+        }
+    }
+
+    fn sold(&self, owner_second: bool) -> Voucher {
+        let header = Header::decode(&Vector::load().bytes("voucher_header_payload")).unwrap();
+        let mut voucher = Voucher::issue(header, &self.vendor, Some(&self.vendor_second)).unwrap();
+        voucher.extend(self.entry(1, owner_second), &self.vendor, Some(&self.vendor_second)).unwrap();
+        voucher
+    }
+
+    fn check(&self, voucher: &Voucher) -> Result<u32, Code> {
+        let voucher = Voucher::decode(&voucher.encode()).map_err(Code::from)?;
+        voucher.verify(&[self.trusted]).map(|verified| verified.epoch)
+    }
+}
+
+#[test]
+fn a_named_second_key_has_signed_every_element() {
+    let twice = Twice::new();
+    let sold = twice.sold(true);
+    assert_eq!(twice.check(&sold), Ok(1));
+    let lengths: Vec<_> = sold.second.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [1_952 + 3_309, 3_309], "a key travels once");
+    let mut resold = sold.clone();
+    resold.extend(twice.entry(2, true), &twice.owner, Some(&twice.owner_second)).unwrap();
+    assert_eq!(twice.check(&resold), Ok(2));
+
+    let wrong = |change: fn(&mut Voucher)| {
+        let mut voucher = resold.clone();
+        change(&mut voucher);
+        twice.check(&voucher)
+    };
+    assert_eq!(wrong(|voucher| voucher.second.clear()), Err(Code::Voucher));
+    assert_eq!(wrong(|voucher| drop(voucher.second.pop())), Err(Code::Format));
+    assert_eq!(wrong(|voucher| voucher.second.push(Vec::new())), Err(Code::Format));
+    for element in 0..3 {
+        let mut voucher = resold.clone();
+        voucher.second[element].clear();
+        assert_eq!(twice.check(&voucher), Err(Code::Voucher), "{element} without a signature");
+        let mut voucher = resold.clone();
+        *voucher.second[element].last_mut().unwrap() ^= 1;
+        assert_eq!(twice.check(&voucher), Err(Code::Voucher), "{element} changed");
+    }
+    assert_eq!(wrong(|voucher| voucher.second.swap(0, 1)), Err(Code::Voucher));
+    assert_eq!(wrong(|voucher| voucher.second[0][0] ^= 1), Err(Code::Voucher), "another key");
+    let repeated = |voucher: &mut Voucher| {
+        let key = voucher.second[0][..1_952].to_vec();
+        voucher.second[1].splice(..0, key);
+    };
+    assert_eq!(wrong(repeated), Err(Code::Voucher), "one form only");
+}
+
+#[test]
+fn who_can_forge_only_p256_signatures_sells_nothing() {
+    let twice = Twice::new();
+    let none = None::<&SecondSigner<OwnerSecond>>;
+    let own = SecondSigner::<OwnerSecond>::new(&Key::take(&mut [3; 32])).unwrap();
+    for forged in [none, Some(&own)] {
+        let header = Header::decode(&Vector::load().bytes("voucher_header_payload")).unwrap();
+        let voucher = Voucher::issue(header, &twice.vendor, forged).unwrap();
+        assert_eq!(twice.check(&voucher), Err(Code::Voucher), "header");
+        let mut voucher = twice.sold(true);
+        voucher.extend(twice.entry(2, true), &twice.owner, forged).unwrap();
+        assert_eq!(
+            twice.check(&voucher),
+            Err(Code::Voucher),
+            "the entry before names the owner's second key"
+        );
+    }
+    // An owner who never named a second key sells without one, and one that appears later must still have signed.
+    let mut voucher = twice.sold(false);
+    voucher.extend(twice.entry(2, false), &twice.owner, none).unwrap();
+    assert_eq!(twice.check(&voucher), Ok(2));
+    let mut voucher = twice.sold(false);
+    voucher.extend(twice.entry(2, false), &twice.owner, Some(&own)).unwrap();
+    assert_eq!(twice.check(&voucher), Ok(2));
+    *voucher.second[2].last_mut().unwrap() ^= 1;
+    assert_eq!(twice.check(&voucher), Err(Code::Voucher));
+    // Signatures of nobody are not carried along.
+    let mut voucher = twice.sold(false);
+    voucher.extend(twice.entry(2, false), &twice.owner, none).unwrap();
+    voucher.second[2] = voucher.second[1].clone();
+    assert_eq!(twice.check(&voucher), Err(Code::Voucher));
 }

@@ -11,6 +11,7 @@ extern crate alloc;
 
 mod bytes;
 mod code;
+mod device_type;
 mod id;
 mod obis;
 mod reading;
@@ -20,6 +21,7 @@ mod state;
 mod time;
 
 pub use code::{Code, Kind};
+pub use device_type::DeviceType;
 pub use id::{Digest, EkName, Epoch, Kid, N16, Nonce, OrderSeq, Sid, SystemTitle};
 pub use obis::{ObisCode, ObisParseError};
 pub use reading::{Quality, Reading, ReadingKey, Unit};

@@ -13,7 +13,7 @@ use gridseal_crypto::Signer;
 use gridseal_headend::ReadingFilter;
 use gridseal_io::clock::tick_now;
 use gridseal_store::{Access, SqliteReadings, SqliteRecords};
-use gridseal_types::{Reading, ReadingKey, SystemTitle, UtcTime};
+use gridseal_types::{DeviceType, Digest, Reading, ReadingKey, SystemTitle, UtcTime};
 
 use super::{
     Outcome, evidence,
@@ -161,7 +161,8 @@ impl Fleet {
         configure::headend(&owner_dir, &addresses, &choices)?;
         self.daemon("headend", &owner_dir.join("headend"))?;
 
-        let buyer = OwnerKeys { owner: owner_key.public(), encryption: keys.encryption };
+        let second = Some(Digest(owner::owner_second(&ceremony)?.public().id()));
+        let buyer = OwnerKeys { owner: owner_key.public(), encryption: keys.encryption, second };
         self.make_meters(&vendor, buyer, manufacturer.init_server, &factory_dir, view)?;
         addresses.headend = self.listening("headend", "field", view)?;
         addresses.headend_inner = self.listening("headend", "inner", view)?;
@@ -197,7 +198,9 @@ impl Fleet {
             count: self.options.meters,
             anchor: self.options.anchor,
             init_servers: vec![format!("https://{init}")],
-            buyer,
+            device_type: DeviceType::Meter,
+            buyer: Some(buyer),
+            inserts: false,
             interval_s: self.options.interval_s,
             backoff_ms: 200,
             // A busy household, so that something is to be seen after seconds.
@@ -215,7 +218,7 @@ impl Fleet {
 
     fn register(&self, config: &Path) -> Result<()> {
         let output = std::process::Command::new(std::env::current_exe()?)
-            .args(["device", "register", "--config"])
+            .args(["import", "shipment", "--config"])
             .arg(config)
             .arg(self.dir.join("factory/shipment.cbor"))
             .output()?;

@@ -2,9 +2,9 @@
 
 use gridseal_io::clock::tick_now;
 use gridseal_types::{Reading, Tick};
-use qrcode::render::unicode::Dense1x2;
 
 use super::process::Line;
+use crate::setup::labels;
 
 /// Shows steps as they happen; quiet when a machine reads.
 pub struct View {
@@ -50,14 +50,7 @@ impl View {
         if self.quiet {
             return;
         }
-        if let Ok(code) = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::M) {
-            // Light modules are drawn: terminals are dark, and a code with its colours swapped is not read by every scanner.
-            let picture = code
-                .render::<Dense1x2>()
-                .dark_color(Dense1x2::Light)
-                .light_color(Dense1x2::Dark)
-                .quiet_zone(true)
-                .build();
+        if let Ok(picture) = labels::terminal(text) {
             crate::observe::show(&picture);
         }
         crate::observe::show(text);

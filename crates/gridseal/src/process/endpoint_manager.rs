@@ -21,7 +21,7 @@ use gridseal_trust::enrol::{
     relay::{RELAY_BATCH_MAX, RelayPull, RelayWork},
 };
 use gridseal_types::{
-    Digest, UtcTime,
+    UtcTime,
     service::{
         BATCH_MAX, Batch,
         admission::{Admission, AdmissionReply},
@@ -34,9 +34,11 @@ use tokio::task::JoinSet;
 
 use crate::{
     config,
-    files::{Zone, lock_directory, parse_public_key, read, read_certificates},
+    files::{
+        Zone, lock_directory, parse_digest, parse_public_key, parse_voucher_key, read, read_certificates,
+    },
     observe::Observer,
-    process::{headend, inner_client, keys, pki},
+    process::{headend, inbox, inner_client, keys, pki},
 };
 
 /// Pause after the config server could not be reached.
@@ -73,7 +75,7 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
     let (config, dir): (config::EndpointManager, _) = config::load(path)?;
     let zone = Zone::open(&dir)?;
     let tls = inner_client(&zone)?;
-    let voucher_keys = config.voucher_keys.iter().map(|key| parse_public_key(key)).collect::<Result<_>>()?;
+    let voucher_keys = config.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?;
     let pins = config.config_pins.iter().map(|pin| parse_digest(pin)).collect::<Result<_>>()?;
     let policy = load_policy(&dir.join(&config.policy), &config.policy_key)?;
     let ca = read_certificates(&dir.join(&config.init_server_ca))?;
@@ -103,10 +105,6 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
     Ok((setup, dir))
 }
 
-fn parse_digest(text: &str) -> Result<Digest> {
-    Digest::from_slice(&hex::decode(text)?).context("digest is not 32 bytes of hex")
-}
-
 fn load_policy(path: &Path, key: &str) -> Result<Policy> {
     let bytes = read(path)?;
     let signed = Sign1::decode(&bytes).with_context(|| format!("{} is not signed", path.display()))?;
@@ -128,7 +126,8 @@ pub async fn run(path: &Path) -> Result<()> {
     let mut manager =
         Manager { machine: EndpointManager::new(setup.rules), records, peers: Arc::clone(&peers), observer };
     let observer = manager.observer.clone();
-    tokio::try_join!(manager.run(), run_outbox(outbox_records, peers, observer))?;
+    let inbox = inbox::make(&dir)?;
+    tokio::try_join!(manager.run(), run_outbox(outbox_records, peers, observer, &inbox))?;
     Ok(())
 }
 
@@ -344,12 +343,18 @@ where
 }
 
 /// Tells init server and head-end what they do not know yet, again and again until they do.
-async fn run_outbox(mut records: SqliteRecords, peers: Arc<Peers>, observer: Observer) -> Result<()> {
+async fn run_outbox(
+    mut records: SqliteRecords,
+    peers: Arc<Peers>,
+    observer: Observer,
+    inbox: &Path,
+) -> Result<()> {
     let address = peers.init_server.trim_start_matches("https://").to_owned();
     let name = host_of(&address).to_owned();
     let mut init = FieldClient::new(address, peers.init_tls.clone(), name);
     let mut after: Vec<u8> = Vec::new();
     loop {
+        inbox::take(inbox, &mut records, &observer)?;
         let (outbox, next) = register::outbox(&records, &after, OUTBOX_STEP)?;
         let mut told = Vec::new();
         for (device, registration) in outbox.registrations {

@@ -23,7 +23,7 @@ use gridseal_types::records::RecordsError;
 
 use crate::{
     config,
-    files::{Zone, parse_public_key},
+    files::{Zone, parse_voucher_key},
     observe::Observer,
     process::{bind, serve, service_identity},
 };
@@ -34,7 +34,7 @@ pub async fn run(path: &Path) -> Result<()> {
     let observer = Observer::new("init-server");
     let zone = Zone::open(&dir)?;
     let signer = SigningKey::<InitSigning>::new(&zone.load("init")?)?;
-    let voucher_keys = config.voucher_keys.iter().map(|key| parse_public_key(key)).collect::<Result<_>>()?;
+    let voucher_keys = config.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?;
     let machine = Arc::new(InitServer::new(signer, voucher_keys));
     let records = SqliteRecords::open(dir.join("init.db")).context("cannot open the redirect store")?;
     let records = Arc::new(Mutex::new(records));

@@ -17,7 +17,7 @@ use gridseal_types::{
 
 use crate::{
     config,
-    files::{Zone, parse_public_key, read, read_if_there, write_atomic},
+    files::{Zone, parse_voucher_key, read, read_if_there, write_atomic},
     process::keys::{read_frame, write_frame},
 };
 
@@ -34,7 +34,7 @@ pub fn run(path: &Path) -> Result<()> {
     let file: KeystoreFile =
         minicbor::decode(&read(&dir.join("keystore.cbor"))?).context("keystore.cbor is no keystore")?;
     let delegation = read(&dir.join("delegation.cbor"))?;
-    let voucher_keys = config.voucher_keys.iter().map(|key| parse_public_key(key)).collect::<Result<_>>()?;
+    let voucher_keys = config.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?;
     let mut records = open_records(&config, &dir)?;
     let keystore = Keystore::open(&file, Zone::open(&dir)?.into_dek(), delegation, voucher_keys)?;
     let core = Core::new(keystore, config.attestation_age_max_s);

@@ -8,10 +8,13 @@ pub mod serve;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use gridseal_io::clock::utc_now;
 use gridseal_trust::{
-    enrol::device::{DeviceRecord, Input},
+    enrol::{
+        device::{DeviceRecord, Input},
+        installation::is_point,
+    },
     root::DeviceRoot,
 };
 
@@ -55,6 +58,17 @@ impl Meter {
         let root = SharedRoot::power_on(&firmware.root, &dir)?;
         observer.event("powered", &[("root", &root.lock()?.assurance().name())]);
         Ok(Self { firmware, dir, root, observer, powered_at: utc_now() })
+    }
+
+    /// Connection point that was read from the meter board's tag, or typed, when the meter was mounted.
+    fn place(&self) -> Result<Option<String>> {
+        let Some(text) = read_if_there(&self.dir.join("place.txt"))? else { return Ok(None) };
+        let text = String::from_utf8(text).context("place.txt is not text")?.trim().to_owned();
+        if is_point(&text) {
+            Ok(Some(text))
+        } else {
+            bail!("place.txt is not the name of a connection point")
+        }
     }
 
     fn record_path(&self) -> PathBuf {

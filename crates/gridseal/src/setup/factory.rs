@@ -1,4 +1,4 @@
-//! The manufacturer's side: vendor keys, and devices with a root of trust, labels and papers.
+//! The manufacturer's side: vendor keys, and devices with a root of trust and labels.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gridseal_crypto::{
     Key, PublicKey, Signer, SigningKey, random,
-    role::{DeviceRootSecret, InitSigning, ServiceTls, VoucherSigning},
+    role::{DeviceRootSecret, InitSigning, ServiceTls},
     sha256,
 };
 use gridseal_io::{clock::utc_now, rng::OsRng};
@@ -17,21 +17,23 @@ use gridseal_trust::{
     csr::subject_public_key_info,
     enrol::{
         cose::{SignedType, sign},
-        delivery::{Release, deliver},
-        document::{Entry, EntryKind, Header, Manifest},
+        document::{Header, Manifest},
+        label::{LabelA, is_label_word},
         secrets::{OwnerSecretExt, owner_secret},
-        voucher::Voucher,
-        wire::{Reader, encode},
     },
     root::{RootReply, RootRequest},
     tpm,
 };
-use gridseal_types::{Digest, EkName, SystemTitle, UtcTime};
+use gridseal_types::{DeviceType, Digest, EkName, SystemTitle};
 
-use super::owner::{OwnerKeys, pinned_certificate};
+use super::{
+    labels,
+    owner::{OwnerKeys, pinned_certificate},
+    sale::{self, Stock, Stocked, VoucherSigner},
+};
 use crate::{
     config::{self, Firmware, Root},
-    files::{Zone, format_public_key, read, write_atomic, write_certificates},
+    files::{Zone, format_public_key, format_voucher_key, read, write_atomic, write_certificates},
     process::meter::root::SharedRoot,
 };
 
@@ -56,17 +58,17 @@ impl Anchor {
 
 /// The manufacturer's keys and what devices are told of them.
 pub struct Vendor {
-    voucher: SigningKey<VoucherSigning>,
+    /// What signs manifests and vouchers.
+    pub voucher: VoucherSigner,
     init: PublicKey,
     init_ca_pem: String,
     name: String,
 }
 
 impl Vendor {
-    /// Opens a manufacturer's directory, or founds one: voucher key there, the init server's keys in its own directory.
+    /// Opens a manufacturer's directory, or founds one: voucher keys there, the init server's keys in its own directory.
     pub fn open_or_found(dir: &Path, init_server: &Path, name: &str, init_host: &SocketAddr) -> Result<Self> {
-        let zone = Zone::open_or_create(dir)?;
-        let voucher = SigningKey::new(&zone.load_or_generate::<VoucherSigning>("voucher")?)?;
+        let voucher = VoucherSigner::open_or_create(dir)?;
         let init_zone = Zone::open_or_create(init_server)?;
         let init: SigningKey<InitSigning> =
             SigningKey::new(&init_zone.load_or_generate::<InitSigning>("init")?)?;
@@ -80,9 +82,9 @@ impl Vendor {
         Ok(Self { voucher, init: init.public(), init_ca_pem, name: name.into() })
     }
 
-    /// The voucher key, x || y in hex.
+    /// The voucher key as configuration files have it.
     pub fn voucher_key(&self) -> String {
-        format_public_key(&self.voucher.public())
+        format_voucher_key(&self.voucher.trusted())
     }
 
     /// The init server's certificate, which devices and owners trust, PEM.
@@ -102,8 +104,12 @@ pub struct Order {
     pub anchor: Anchor,
     /// Init servers, `https://host:port`.
     pub init_servers: Vec<String>,
-    /// Who buys them.
-    pub buyer: OwnerKeys,
+    /// What they are.
+    pub device_type: DeviceType,
+    /// Who buys them; nobody yet: they stay in stock.
+    pub buyer: Option<OwnerKeys>,
+    /// Print label B of each for its sealed insert.
+    pub inserts: bool,
     /// Length of a load-profile interval, seconds.
     pub interval_s: u32,
     /// First ceiling of the devices' back-off, milliseconds.
@@ -123,90 +129,49 @@ pub struct Made {
     pub label: String,
 }
 
-/// The papers of a shipment: for each device its manifest, its voucher, and the delivery record of its owner secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Papers {
-    /// Encoded COSE_Sign1 of the manifest.
-    pub manifest: Vec<u8>,
-    /// Encoded voucher.
-    pub voucher: Vec<u8>,
-    /// Encoded NRecord.
-    pub delivery: Vec<u8>,
-}
-
-/// Most devices in one shipment file.
-const SHIPMENT_MAX: usize = 1_000_000;
-
-/// Encodes a shipment file.
-pub fn encode_shipment(papers: &[Papers]) -> Vec<u8> {
-    encode(|w| {
-        w.list(papers, |w, papers| {
-            w.array(3).bytes(&papers.manifest).bytes(&papers.voucher).bytes(&papers.delivery);
-        });
-    })
-}
-
-/// Decodes a shipment file.
-pub fn decode_shipment(bytes: &[u8]) -> Result<Vec<Papers>> {
-    let papers = Reader::whole(bytes, |r| {
-        r.list(0..=SHIPMENT_MAX, |r| {
-            r.array(3..=3, |r, _| {
-                Ok(Papers {
-                    manifest: r.bytes(1..=65_536)?.to_vec(),
-                    voucher: r.bytes(1..=65_536)?.to_vec(),
-                    delivery: r.bytes(1..=4_096)?.to_vec(),
-                })
-            })
-        })
-    })?;
-    Ok(papers)
-}
-
-/// Makes devices: each with a manufactured root in a directory of its own, and the shipment file for the buyer.
+/// Makes devices, each with a manufactured root in a directory of its own, and sells them when there is a buyer; else they
+/// stay in stock.
 pub fn make(
     vendor: &Vendor,
     order: &Order,
     out: &Path,
     mut progress: impl FnMut(&Made),
 ) -> Result<Vec<Made>> {
-    let fits = |text: &str| {
-        (1..=20).contains(&text.len())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase() || b"-.".contains(&byte))
-    };
-    if !fits(&order.model) {
+    if !is_label_word(&order.model) {
         bail!("model must be 1 to 20 characters of 0-9 A-Z - .");
     }
-    let shipment_path = out.join("shipment.cbor");
-    if shipment_path.exists() {
-        bail!(
-            "{} exists: its devices are not to be forgotten, choose another --out",
-            shipment_path.display()
-        );
-    }
+    sale::refuse_second_shipment(out)?;
+    let stock = order.buyer.is_none().then(|| Stock::open_or_create(out)).transpose()?;
     let batch: [u8; 3] = random(&mut OsRng)?;
     let mut made = Vec::new();
-    let mut shipment = Vec::new();
+    let mut to_sell = Vec::new();
     for number in 1..=order.count {
         let serial = format!("{}{number:06}", hex::encode_upper(batch));
-        let (device, papers) = make_one(vendor, order, out, &serial)?;
+        let (device, stocked) = make_one(vendor, order, out, &serial)?;
+        if order.inserts {
+            sale::print_insert(out, &stocked)?;
+        }
+        match &stock {
+            Some(stock) => stock.put(&stocked)?,
+            None => to_sell.push(stocked),
+        }
         progress(&device);
         made.push(device);
-        shipment.push(papers);
     }
-    write_atomic(&shipment_path, &encode_shipment(&shipment))?;
+    if let Some(buyer) = &order.buyer {
+        sale::sell(&vendor.voucher, to_sell, buyer, out)?;
+    }
     Ok(made)
 }
 
-fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<(Made, Papers)> {
+fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<(Made, Stocked)> {
     let dir = out.join(serial);
     fs::create_dir_all(dir.join("tpm")).with_context(|| format!("cannot make {}", dir.display()))?;
     let root_config = match order.anchor {
         Anchor::Tpm => Root::Emulator { dir: "tpm".into() },
         Anchor::Software => Root::Software { state: "tpm/root.cbor".into() },
     };
-    // N_root goes into the root, N_1 encrypted to the buyer; no copy stays (design section 2, factory).
+    // N_root goes into the root; what stays is N_1, for the first owner (design section 2, factory).
     let n_root = Key::<DeviceRootSecret, 32>::generate(&mut OsRng)?;
     let n_1 = owner_secret(&n_root, 1);
     let root = SharedRoot::power_on(&root_config, &dir)?;
@@ -229,17 +194,21 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
         made: utc_now(),
         system_title: Some(system_title),
         software_root: order.anchor == Anchor::Software,
+        device_type: order.device_type,
     };
-    let papers = Papers {
-        voucher: sell(vendor, &manifest, &order.buyer)?,
-        delivery: deliver(
-            &Release { ek_name, epoch: 1, serial: serial.into(), entry: Digest([0; 32]) },
-            &n_1,
-            &vendor.voucher,
-            &order.buyer.encryption,
-            &mut OsRng,
-        )?,
-        manifest: sign(&vendor.voucher, SignedType::Manifest, &manifest.encode())?,
+    let header = Header {
+        ek_name,
+        model: manifest.model.clone(),
+        serial: manifest.serial.clone(),
+        n_commit: manifest.n_commit,
+        second_key: None,
+    };
+    let stocked = Stocked {
+        ek_name,
+        serial: serial.into(),
+        manifest: sign(&vendor.voucher.key, SignedType::Manifest, &manifest.encode())?,
+        voucher: vendor.voucher.issue(header)?,
+        n_1,
     };
     let firmware = Firmware {
         serial: serial.into(),
@@ -255,37 +224,10 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
         simulated_w: order.simulated_w,
     };
     config::save(&dir.join("firmware.toml"), &firmware)?;
-    let label = label_a(&order.model, serial, &ek_name);
+    let label = LabelA { model: order.model.clone(), serial: serial.into(), device: ek_name }.to_string();
     write_atomic(&dir.join("label.txt"), label.as_bytes())?;
-    Ok((Made { serial: serial.into(), dir, label }, papers))
-}
-
-/// Voucher header, and entry 1 that names the buyer.
-fn sell(vendor: &Vendor, manifest: &Manifest, buyer: &OwnerKeys) -> Result<Vec<u8>> {
-    let header = Header {
-        ek_name: manifest.ek_name,
-        model: manifest.model.clone(),
-        serial: manifest.serial.clone(),
-        n_commit: manifest.n_commit,
-        second_key: None,
-    }
-    .encode();
-    let entry = Entry {
-        index: 1,
-        epoch: 1,
-        kind: EntryKind::Transfer,
-        previous: SignedType::Voucher.hash(&header),
-        owner: buyer.owner,
-        encryption: buyer.encryption,
-        issued: UtcTime(utc_now().0),
-        second_key: None,
-    }
-    .encode();
-    let voucher = Voucher {
-        header: sign(&vendor.voucher, SignedType::Voucher, &header)?,
-        entries: vec![sign(&vendor.voucher, SignedType::Entry, &entry)?],
-    };
-    Ok(voucher.encode())
+    write_atomic(&dir.join("label.svg"), labels::svg(label.as_bytes(), serial)?.as_bytes())?;
+    Ok((Made { serial: serial.into(), dir, label }, stocked))
 }
 
 /// `GSL`, then five bytes of the device's Name digest.
@@ -293,62 +235,4 @@ fn system_title(device: &EkName) -> SystemTitle {
     let mut title = *b"GSL\0\0\0\0\0";
     title.iter_mut().skip(3).zip(device.as_bytes().iter().skip(2)).for_each(|(to, from)| *to = *from);
     SystemTitle(title)
-}
-
-/// Label A: `GSO1:A:<model>:<serial>:<base32(digest of the Name)>:<crc32>`. It holds no secret.
-pub fn label_a(model: &str, serial: &str, device: &EkName) -> String {
-    let name = base32(device.as_bytes().get(2..).unwrap_or_default());
-    let text = format!("GSO1:A:{model}:{serial}:{name}");
-    let crc = crc32(text.as_bytes());
-    format!("{text}:{crc:08X}")
-}
-
-fn base32(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let mut text = String::new();
-    let (mut buffer, mut bits) = (0u32, 0u32);
-    for byte in bytes {
-        buffer = (buffer << 8) | u32::from(*byte);
-        bits += 8;
-        while bits >= 5 {
-            bits -= 5;
-            text.push(char::from(ALPHABET[usize::try_from((buffer >> bits) & 31).unwrap_or(0)]));
-        }
-        buffer &= (1 << bits) - 1;
-    }
-    if bits > 0 {
-        text.push(char::from(ALPHABET[usize::try_from((buffer << (5 - bits)) & 31).unwrap_or(0)]));
-    }
-    text
-}
-
-/// CRC-32 (ISO-HDLC).
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(
-            crc ^ u32::from(*byte),
-            |crc, _| {
-                if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }
-            },
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_have_the_check_value_and_alphabet_of_their_standards() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
-        assert_eq!(base32(b"foobar"), "MZXW6YTBOI");
-        let label = label_a("GS-1", "0000000001", &EkName([0xab; 34]));
-        assert_eq!(label.split(':').count(), 6);
-        assert_eq!(label.split(':').nth(4).map(str::len), Some(52));
-        assert!(
-            label
-                .bytes()
-                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b":-.".contains(&byte))
-        );
-    }
 }

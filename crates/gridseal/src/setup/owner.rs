@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use gridseal_crypto::{
-    Key, PublicKey, Signer, SigningKey,
-    role::{CaSigning, OwnerSigning, ServiceTls},
+    Key, PublicKey, SecondSigner, Signer, SigningKey,
+    role::{CaSigning, OwnerSecond, OwnerSigning, ServiceTls},
 };
 use gridseal_io::{clock::utc_now, rng::OsRng, tls::spki_hash};
 use gridseal_keys::{KeystoreFile, PublicKeys};
@@ -53,6 +53,12 @@ pub fn keystore(dir: &Path) -> Result<PublicKeys> {
 pub fn owner_key(ceremony: &Path) -> Result<SigningKey<OwnerSigning>> {
     let zone = Zone::open_or_create(ceremony)?;
     Ok(SigningKey::new(&zone.load_or_generate::<OwnerSigning>("owner")?)?)
+}
+
+/// The owner's second, post-quantum key: as offline as the owner key.
+pub fn owner_second(ceremony: &Path) -> Result<SecondSigner<OwnerSecond>> {
+    let zone = Zone::open_or_create(ceremony)?;
+    Ok(SecondSigner::new(&zone.load_or_generate_seed::<OwnerSecond>("owner-second")?)?)
 }
 
 /// The owner key delegates to the key service's K_config, for both uses.
@@ -161,4 +167,6 @@ pub struct OwnerKeys {
     pub owner: PublicKey,
     /// Owner's encryption key.
     pub encryption: PublicKey,
+    /// SHA-256 of the owner's second, post-quantum key.
+    pub second: Option<Digest>,
 }

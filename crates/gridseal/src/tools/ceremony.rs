@@ -16,7 +16,8 @@ use crate::{
         configure::{self, Choices, Inner, Manufacturer},
         factory::Anchor,
         owner::{
-            config_server_certificate, delegate, issuing_authority, keystore, owner_key, service_identities,
+            config_server_certificate, delegate, issuing_authority, keystore, owner_key, owner_second,
+            service_identities,
         },
     },
 };
@@ -48,6 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let file = OwnerFile {
         owner_key: format_public_key(&owner.public()),
         encryption_key: format_public_key(&keys.encryption),
+        second_key: Some(hex::encode(owner_second(&ceremony)?.public().id())),
     };
     config::save(&out.join("owner.toml"), &file)?;
     println!("owner key        {}", file.owner_key);

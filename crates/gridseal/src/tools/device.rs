@@ -1,12 +1,25 @@
 //! `gridseal device register` and `show`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
-use gridseal_io::clock::utc_now;
-use gridseal_onboarding::endpoint_manager::register::{self, DEVICES, RegisterEntry, Shipped};
+use gridseal_io::{clock::utc_now, rng::OsRng};
+use gridseal_onboarding::endpoint_manager::{
+    installation,
+    register::{self, DEVICES, RegisterEntry, Shipped},
+    voucher_log,
+};
 use gridseal_store::SqliteRecords;
-use gridseal_trust::enrol::init::SignedRedirect;
+use gridseal_trust::enrol::{
+    delivery::{decode_delivery, hand_over},
+    init::SignedRedirect,
+    label::{LabelA, LabelB},
+    shipment::{Papers, Shipment},
+    voucher_log::LogHead,
+};
 use gridseal_types::{
     DeviceState, UtcTime,
     records::{Records, RecordsError},
@@ -22,7 +35,7 @@ use crate::{
         endpoint_manager::{Setup, set_up},
         keys,
     },
-    setup::factory::{Papers, decode_shipment},
+    setup::sale::DELIVERY_FILE,
 };
 
 /// Arguments of `device register`.
@@ -31,6 +44,15 @@ pub struct Register {
     /// Configuration of the endpoint manager.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Label A of the one device of the shipment to register: text as scanned or typed. Without it all are registered.
+    #[arg(long, value_name = "LABEL", requires = "insert")]
+    label: Option<String>,
+    /// File with the text of its label B, `-` for standard input: it holds the owner secret.
+    #[arg(long, value_name = "FILE", requires = "label")]
+    insert: Option<PathBuf>,
+    /// Owner secrets of the shipment; `delivery.cbor` beside the shipment file when not given.
+    #[arg(long, value_name = "FILE")]
+    delivery: Option<PathBuf>,
     /// Shipment file of the manufacturer.
     shipment: PathBuf,
     /// Print one JSON object per device.
@@ -65,29 +87,99 @@ pub struct Release {
 /// Devices asked for in one step.
 const STEP: usize = 64;
 
-/// Takes a shipment into the register.
+/// How the owner secret of a device comes.
+enum Secret {
+    /// As a delivery record.
+    Delivered(Vec<u8>),
+    /// From label B, which a person read.
+    Typed(LabelB),
+}
+
+/// Papers of a device with its owner secret.
+struct Delivered {
+    papers: Papers,
+    secret: Secret,
+}
+
+/// Takes a shipment into the register, or one device of it by its labels.
 pub fn register(arguments: &Register) -> Result<()> {
-    let papers = decode_shipment(&read(&arguments.shipment)?)
+    let shipment = Shipment::decode(&read(&arguments.shipment)?)
         .with_context(|| format!("{} is no shipment file", arguments.shipment.display()))?;
     let (setup, dir) = set_up(&arguments.config)?;
+    let head = LogHead::verify(&shipment.log_head, &setup.registration.voucher_keys).map_err(|code| {
+        anyhow::anyhow!("{code}: the shipment's log is not signed by a manufacturer of `voucher_keys`")
+    })?;
+    let devices = match (&arguments.label, &arguments.insert) {
+        (Some(label), Some(insert)) => vec![by_label(&setup, shipment.devices, label, insert)?],
+        _ => with_deliveries(arguments, shipment.devices)?,
+    };
+    let mut records = SqliteRecords::open(dir.join("register.db"))?;
+    records.transact(|view| voucher_log::remember(view, &head))?.map_err(|code| {
+        anyhow::anyhow!("{code}: read the manufacturer's log: gridseal import voucher-log")
+    })?;
+    let count = devices.len();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let refused = runtime.block_on(register_all(&setup, &dir, &papers, arguments.json))?;
+    let refused = runtime.block_on(register_all(&setup, &mut records, &head, devices, arguments.json))?;
     if refused > 0 {
-        bail!("{refused} of {} devices were refused", papers.len());
+        bail!("{refused} of {count} devices were refused");
     }
     Ok(())
 }
 
-async fn register_all(setup: &Setup, dir: &Path, papers: &[Papers], json: bool) -> Result<usize> {
-    let mut records = SqliteRecords::open(dir.join("register.db"))?;
-    let mut refused = 0;
-    for (step, chunk) in papers.chunks(STEP).enumerate() {
-        for outcome in register_chunk(setup, &mut records, chunk).await? {
+/// The records of a delivery file are in the order of the shipment.
+fn with_deliveries(arguments: &Register, papers: Vec<Papers>) -> Result<Vec<Delivered>> {
+    let path = arguments.delivery.clone().unwrap_or_else(|| arguments.shipment.with_file_name(DELIVERY_FILE));
+    let records =
+        decode_delivery(&read(&path)?).with_context(|| format!("{} is no delivery file", path.display()))?;
+    if records.len() != papers.len() {
+        bail!("{} has {} records for {} devices", path.display(), records.len(), papers.len());
+    }
+    let deliver = |(papers, record)| Delivered { papers, secret: Secret::Delivered(record) };
+    Ok(papers.into_iter().zip(records).map(deliver).collect())
+}
+
+/// Labels A and B of one device: both must be its own.
+fn by_label(setup: &Setup, shipped: Vec<Papers>, label: &str, insert: &Path) -> Result<Delivered> {
+    let label = LabelA::parse(label).context("label A (E_LABEL)")?;
+    let secret = LabelB::parse(&read_text(insert)?).context("label B (E_LABEL)")?;
+    if secret.serial != label.serial {
+        bail!("E_LABEL: label B is for {}, label A for {}", secret.serial, label.serial);
+    }
+    let is_it = |papers: &Papers| {
+        let checked = Shipped::check(&setup.registration, &papers.manifest, &papers.voucher);
+        checked.is_ok_and(|device| device.device() == label.device && device.serial() == label.serial)
+    };
+    let papers = shipped.into_iter().find(is_it);
+    let papers = papers.with_context(|| format!("E_LABEL: no papers of {} that hold", label.serial))?;
+    Ok(Delivered { papers, secret: Secret::Typed(secret) })
+}
+
+/// A short text that holds a secret: from a file, or from standard input, so that it is in no list of processes.
+fn read_text(path: &Path) -> Result<String> {
+    if path.as_os_str() != "-" {
+        return String::from_utf8(read(path)?).context("label B is not text");
+    }
+    let mut text = String::new();
+    std::io::stdin().take(1_024).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+async fn register_all(
+    setup: &Setup,
+    records: &mut SqliteRecords,
+    head: &LogHead,
+    devices: Vec<Delivered>,
+    json: bool,
+) -> Result<usize> {
+    let (count, mut refused, mut done) = (devices.len(), 0, 0);
+    for chunk in devices.chunks(STEP) {
+        for outcome in register_chunk(setup, records, head, chunk).await? {
             refused += usize::from(outcome.1.is_some());
             report(json, &outcome);
         }
-        if papers.len() > STEP {
-            eprintln!("{}/{}", (step * STEP + chunk.len()), papers.len());
+        done += chunk.len();
+        if count > STEP {
+            eprintln!("{done}/{count}");
         }
     }
     Ok(refused)
@@ -116,19 +208,32 @@ fn report(json: bool, (serial, refused): &Outcome) {
 async fn register_chunk(
     setup: &Setup,
     records: &mut SqliteRecords,
-    papers: &[Papers],
+    head: &LogHead,
+    devices: &[Delivered],
 ) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     let mut shipped = Vec::new();
     let mut deliveries = Vec::new();
-    for paper in papers {
-        match Shipped::check(&setup.registration, &paper.manifest, &paper.voucher) {
-            Ok(device) => {
-                deliveries.push(device.deliver(paper.delivery.clone()));
-                shipped.push(device);
+    for Delivered { papers, secret } in devices {
+        let device = match Shipped::check(&setup.registration, &papers.manifest, &papers.voucher) {
+            Ok(device) => device,
+            Err(code) => {
+                outcomes.push(("?".to_owned(), Some(code)));
+                continue;
             }
-            Err(code) => outcomes.push(("?".to_owned(), Some(code))),
+        };
+        if let Err(code) = device.logged(head, &papers.logged) {
+            outcomes.push((device.serial().to_owned(), Some(code)));
+            continue;
         }
+        deliveries.push(match secret {
+            Secret::Delivered(record) => device.deliver(record.clone()),
+            Secret::Typed(label) => {
+                let recipient = device.encryption().context("voucher has no owner")?;
+                device.deliver_label(hand_over(label, device.device(), &recipient, &mut OsRng)?)
+            }
+        });
+        shipped.push(device);
     }
     let delivered = ask(setup, deliveries).await?;
     let mut entering = Vec::new();
@@ -164,7 +269,7 @@ async fn register_chunk(
     Ok(outcomes)
 }
 
-async fn ask(setup: &Setup, requests: Vec<KeyRequest>) -> Result<Vec<KeyReply>> {
+pub(super) async fn ask(setup: &Setup, requests: Vec<KeyRequest>) -> Result<Vec<KeyReply>> {
     if requests.is_empty() {
         return Ok(Vec::new());
     }
@@ -202,6 +307,7 @@ pub fn show(arguments: &Show) -> Result<()> {
         for (_, value) in &rows {
             let entry: RegisterEntry = minicbor::decode(value).context("register row does not decode")?;
             let quarantine = entry.quarantine.map(|code| code.name());
+            let point = installation::of(&records, &entry.device)?.map(|bound| bound.point);
             if arguments.json {
                 crate::observe::say(&format!(
                     "{}",
@@ -210,16 +316,18 @@ pub fn show(arguments: &Show) -> Result<()> {
                         "system_title": entry.system_title.to_string(), "state": entry.state.name(),
                         "assurance": if entry.software_root { "software" } else { "manifest" },
                         "epoch": entry.epoch, "quarantine": quarantine,
+                        "device_type": entry.device_type.name(), "point": point,
                         "redirect_registered": entry.registration_pending.is_none(),
                     })
                 ));
             } else {
                 let reason = quarantine.map(|code| format!(" ({code})")).unwrap_or_default();
                 crate::observe::say(&format!(
-                    "{} {} {}{reason}",
+                    "{} {} {}{reason} {}",
                     entry.serial,
                     entry.system_title,
-                    entry.state.name()
+                    entry.state.name(),
+                    point.as_deref().unwrap_or("-")
                 ));
             }
         }

@@ -1,4 +1,4 @@
-//! `gridseal factory make`.
+//! `gridseal factory make` and `sell`.
 
 use std::{
     net::SocketAddr,
@@ -6,14 +6,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use gridseal_types::DeviceType;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config,
-    files::parse_public_key,
+    files::{parse_digest, parse_public_key},
     setup::{
         factory::{self, Anchor, Order, Vendor},
         owner::OwnerKeys,
+        sale::{self, Stock, VoucherSigner},
     },
 };
 
@@ -32,18 +34,56 @@ pub struct Arguments {
     /// Root of trust.
     #[arg(long, value_enum, default_value = "tpm")]
     anchor: Anchor,
-    /// Public keys of the buyer, as `ceremony owner` wrote them.
+    /// What they are.
+    #[arg(long, value_enum, default_value = "meter")]
+    device_type: Kind,
+    /// Public keys of the buyer, as `ceremony owner` wrote them. Without it the devices stay in stock for `factory sell`.
     #[arg(long, value_name = "FILE")]
-    owner: PathBuf,
+    owner: Option<PathBuf>,
     /// Address at which the init server will listen; devices know it for life.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7440")]
     init_listen: SocketAddr,
+    /// Print label B of each device for its sealed insert: the owner secret, readable, in a directory `inserts`.
+    #[arg(long)]
+    inserts: bool,
     /// Where devices, shipment file and the manufacturer's keys go.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Length of a load-profile interval, seconds.
     #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     interval_s: u32,
+}
+
+/// Arguments of `factory sell`.
+#[derive(Debug, clap::Args)]
+pub struct Sell {
+    /// Where `factory make` has left devices in stock.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Public keys of the buyer, as `ceremony owner` wrote them.
+    #[arg(long, value_name = "FILE")]
+    owner: PathBuf,
+}
+
+/// What a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// A meter.
+    Meter,
+    /// A data concentrator.
+    Concentrator,
+    /// A smart meter gateway.
+    Gateway,
+}
+
+impl From<Kind> for DeviceType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Meter => Self::Meter,
+            Kind::Concentrator => Self::Concentrator,
+            Kind::Gateway => Self::Gateway,
+        }
+    }
 }
 
 /// An owner's public keys: what a manufacturer needs for a sale.
@@ -54,6 +94,9 @@ pub struct OwnerFile {
     pub owner_key: String,
     /// Owner encryption key.
     pub encryption_key: String,
+    /// SHA-256 of the owner's second, post-quantum key.
+    #[serde(default)]
+    pub second_key: Option<String>,
 }
 
 impl OwnerFile {
@@ -62,6 +105,7 @@ impl OwnerFile {
         Ok(OwnerKeys {
             owner: parse_public_key(&self.owner_key)?,
             encryption: parse_public_key(&self.encryption_key)?,
+            second: self.second_key.as_deref().map(parse_digest).transpose()?,
         })
     }
 }
@@ -71,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !crate::cli::anchor_available(arguments.anchor) {
         bail!("no TPM emulator: install the package swtpm, or choose --anchor software (tests only)");
     }
-    let (owner, _): (OwnerFile, _) = config::load(&arguments.owner)?;
+    let buyer = arguments.owner.as_deref().map(buyer).transpose()?;
     let init_dir = arguments.out.join("init-server");
     let vendor = Vendor::open_or_found(
         &arguments.out.join("vendor"),
@@ -85,7 +129,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         count: arguments.count,
         anchor: arguments.anchor,
         init_servers: vec![format!("https://{}", arguments.init_listen)],
-        buyer: owner.keys()?,
+        device_type: arguments.device_type.into(),
+        buyer,
+        inserts: arguments.inserts,
         interval_s: arguments.interval_s,
         backoff_ms: 30_000,
         simulated_w: 420,
@@ -96,8 +142,46 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         eprintln!("{number}/{} {} {}", arguments.count, device.serial, device.label);
     })?;
     println!("{} devices in {}", made.len(), arguments.out.display());
-    println!("shipment for the owner: {}", arguments.out.join("shipment.cbor").display());
+    match buyer {
+        Some(_) => say_sold(&arguments.out),
+        None => println!(
+            "in stock; to sell them: gridseal factory sell --out {} --owner FILE",
+            arguments.out.display()
+        ),
+    }
+    if arguments.inserts {
+        println!("labels B, each an owner secret: {}", arguments.out.join("inserts").display());
+    }
     println!("init server: gridseal init-server --config {}", init_dir.join("config.toml").display());
+    Ok(())
+}
+
+fn buyer(path: &Path) -> Result<OwnerKeys> {
+    let (owner, _): (OwnerFile, _) = config::load(path)?;
+    owner.keys()
+}
+
+fn say_sold(out: &Path) {
+    println!("papers for the owner: {}", out.join(sale::SHIPMENT_FILE).display());
+    println!("owner secrets, for the owner alone: {}", out.join(sale::DELIVERY_FILE).display());
+    println!("public log of voucher entries: {}", out.join(sale::LOG_FILE).display());
+}
+
+/// Sells what is in stock.
+pub fn sell(arguments: &Sell) -> Result<()> {
+    let out = &arguments.out;
+    let buyer = buyer(&arguments.owner)?;
+    sale::refuse_second_shipment(out)?;
+    let (vendor, stock) = (VoucherSigner::open(&out.join("vendor"))?, Stock::open_or_create(out)?);
+    let devices = stock.list()?;
+    let serials: Vec<_> = devices.iter().map(|device| device.serial.clone()).collect();
+    if serials.is_empty() {
+        bail!("no device in stock in {}", out.display());
+    }
+    sale::sell(&vendor, devices, &buyer, out)?;
+    serials.iter().try_for_each(|serial| stock.remove(serial))?;
+    println!("{} devices sold", serials.len());
+    say_sold(out);
     Ok(())
 }
 

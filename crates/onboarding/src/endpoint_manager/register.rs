@@ -10,12 +10,13 @@ use gridseal_trust::{
         document::{Manifest, Redirect},
         init::{SignedRedirect, encode_registration},
         registrar::DeviceFacts,
-        voucher::{VerifiedVoucher, Voucher},
+        voucher::{VerifiedVoucher, Voucher, VoucherKey},
+        voucher_log::{LogHead, LogProof},
     },
     tpm,
 };
 use gridseal_types::{
-    Code, DeviceState, Digest, EkName, Epoch, OrderSeq, Sid, SystemTitle, UtcTime,
+    Code, DeviceState, DeviceType, Digest, EkName, Epoch, OrderSeq, Sid, SystemTitle, UtcTime,
     records::{Overlay, Records, RecordsError, Table, Write},
     service::{
         admission::Admission,
@@ -92,6 +93,9 @@ pub struct RegisterEntry {
     /// Its sessions, oldest first.
     #[n(20)]
     pub sessions: Vec<Sid>,
+    /// What it is.
+    #[n(24)]
+    pub device_type: DeviceType,
 }
 
 impl RegisterEntry {
@@ -102,6 +106,7 @@ impl RegisterEntry {
             device: self.device,
             serial: self.serial.clone(),
             model: self.model.clone(),
+            device_type: self.device_type,
             ek_pub: self.ek_pub.0.clone(),
             epoch: self.epoch,
             entry_index: self.entry_index,
@@ -113,9 +118,13 @@ impl RegisterEntry {
         }
     }
 
-    /// What the head-end is told, once the device has an LDevID.
+    /// What the head-end is told, once the device has an LDevID: of meters only. It serves no other device yet, and what it
+    /// was not told of it refuses.
     #[must_use]
     pub fn admission(&self) -> Option<Admission> {
+        if self.device_type != DeviceType::Meter {
+            return None;
+        }
         Some(Admission {
             meter: self.system_title,
             tls_key: self.tls_key?,
@@ -129,7 +138,7 @@ impl RegisterEntry {
 #[derive(Debug, Clone)]
 pub struct RegistrationRules {
     /// Manufacturers' voucher keys.
-    pub voucher_keys: Vec<PublicKey>,
+    pub voucher_keys: Vec<VoucherKey>,
     /// Our owner key: the last voucher entry must name it.
     pub owner: PublicKey,
     /// Accept software roots (test mode).
@@ -160,9 +169,12 @@ impl Shipped {
     /// we support or its Name is another; [`Code::Policy`] for a software root where none is accepted.
     pub fn check(rules: &RegistrationRules, manifest: &[u8], voucher: &[u8]) -> Result<Self, Code> {
         let signed = Sign1::decode(manifest)?;
-        let vendor =
-            rules.voucher_keys.iter().find(|key| key_id(key) == signed.key_id).ok_or(Code::Voucher)?;
-        if !signed.verify(SignedType::Manifest, vendor) {
+        let vendor = rules
+            .voucher_keys
+            .iter()
+            .find(|trusted| key_id(&trusted.key) == signed.key_id)
+            .ok_or(Code::Voucher)?;
+        if !signed.verify(SignedType::Manifest, &vendor.key) {
             return Err(Code::Voucher);
         }
         let manifest = Manifest::decode(signed.payload)?;
@@ -205,6 +217,38 @@ impl Shipped {
     #[must_use]
     pub fn deliver(&self, record: Vec<u8>) -> KeyRequest {
         KeyRequest::Deliver { record, system_title: self.system_title }
+    }
+
+    /// The request that gives a secret from label B, encrypted by [`hand_over`], to the key service.
+    ///
+    /// [`hand_over`]: gridseal_trust::enrol::delivery::hand_over
+    #[must_use]
+    pub fn deliver_label(&self, record: Vec<u8>) -> KeyRequest {
+        KeyRequest::DeliverLabel {
+            record,
+            voucher: self.voucher_bytes.clone(),
+            system_title: self.system_title,
+        }
+    }
+
+    /// Checks that the voucher's last entry is in the manufacturer's log.
+    ///
+    /// # Errors
+    /// [`Code::Voucher`].
+    pub fn logged(&self, head: &LogHead, proof: &LogProof) -> Result<(), Code> {
+        head.includes(&self.voucher, proof)
+    }
+
+    /// Device.
+    #[must_use]
+    pub const fn device(&self) -> EkName {
+        self.manifest.ek_name
+    }
+
+    /// Owner encryption key that the voucher names: label B's secret is encrypted to it.
+    #[must_use]
+    pub fn encryption(&self) -> Option<PublicKey> {
+        self.voucher.encryption()
     }
 
     /// Checks what the key service found in the delivery record: it must be this device's secret for this epoch, and the
@@ -277,6 +321,7 @@ impl Shipped {
             revision: 0,
             admission_pending: false,
             sessions: Vec::new(),
+            device_type: self.manifest.device_type,
         });
         entry.redirects.push(SignedType::Redirect.hash(redirect_payload));
         entry.registration_pending = Some(Bytes(encode_registration(&signed)));
@@ -352,6 +397,33 @@ pub fn told<R: Records>(records: &R, told: &[(EkName, Told)]) -> Result<Vec<Writ
         overlay.save(DEVICES, device.as_bytes(), &entry);
     }
     Ok(overlay.into_writes())
+}
+
+/// The entry of a device.
+///
+/// # Errors
+/// [`RecordsError`] from the store.
+pub fn entry<R: Records>(records: &R, device: &EkName) -> Result<Option<RegisterEntry>, RecordsError> {
+    Overlay::new(records).load(DEVICES, device.as_bytes())
+}
+
+/// The device with a serial number.
+///
+/// # Errors
+/// [`RecordsError`] from the store.
+pub fn find<R: Records>(records: &R, serial: &str) -> Result<Option<EkName>, RecordsError> {
+    let mut after: Vec<u8> = Vec::new();
+    loop {
+        let rows = records.range(DEVICES, &after, 256)?;
+        let Some((last, _)) = rows.last() else { return Ok(None) };
+        after.clone_from(last);
+        for (_, value) in &rows {
+            let entry: RegisterEntry = minicbor::decode(value).map_err(|_| RecordsError::Damaged)?;
+            if entry.serial == serial {
+                return Ok(Some(entry.device));
+            }
+        }
+    }
 }
 
 /// Lets a quarantined device try again, to be committed: its state is `registered`. A device

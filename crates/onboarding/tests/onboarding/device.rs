@@ -2,14 +2,14 @@
 //! be signed and sealed again where the check lies behind that, and names the code.
 
 use gridseal_crypto::{
-    Signer, SigningKey,
-    role::{InitSigning, OwnerSigning},
+    Key, SecondSigner, Signer, SigningKey,
+    role::{InitSigning, OwnerSigning, VoucherSecond},
 };
 use gridseal_trust::{
     enrol::{
         cose::{Sign1, SignedType, sign},
         device::Event,
-        document::Redirect,
+        document::{Header, Redirect},
         session::Step,
         voucher::Voucher,
     },
@@ -101,6 +101,23 @@ fn redirected(spy: &Spy, wire: &[u8], change: impl FnOnce(&mut Redirect)) -> Vec
     })
 }
 
+fn header_of(voucher: &Voucher) -> Header {
+    Header::decode(Sign1::decode(&voucher.header).unwrap().payload).unwrap()
+}
+
+/// The same device sold to the same owner by another manufacturer.
+fn reissued(factory: &Factory, voucher: &Voucher, owner: &Owner) -> Voucher {
+    factory.sell(factory.header_for(header_of(voucher)), owner)
+}
+
+/// As who can forge P-256 but not the second signature would have it.
+fn without_second(factory: &Factory, voucher: &Voucher, owner: &Owner) -> Voucher {
+    let none = None::<&SecondSigner<VoucherSecond>>;
+    let mut voucher = Voucher::issue(header_of(voucher), &factory.voucher, none).unwrap();
+    voucher.extend(factory.first_entry(owner), &factory.voucher, none).unwrap();
+    voucher
+}
+
 fn voucher_changed(spy: &Spy, wire: &[u8], change: impl FnOnce(&mut Voucher)) -> Vec<u8> {
     spy.init_redirect(wire, |payload| {
         let mut voucher = Voucher::decode(&payload.signed.voucher).unwrap();
@@ -149,12 +166,25 @@ fn an_answer_of_an_init_server_is_checked_in_every_part() {
                 voucher_changed(spy, wire, |voucher| voucher.entries.push(voucher.entries[0].clone()))
             }),
             ("voucher of another vendor", Code::Voucher, |spy, wire| {
-                let factory = Factory { voucher: signing_key("another vendor") };
+                let factory = Factory { voucher: signing_key("another vendor"), ..Factory::new() };
+                voucher_changed(spy, wire, |voucher| *voucher = reissued(&factory, voucher, &spy.owner))
+            }),
+            ("voucher of the vendor's key without the second one", Code::Voucher, |spy, wire| {
                 voucher_changed(spy, wire, |voucher| {
-                    let header = Sign1::decode(&voucher.header).unwrap().payload.to_vec();
-                    voucher.header = sign(&factory.voucher, SignedType::Voucher, &header).unwrap();
-                    voucher.entries = vec![factory.entry(&voucher.header, &spy.owner)];
+                    voucher.second.clear();
+                    *voucher = without_second(&Factory::new(), voucher, &spy.owner);
                 })
+            }),
+            ("voucher with the second key of another", Code::Voucher, |spy, wire| {
+                let second = SecondSigner::new(&Key::take(&mut [7; 32])).unwrap();
+                let factory = Factory { second, ..Factory::new() };
+                voucher_changed(spy, wire, |voucher| *voucher = reissued(&factory, voucher, &spy.owner))
+            }),
+            ("voucher without its second signatures", Code::Voucher, |spy, wire| {
+                voucher_changed(spy, wire, |voucher| voucher.second.clear())
+            }),
+            ("second signature changed", Code::Voucher, |spy, wire| {
+                voucher_changed(spy, wire, |voucher| *voucher.second[1].last_mut().unwrap() ^= 1)
             }),
             ("redirect by a stranger", Code::RedirectSig, |spy, wire| {
                 spy.init_redirect(wire, |payload| {

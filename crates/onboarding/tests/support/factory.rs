@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use gridseal_crypto::{
-    InvocationCounter, Key, PublicKey, Signer, SigningKey,
+    InvocationCounter, Key, PublicKey, SecondSigner, Signer, SigningKey,
     role::{
-        CaSigning, ConfigSigning, Dek, DeviceRootSecret, Gak, Guek, InitSigning, OwnerSigning, VoucherSigning,
+        CaSigning, ConfigSigning, Dek, DeviceRootSecret, Gak, Guek, InitSigning, OwnerSigning, VoucherSecond,
+        VoucherSigning,
     },
     sha256,
 };
@@ -22,12 +23,12 @@ use gridseal_trust::{
         document::{Delegation, Entry, EntryKind, Header, Manifest, Policy},
         registrar::Rules,
         secrets::{OwnerSecretExt, owner_secret},
-        voucher::Voucher,
+        voucher::{Voucher, VoucherKey},
     },
     root::{DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
     tpm,
 };
-use gridseal_types::{Digest, EkName, SystemTitle, UtcTime};
+use gridseal_types::{DeviceType, Digest, EkName, SystemTitle, UtcTime};
 
 use super::{PACE, START, TestRng, signing_key};
 
@@ -40,6 +41,7 @@ const MEASURED: [(u8, &[u8]); 2] = [(0, b"firmware 1"), (4, b"boot loader 1")];
 /// The manufacturer.
 pub struct Factory {
     pub voucher: SigningKey<VoucherSigning>,
+    pub second: SecondSigner<VoucherSecond>,
 }
 
 /// A device as it leaves the factory, with the papers that go to its owner.
@@ -55,11 +57,13 @@ pub struct Made {
 
 impl Factory {
     pub fn new() -> Self {
-        Self { voucher: signing_key("voucher") }
+        let mut seed = sha256(&[b"second voucher key"]);
+        let second = SecondSigner::new(&Key::take(&mut seed)).unwrap();
+        Self { voucher: signing_key("voucher"), second }
     }
 
-    pub fn voucher_key(&self) -> PublicKey {
-        self.voucher.public()
+    pub fn voucher_key(&self) -> VoucherKey {
+        VoucherKey { key: self.voucher.public(), second: Some(Digest(self.second.public().id())) }
     }
 
     pub fn init_key(&self) -> SigningKey<InitSigning> {
@@ -72,11 +76,17 @@ impl Factory {
             voucher_keys: vec![self.voucher_key()],
             subject: serial.into(),
             pace: PACE,
+            place: None,
         }
     }
 
-    /// Makes a device and sells it.
+    /// Makes a meter and sells it.
     pub fn make(&self, serial: &str, owner: &Owner) -> Made {
+        self.make_as(DeviceType::Meter, serial, owner)
+    }
+
+    /// Makes a device and sells it.
+    pub fn make_as(&self, device_type: DeviceType, serial: &str, owner: &Owner) -> Made {
         let mut device_root = sha256(&[b"device root", serial.as_bytes()]);
         let mut root = SoftwareRoot::new(Box::new(TestRng::new(serial, 1)));
         let description = match root.perform(RootRequest::Manufacture(Key::take(&mut device_root.clone()))) {
@@ -98,9 +108,10 @@ impl Factory {
             made: START,
             system_title: Some(SYSTEM_TITLE),
             software_root: true,
+            device_type,
         };
         let header = self.header(serial, ek_name, n_1.commitment());
-        let voucher = Voucher { entries: vec![self.entry(&header, owner)], header };
+        let voucher = self.sell(header, owner);
         let release = Release { ek_name, epoch: 1, serial: serial.into(), entry: Digest([0; 32]) };
         let mut rng = TestRng::new(serial, 2);
         let delivery = deliver(&release, &n_1, &self.voucher, &owner.encryption(), &mut rng).unwrap();
@@ -115,27 +126,41 @@ impl Factory {
         }
     }
 
-    /// A signed voucher header.
-    pub fn header(&self, serial: &str, ek_name: EkName, n_commit: Digest) -> Vec<u8> {
-        let header =
-            Header { ek_name, model: MODEL.into(), serial: serial.into(), n_commit, second_key: None };
-        sign(&self.voucher, SignedType::Voucher, &header.encode()).unwrap()
+    /// A voucher without an owner.
+    pub fn header(&self, serial: &str, ek_name: EkName, n_commit: Digest) -> Voucher {
+        self.header_for(Header {
+            ek_name,
+            model: MODEL.into(),
+            serial: serial.into(),
+            n_commit,
+            second_key: None,
+        })
     }
 
-    /// Entry 1 of a voucher: to `owner`.
-    pub fn entry(&self, header: &[u8], owner: &Owner) -> Vec<u8> {
-        let payload = gridseal_trust::enrol::cose::Sign1::decode(header).unwrap().payload.to_vec();
-        let entry = Entry {
+    /// The same from a header.
+    pub fn header_for(&self, header: Header) -> Voucher {
+        Voucher::issue(header, &self.voucher, Some(&self.second)).unwrap()
+    }
+
+    /// The voucher with entry 1: to `owner`.
+    pub fn sell(&self, mut voucher: Voucher, owner: &Owner) -> Voucher {
+        voucher.extend(self.first_entry(owner), &self.voucher, Some(&self.second)).unwrap();
+        voucher
+    }
+
+    /// Entry 1.
+    pub fn first_entry(&self, owner: &Owner) -> Entry {
+        Entry {
             index: 1,
             epoch: 1,
             kind: EntryKind::Transfer,
-            previous: SignedType::Voucher.hash(&payload),
+            previous: Digest([0; 32]),
             owner: owner.signing.public(),
             encryption: owner.encryption(),
             issued: START,
             second_key: None,
-        };
-        sign(&self.voucher, SignedType::Entry, &entry.encode()).unwrap()
+            owner_second: None,
+        }
     }
 }
 

@@ -41,7 +41,7 @@ use gridseal_trust::{
     root::{Description, DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
 };
 use gridseal_types::{
-    Code, Digest, EkName, N16, Tick, UtcTime,
+    Code, DeviceType, Digest, EkName, N16, Tick, UtcTime,
     records::{Commit, MemoryRecords, Records, Write},
     service::{
         admission::Admission,
@@ -194,10 +194,23 @@ impl World {
         Self::with(|_, _| ())
     }
 
+    /// As [`World::new`], with a device that names its connection point.
+    pub fn mounted_at(place: &str) -> Self {
+        let mut world = Self::new();
+        world.meter.firmware.place = Some(place.into());
+        world.meter.device = Device::new(world.meter.firmware.clone(), DeviceRecord::default());
+        world
+    }
+
     /// As [`World::new`], with something done to root and flash before its first power-on.
     pub fn with(prepare: impl FnOnce(&mut Made, &mut DeviceRecord)) -> Self {
+        Self::of(DeviceType::Meter, prepare)
+    }
+
+    /// As [`World::with`], with another kind of device.
+    pub fn of(device_type: DeviceType, prepare: impl FnOnce(&mut Made, &mut DeviceRecord)) -> Self {
         let (factory, owner) = (Factory::new(), Owner::new(1));
-        let mut made = factory.make("GS-0000001", &owner);
+        let mut made = factory.make_as(device_type, "GS-0000001", &owner);
         let mut record = DeviceRecord::default();
         prepare(&mut made, &mut record);
         let rules = owner.rules();
@@ -246,6 +259,19 @@ impl World {
 
     pub fn utc(&self) -> UtcTime {
         UtcTime(START.0 + self.now.0 / 1000)
+    }
+
+    /// Enters another device of the same shipment in the register, without a secret: it only hangs somewhere.
+    pub fn register_neighbour(&mut self, serial: &str) -> EkName {
+        let (factory, owner) = (Factory::new(), Owner::new(1));
+        let made = factory.make(serial, &owner);
+        let rules = owner.registration_rules(&factory);
+        let shipped = Shipped::check(&rules, &made.manifest, &made.voucher).expect("papers");
+        let payload = shipped.redirect(&rules, self.utc(), 1);
+        let signed = SignedRedirect { redirect: Vec::new(), delegation: None, voucher: made.voucher.clone() };
+        let writes = shipped.enter(&self.register, self.utc(), &payload, signed).expect("register");
+        self.register.commit(writes).unwrap();
+        made.ek_name
     }
 
     fn register_device(

@@ -108,6 +108,37 @@ pub fn inclusion_proof(leaves: &[Digest], index: usize) -> Option<Vec<Digest>> {
     Some(proof)
 }
 
+/// Proofs of many leaves of one list: every node is hashed once.
+#[derive(Debug)]
+pub struct Proofs {
+    /// Nodes by level, leaves first; a last node without a sibling moves up unchanged.
+    levels: Vec<Vec<Digest>>,
+}
+
+impl Proofs {
+    /// Hashes the whole tree.
+    #[must_use]
+    pub fn new(leaves: Vec<Digest>) -> Self {
+        let mut levels = alloc::vec![leaves];
+        while let Some(last) = levels.last().filter(|last| last.len() > 1) {
+            let above = last.chunks(2).map(|pair| match pair {
+                [left, right] => node_hash(left, right),
+                _ => pair.first().copied().unwrap_or(Digest([0; 32])),
+            });
+            levels.push(above.collect());
+        }
+        Self { levels }
+    }
+
+    /// As [`inclusion_proof`].
+    #[must_use]
+    pub fn inclusion(&self, index: usize) -> Option<Vec<Digest>> {
+        self.levels.first().filter(|leaves| index < leaves.len())?;
+        let siblings = self.levels.iter().enumerate().map(|(level, nodes)| nodes.get((index >> level) ^ 1));
+        Some(siblings.flatten().copied().collect())
+    }
+}
+
 /// The proof that a list continues its first `size` leaves unchanged. `None` when there are fewer.
 ///
 /// # Source

@@ -34,6 +34,8 @@ pub enum SignedType {
     C8,
     /// Attestation policy, by the owner's policy key.
     Policy,
+    /// Head of the log of voucher entries, by the manufacturer.
+    Log,
 }
 
 impl SignedType {
@@ -53,6 +55,7 @@ impl SignedType {
             Self::C6 => "gso1-c6",
             Self::C8 => "gso1-c8",
             Self::Policy => "gso1-policy",
+            Self::Log => "gso1-log",
         }
     }
 

@@ -13,7 +13,11 @@ use gridseal_types::{Code, Digest, EkName, Epoch};
 
 use super::{
     cose::{Sign1, SignedType, key_id, read_key, sign, write_key},
-    document::{read_digest, read_name},
+    document::{Header, read_digest, read_name},
+    label::LabelB,
+    secrets::OwnerSecretExt,
+    shipment::SHIPMENT_MAX,
+    voucher::VoucherKey,
     wire::{Read, Reader, encode},
 };
 
@@ -57,10 +61,26 @@ fn kdf_info() -> Vec<u8> {
     })
 }
 
-fn aad() -> Vec<u8> {
+/// Type string of a secret that a person typed from label B.
+const LABEL: &str = "gso1-label";
+
+fn aad(kind: &str) -> Vec<u8> {
     encode(|w| {
-        w.array(3).text("Encrypt").bytes(&protected()).bytes(SignedType::Release.text().as_bytes());
+        w.array(3).text("Encrypt").bytes(&protected()).bytes(kind.as_bytes());
     })
+}
+
+fn release_payload(release: &Release, secret: &Key<OwnerSecret, 32>) -> SecretBytes {
+    let mut payload = SecretBytes::starting_with(&encode(|w| {
+        w.map(5).key(1).bytes(release.ek_name.as_bytes()).key(2).uint(release.epoch).key(3);
+    }));
+    // Head of a byte string of 32 bytes.
+    payload.append(&[0x58, 32]);
+    payload.append_owner_secret(secret);
+    payload.append(&encode(|w| {
+        w.key(4).text(&release.serial).key(5).bytes(release.entry.as_bytes());
+    }));
+    payload
 }
 
 /// Signs and encrypts an owner secret for one owner. The secret leaves only encrypted.
@@ -74,19 +94,20 @@ pub fn deliver<S: Signer<Error = KeyError>>(
     recipient: &PublicKey,
     rng: &mut dyn Rng,
 ) -> Result<Vec<u8>, KeyError> {
-    let mut payload = SecretBytes::starting_with(&encode(|w| {
-        w.map(5).key(1).bytes(release.ek_name.as_bytes()).key(2).uint(release.epoch).key(3);
-    }));
-    // Head of a byte string of 32 bytes.
-    payload.append(&[0x58, 32]);
-    payload.append_owner_secret(secret);
-    payload.append(&encode(|w| {
-        w.key(4).text(&release.serial).key(5).bytes(release.entry.as_bytes());
-    }));
+    let payload = release_payload(release, secret);
     let signed = SecretBytes::starting_with(&sign(vendor, SignedType::Release, payload.as_slice())?);
+    encrypt(SignedType::Release.text(), &signed, recipient, rng)
+}
+
+fn encrypt(
+    kind: &str,
+    plain: &SecretBytes,
+    recipient: &PublicKey,
+    rng: &mut dyn Rng,
+) -> Result<Vec<u8>, KeyError> {
     let ephemeral = AgreementKey::new(&Key::<Ephemeral, 32>::generate_scalar(rng)?)?;
     let nonce = random::<12>(rng)?;
-    let sealed = delivery_seal(&ephemeral, recipient, &kdf_info(), &nonce, &aad(), signed.as_slice())
+    let sealed = delivery_seal(&ephemeral, recipient, &kdf_info(), &nonce, &aad(kind), plain.as_slice())
         .ok_or(KeyError::Scalar)?;
     Ok(encode(|w| {
         w.array(4).bytes(&protected()).map(1).key(5).bytes(&nonce).bytes(&sealed);
@@ -139,15 +160,65 @@ fn read_recipient(r: &mut Reader<'_>) -> Read<(PublicKey, Digest)> {
     Ok((r.required(ephemeral)?, r.required(recipient)?))
 }
 
+/// Encrypts an owner secret from label B to the owner's own key service: the same record, unsigned and of another type. What
+/// vouches for the secret is its commitment in the voucher.
+///
+/// # Errors
+/// [`KeyError`] when the random source fails.
+pub fn hand_over(
+    label: &LabelB,
+    ek_name: EkName,
+    recipient: &PublicKey,
+    rng: &mut dyn Rng,
+) -> Result<Vec<u8>, KeyError> {
+    let release = Release { ek_name, epoch: 1, serial: label.serial.clone(), entry: Digest([0; 32]) };
+    encrypt(LABEL, &release_payload(&release, &label.secret), recipient, rng)
+}
+
+/// Opens what [`hand_over`] made and checks it against the voucher's header: device, serial number and commitment.
+///
+/// # Errors
+/// [`Code::Label`].
+pub fn open_handed_over(
+    bytes: &[u8],
+    owner: &AgreementKey,
+    header: &Header,
+) -> Result<(Release, Key<OwnerSecret, 32>), Code> {
+    let plain = decrypt(LABEL, bytes, owner)?;
+    let (release, secret) = decode_release(&plain).map_err(|_| Code::Label)?;
+    let fits = release.ek_name == header.ek_name
+        && release.serial == header.serial
+        && release.epoch == 1
+        && secret.commitment() == header.n_commit
+        && !secret.is_weak();
+    if fits { Ok((release, secret)) } else { Err(Code::Label) }
+}
+
 /// Opens a delivery record and checks the manufacturer's signature.
 ///
 /// # Errors
-/// [`Code::Label`] when it does not open for this owner or is not signed by one of `voucher_keys`.
+/// [`Code::Label`] when it does not open for this owner, is not signed by one of `voucher_keys`, or its secret has less than
+/// 128 bits of entropy.
 pub fn open_delivery(
     bytes: &[u8],
     owner: &AgreementKey,
-    voucher_keys: &[PublicKey],
+    voucher_keys: &[VoucherKey],
 ) -> Result<(Release, Key<OwnerSecret, 32>), Code> {
+    let plain = decrypt(SignedType::Release.text(), bytes, owner)?;
+    let signed = Sign1::decode(&plain).map_err(|_| Code::Label)?;
+    let vendor = voucher_keys.iter().find(|trusted| key_id(&trusted.key) == signed.key_id);
+    if !signed.verify(SignedType::Release, &vendor.ok_or(Code::Label)?.key) {
+        return Err(Code::Label);
+    }
+    let (release, secret) = decode_release(signed.payload)?;
+    if secret.is_weak() { Err(Code::Label) } else { Ok((release, secret)) }
+}
+
+fn decrypt(
+    kind: &str,
+    bytes: &[u8],
+    owner: &AgreementKey,
+) -> Result<impl core::ops::Deref<Target = Vec<u8>>, Code> {
     if bytes.len() > RECORD_SIZE_MAX {
         return Err(Code::Size);
     }
@@ -155,14 +226,8 @@ pub fn open_delivery(
     if record.recipient != key_id(&owner.public()) {
         return Err(Code::Label);
     }
-    let plain = delivery_open(owner, &record.ephemeral, &kdf_info(), &record.nonce, &aad(), record.sealed)
-        .ok_or(Code::Label)?;
-    let signed = Sign1::decode(&plain).map_err(|_| Code::Label)?;
-    let vendor = voucher_keys.iter().find(|key| key_id(key) == signed.key_id).ok_or(Code::Label)?;
-    if !signed.verify(SignedType::Release, vendor) {
-        return Err(Code::Label);
-    }
-    Ok(decode_release(signed.payload)?)
+    delivery_open(owner, &record.ephemeral, &kdf_info(), &record.nonce, &aad(kind), record.sealed)
+        .ok_or(Code::Label)
 }
 
 fn decode_release(bytes: &[u8]) -> Read<(Release, Key<OwnerSecret, 32>)> {
@@ -186,6 +251,33 @@ fn decode_release(bytes: &[u8]) -> Read<(Release, Key<OwnerSecret, 32>)> {
             entry: r.required(entry)?,
         };
         Ok((release, r.required(secret)?))
+    })
+}
+
+/// Encodes a delivery file: an array of records.
+#[must_use]
+pub fn encode_delivery(records: &[Vec<u8>]) -> Vec<u8> {
+    encode(|w| {
+        w.list(records, |w, record| {
+            w.raw(record);
+        });
+    })
+}
+
+/// Takes a delivery file apart into its records, unopened, in order.
+///
+/// # Errors
+/// [`super::wire::FormatError`].
+pub fn decode_delivery(bytes: &[u8]) -> Read<Vec<Vec<u8>>> {
+    Reader::whole(bytes, |r| {
+        r.list(0..=SHIPMENT_MAX, |r| {
+            let start = r.position();
+            r.skip()?;
+            match bytes.get(start..r.position()) {
+                Some(record) if record.len() <= RECORD_SIZE_MAX => Ok(record.to_vec()),
+                _ => r.fail("record too large"),
+            }
+        })
     })
 }
 

@@ -24,6 +24,7 @@ use gridseal_types::{Code, Digest, EkName, Nonce, Sid, Tick};
 use super::{
     init::VerifiedRedirect,
     session::{ChallengePayload, Step, Transcript},
+    voucher::VoucherKey,
 };
 use crate::root::{Attested, Description, RootError, RootReply, RootRequest};
 
@@ -33,11 +34,13 @@ pub struct Firmware {
     /// Keys of the init servers (K_init).
     pub init_keys: Vec<PublicKey>,
     /// Keys of the manufacturer that sign vouchers.
-    pub voucher_keys: Vec<PublicKey>,
+    pub voucher_keys: Vec<VoucherKey>,
     /// Name for the certificate request: the serial number.
     pub subject: String,
     /// How patient the device is.
     pub pace: Pace,
+    /// Connection point as it was read or typed at the device when it was mounted; told to the owner in C1.
+    pub place: Option<String>,
 }
 
 /// Waiting times: exponential back-off with full jitter between the two ends; a successful step resets it.

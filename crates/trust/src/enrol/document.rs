@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 
 use gridseal_crypto::PublicKey;
-use gridseal_types::{Digest, EkName, Epoch, OrderSeq, SystemTitle, UtcTime};
+use gridseal_types::{DeviceType, Digest, EkName, Epoch, OrderSeq, SystemTitle, UtcTime};
 
 use super::{
     cose::{read_key, write_key},
@@ -50,6 +50,8 @@ pub struct Manifest {
     pub system_title: Option<SystemTitle>,
     /// Whether the root of trust is a software stand-in, an extension of ours (member -3, see ADR 4).
     pub software_root: bool,
+    /// What it is, an extension of ours (member -4, see ADR 4); a meter when it is left out.
+    pub device_type: DeviceType,
 }
 
 impl Manifest {
@@ -57,7 +59,9 @@ impl Manifest {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.map(8 + usize::from(self.system_title.is_some()) + usize::from(self.software_root));
+            let is_other = self.device_type != DeviceType::Meter;
+            let extensions = [self.system_title.is_some(), self.software_root, is_other];
+            w.map(8 + extensions.into_iter().filter(|is_there| *is_there).count());
             w.key(1).text(&self.serial).key(2).text(&self.model);
             w.key(3).bytes(self.ek_name.as_bytes()).key(4).bytes(&self.ek_pub);
             w.key(6).bytes(self.spki.as_bytes()).key(7).bytes(self.n_commit.as_bytes());
@@ -67,6 +71,9 @@ impl Manifest {
             }
             if self.software_root {
                 w.key(-3).boolean(true);
+            }
+            if is_other {
+                w.key(-4).uint(self.device_type.number());
             }
         })
     }
@@ -78,7 +85,7 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Read<Self> {
         let (mut serial, mut model, mut ek_name, mut ek_pub, mut spki) = (None, None, None, None, None);
         let (mut n_commit, mut vendor, mut made, mut system_title) = (None, None, None, None);
-        let mut software_root = false;
+        let (mut software_root, mut device_type) = (false, DeviceType::Meter);
         Reader::whole(bytes, |r| {
             r.map(|r, key| {
                 match key {
@@ -94,6 +101,12 @@ impl Manifest {
                     9 => made = Some(UtcTime(r.uint(0..=u64::MAX)?)),
                     -2 => system_title = Some(SystemTitle(r.fixed()?)),
                     -3 => software_root = r.boolean()?,
+                    -4 => {
+                        let number = r.uint(0..=u64::MAX)?;
+                        let known =
+                            DeviceType::ALL.into_iter().find(|kind| u64::from(kind.number()) == number);
+                        device_type = r.required(known)?;
+                    }
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -109,6 +122,7 @@ impl Manifest {
                 made: r.required(made)?,
                 system_title,
                 software_root,
+                device_type,
             })
         })
     }
@@ -215,6 +229,8 @@ pub struct Entry {
     pub issued: UtcTime,
     /// Hash of the signer's second, post-quantum key, when it names one.
     pub second_key: Option<Digest>,
+    /// Hash of the owner's second key: the next entry must name it. An extension of ours (member -2, see ADR 20).
+    pub owner_second: Option<Digest>,
 }
 
 impl Entry {
@@ -222,7 +238,8 @@ impl Entry {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.map(7 + usize::from(self.second_key.is_some())).key(1).uint(self.index);
+            w.map(7 + usize::from(self.second_key.is_some()) + usize::from(self.owner_second.is_some()));
+            w.key(1).uint(self.index);
             w.key(2).uint(self.epoch).key(3).uint(self.kind.number());
             w.key(4).bytes(self.previous.as_bytes());
             write_key(w.key(5), &self.owner);
@@ -230,6 +247,9 @@ impl Entry {
             w.key(7).uint(self.issued.0);
             if let Some(second) = self.second_key {
                 w.key(-1).bytes(second.as_bytes());
+            }
+            if let Some(second) = self.owner_second {
+                w.key(-2).bytes(second.as_bytes());
             }
         })
     }
@@ -240,7 +260,8 @@ impl Entry {
     /// [`super::wire::FormatError`].
     pub fn decode(bytes: &[u8]) -> Read<Self> {
         let (mut index, mut epoch, mut kind, mut previous) = (None, None, None, None);
-        let (mut owner, mut encryption, mut issued, mut second_key) = (None, None, None, None);
+        let (mut owner, mut encryption, mut issued) = (None, None, None);
+        let (mut second_key, mut owner_second) = (None, None);
         Reader::whole(bytes, |r| {
             r.map(|r, key| {
                 match key {
@@ -258,6 +279,7 @@ impl Entry {
                     6 => encryption = Some(read_key(r)?),
                     7 => issued = Some(UtcTime(r.uint(0..=u64::MAX)?)),
                     -1 => second_key = Some(read_digest(r)?),
+                    -2 => owner_second = Some(read_digest(r)?),
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -271,6 +293,7 @@ impl Entry {
                 encryption: r.required(encryption)?,
                 issued: r.required(issued)?,
                 second_key,
+                owner_second,
             })
         })
     }

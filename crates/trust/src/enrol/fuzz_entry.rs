@@ -15,8 +15,12 @@ use super::{
         InitHello, InitRedirect, decode_registered, decode_registration, encode_registered,
         encode_registration,
     },
+    installation::InstallRequest,
+    label,
     relay::{RelayPull, RelayWork},
+    shipment::Shipment,
     voucher::Voucher,
+    voucher_log,
     wire::Read,
 };
 
@@ -64,7 +68,20 @@ pub fn relay_message(bytes: &[u8]) {
     round_trip(bytes, RelayWork::decode, RelayWork::encode);
 }
 
-/// A delivery record, and the release inside one.
+/// A delivery record, the release inside one, and a file of records.
 pub fn delivery_record(bytes: &[u8]) {
     delivery::fuzz_entry(bytes);
+    round_trip(bytes, delivery::decode_delivery, |records| delivery::encode_delivery(records));
+}
+
+/// Both labels, and an installer's request.
+pub fn label(bytes: &[u8]) {
+    label::fuzz_entry(bytes);
+    round_trip(bytes, InstallRequest::decode, InstallRequest::encode);
+}
+
+/// A shipment, and the log of voucher entries.
+pub fn shipment(bytes: &[u8]) {
+    round_trip(bytes, Shipment::decode, Shipment::encode);
+    voucher_log::fuzz_entry(bytes);
 }

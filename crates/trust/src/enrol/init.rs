@@ -8,7 +8,7 @@ use gridseal_types::{Code, EkName, Epoch, Nonce, OrderSeq};
 use super::{
     cose::{Sign1, SignedType, key_id},
     document::{Redirect, Use, read_name},
-    voucher::Voucher,
+    voucher::{Voucher, VoucherKey},
     wire::{Read, Reader, encode},
 };
 
@@ -111,7 +111,7 @@ impl SignedRedirect {
     ///
     /// # Errors
     /// [`Code::Voucher`], [`Code::RedirectSig`].
-    pub fn verify(&self, voucher_keys: &[PublicKey]) -> Result<VerifiedRedirect, Code> {
+    pub fn verify(&self, voucher_keys: &[VoucherKey]) -> Result<VerifiedRedirect, Code> {
         let voucher = Voucher::decode(&self.voucher).map_err(|_| Code::Voucher)?.verify(voucher_keys)?;
         let signed = Sign1::decode(&self.redirect).map_err(|_| Code::RedirectSig)?;
         let owner = voucher.owner().ok_or(Code::Voucher)?;

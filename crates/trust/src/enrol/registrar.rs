@@ -10,7 +10,7 @@ use alloc::{collections::VecDeque, string::String, vec::Vec};
 
 use gridseal_crypto::{PublicKey, sha256};
 use gridseal_types::{
-    Code, DeviceState, Digest, EkName, Epoch, Sid, UtcTime,
+    Code, DeviceState, DeviceType, Digest, EkName, Epoch, Sid, UtcTime,
     service::{
         certificates::{CertificateReply, CertificateRequest},
         keys::{Bytes, Challenge, KeyReply, KeyRequest, Provision},
@@ -32,6 +32,8 @@ pub struct DeviceFacts {
     pub serial: String,
     /// Model.
     pub model: String,
+    /// What it is.
+    pub device_type: DeviceType,
     /// TPMT_PUBLIC of the endorsement key.
     pub ek_pub: Vec<u8>,
     /// Epoch of the owner's voucher entry.
@@ -463,6 +465,7 @@ impl Registrar {
             entry_index: self.facts.entry_index,
             entry: self.facts.entry,
             now,
+            channel_keys: self.facts.device_type == DeviceType::Meter,
         })
     }
 

@@ -32,6 +32,20 @@ pub enum KeyRequest {
         #[n(1)]
         system_title: SystemTitle,
     },
+    /// Opens an owner secret that a person typed from label B, encrypted to the owner's encryption key by the tool, and keeps
+    /// it when the voucher's header commits to it. Endpoint manager. Answer: [`KeyReply::Delivered`].
+    #[n(30)]
+    DeliverLabel {
+        /// One encoded record, as [`KeyRequest::Deliver`] has it but for its type.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        record: Vec<u8>,
+        /// Encoded voucher.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        voucher: Vec<u8>,
+        /// System title that the manifest announces.
+        #[n(2)]
+        system_title: SystemTitle,
+    },
     /// Signs a redirect payload with the delegated key. Endpoint manager. Answer: [`KeyReply::Signed`].
     #[n(1)]
     SignRedirect {
@@ -328,6 +342,9 @@ pub struct Provision {
     /// Time for the meter's floor clock.
     #[n(10)]
     pub now: UtcTime,
+    /// Whether it is a meter, which gets DLMS keys: any other device gets none.
+    #[n(11)]
+    pub channel_keys: bool,
 }
 
 /// One answer of the key service.

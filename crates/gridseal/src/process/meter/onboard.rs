@@ -13,7 +13,11 @@ use gridseal_trust::enrol::device::{self, Device, DeviceRecord, Event, Input, Ou
 use gridseal_types::UtcTime;
 
 use super::Meter;
-use crate::{files::parse_public_key, observe::Observer, process::endpoint_manager::host_of};
+use crate::{
+    files::{parse_public_key, parse_voucher_key},
+    observe::Observer,
+    process::endpoint_manager::host_of,
+};
 
 /// Longest wait for one answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,9 +39,15 @@ fn firmware(meter: &Meter) -> Result<device::Firmware> {
     let first = Duration::from_millis(meter.firmware.backoff_ms);
     Ok(device::Firmware {
         init_keys: keys(&meter.firmware.init_keys)?,
-        voucher_keys: keys(&meter.firmware.voucher_keys)?,
+        voucher_keys: meter
+            .firmware
+            .voucher_keys
+            .iter()
+            .map(|key| parse_voucher_key(key))
+            .collect::<Result<_>>()?,
         subject: meter.firmware.serial.clone(),
         pace: Pace { first, ..Pace::FIELD },
+        place: meter.place()?,
     })
 }
 

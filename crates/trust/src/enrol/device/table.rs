@@ -263,6 +263,7 @@ impl Device {
             iak_pub: keys.iak_public.clone(),
             redirect: redirect.hash,
             voucher_head: redirect.voucher.head(),
+            place: self.firmware.place.clone(),
         };
         let Ok(wire) = seal_hello(&owner_secret.seal_c1(&m), &owner_secret.kid(), &m, &body.encode()) else {
             return self.give_up(Code::Size);

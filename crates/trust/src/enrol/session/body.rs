@@ -1,11 +1,12 @@
 //! Bodies of the device's messages: C1, C3, C5, C7.
 
-use alloc::vec::Vec;
+use alloc::{string::String, vec::Vec};
 
 use gridseal_types::{Digest, EkName, Epoch, N16, service::keys::TpmSession};
 
 use super::super::{
     document::{read_digest, read_name},
+    installation::read_point,
     wire::{Read, Reader, Writer, encode},
 };
 use crate::root::Attest;
@@ -36,6 +37,8 @@ pub struct HelloBody {
     pub redirect: Digest,
     /// Hash of the last element of the voucher that the device saw.
     pub voucher_head: Digest,
+    /// Connection point that was read or typed at the device, an extension of ours (member -1, see ADR 21).
+    pub place: Option<String>,
 }
 
 fn read_pub(r: &mut Reader<'_>) -> Read<Vec<u8>> {
@@ -61,13 +64,16 @@ impl HelloBody {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.map(10).key(1).list(&self.suites, |w, suite| {
+            w.map(10 + usize::from(self.place.is_some())).key(1).list(&self.suites, |w, suite| {
                 w.uint(*suite);
             });
             w.key(2).bytes(self.ek_name.as_bytes()).key(3).bytes(&self.ek_pub);
             w.key(5).uint(self.epoch).key(6).bytes(&self.ak_pub).key(7).bytes(&self.sto_pub);
             w.key(8).bytes(&self.tls_pub).key(9).bytes(&self.iak_pub);
             w.key(10).bytes(self.redirect.as_bytes()).key(11).bytes(self.voucher_head.as_bytes());
+            if let Some(place) = &self.place {
+                w.key(-1).text(place);
+            }
         })
     }
 
@@ -78,7 +84,7 @@ impl HelloBody {
     pub fn decode(bytes: &[u8]) -> Read<Self> {
         let (mut suites, mut ek_name, mut ek_pub, mut epoch) = (None, None, None, None);
         let (mut ak_pub, mut sto_pub, mut tls_pub, mut iak_pub) = (None, None, None, None);
-        let (mut redirect, mut voucher_head) = (None, None);
+        let (mut redirect, mut voucher_head, mut place) = (None, None, None);
         Reader::whole(bytes, |r| {
             r.map(|r, key| {
                 match key {
@@ -94,6 +100,7 @@ impl HelloBody {
                     9 => iak_pub = Some(read_pub(r)?),
                     10 => redirect = Some(read_digest(r)?),
                     11 => voucher_head = Some(read_digest(r)?),
+                    -1 => place = Some(read_point(r)?),
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -109,6 +116,7 @@ impl HelloBody {
                 iak_pub: r.required(iak_pub)?,
                 redirect: r.required(redirect)?,
                 voucher_head: r.required(voucher_head)?,
+                place,
             })
         })
     }

@@ -1,0 +1,279 @@
+//! Devices in the manufacturer's stock, and their sale: voucher entry, public log, owner secrets for the buyer alone.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use gridseal_crypto::{
+    Key, SecondSigner, Signer, SigningKey,
+    role::{OwnerSecret, VoucherSecond, VoucherSigning},
+};
+use gridseal_io::{clock::utc_now, rng::OsRng};
+use gridseal_trust::enrol::{
+    delivery::{Release, deliver, encode_delivery},
+    document::{Entry, EntryKind, Header},
+    label::LabelB,
+    shipment::{Papers, Shipment},
+    voucher::{Voucher, VoucherKey},
+    voucher_log::{LogEntry, LogProof, VoucherLog},
+    wire::{Reader, encode},
+};
+use gridseal_types::{Digest, EkName};
+
+use super::{labels, owner::OwnerKeys};
+use crate::files::{Zone, read, read_if_there, write_atomic};
+
+/// Papers of a shipment.
+pub const SHIPMENT_FILE: &str = "shipment.cbor";
+/// Owner secrets of a shipment, encrypted to the buyer.
+pub const DELIVERY_FILE: &str = "delivery.cbor";
+/// The manufacturer's public log of voucher entries.
+pub const LOG_FILE: &str = "voucher-log.cbor";
+const STOCK: &str = "stock";
+const INSERTS: &str = "inserts";
+
+/// The manufacturer's voucher key with its second, post-quantum one.
+pub struct VoucherSigner {
+    /// P-256 key: also signs manifests, releases and the log.
+    pub key: SigningKey<VoucherSigning>,
+    second: SecondSigner<VoucherSecond>,
+}
+
+impl VoucherSigner {
+    /// Opens the keys in a directory, or draws them.
+    pub fn open_or_create(dir: &Path) -> Result<Self> {
+        Self::of(&Zone::open_or_create(dir)?)
+    }
+
+    /// Opens the keys in a directory.
+    pub fn open(dir: &Path) -> Result<Self> {
+        Self::of(&Zone::open(dir)?)
+    }
+
+    fn of(zone: &Zone) -> Result<Self> {
+        let key = SigningKey::new(&zone.load_or_generate::<VoucherSigning>("voucher")?)?;
+        let second = SecondSigner::new(&zone.load_or_generate_seed::<VoucherSecond>("voucher-second")?)?;
+        Ok(Self { key, second })
+    }
+
+    /// The voucher key as a verifier trusts it.
+    pub fn trusted(&self) -> VoucherKey {
+        VoucherKey { key: self.key.public(), second: Some(Digest(self.second.public().id())) }
+    }
+
+    /// A voucher without an owner, signed by both keys.
+    pub fn issue(&self, header: Header) -> Result<Voucher> {
+        Ok(Voucher::issue(header, &self.key, Some(&self.second))?)
+    }
+}
+
+/// A device that was made and not sold.
+pub struct Stocked {
+    /// Device.
+    pub ek_name: EkName,
+    /// Serial number.
+    pub serial: String,
+    /// Encoded COSE_Sign1 of its manifest.
+    pub manifest: Vec<u8>,
+    /// Voucher without an owner.
+    pub voucher: Voucher,
+    /// The first owner's secret.
+    pub n_1: Key<OwnerSecret, 32>,
+}
+
+/// The manufacturer's stock: papers, and owner secrets wrapped under a key of the directory.
+pub struct Stock {
+    zone: Zone,
+}
+
+impl Stock {
+    /// Opens the stock of a factory's directory, or begins one.
+    pub fn open_or_create(out: &Path) -> Result<Self> {
+        Ok(Self { zone: Zone::open_or_create(&out.join(STOCK))? })
+    }
+
+    fn path(&self, serial: &str) -> PathBuf {
+        self.zone.dir().join(format!("{serial}.cbor"))
+    }
+
+    /// Stores a device, the secret before the papers.
+    pub fn put(&self, device: &Stocked) -> Result<()> {
+        self.zone.store(&device.serial, &device.n_1)?;
+        let papers = encode(|w| {
+            w.array(2).bytes(&device.manifest).bytes(&device.voucher.encode());
+        });
+        write_atomic(&self.path(&device.serial), &papers)
+    }
+
+    /// Every device in stock, by serial number.
+    pub fn list(&self) -> Result<Vec<Stocked>> {
+        let mut serials = Vec::new();
+        for file in fs::read_dir(self.zone.dir())? {
+            let name = file?.file_name();
+            serials.extend(name.to_str().and_then(|name| name.strip_suffix(".cbor")).map(str::to_owned));
+        }
+        serials.sort();
+        serials.iter().map(|serial| self.load(serial)).collect()
+    }
+
+    fn load(&self, serial: &str) -> Result<Stocked> {
+        let bytes = read(&self.path(serial))?;
+        let (manifest, voucher) = Reader::whole(&bytes, |r| {
+            r.array(2..=2, |r, _| Ok((r.bytes(1..=65_536)?.to_vec(), r.bytes(1..=65_536)?.to_vec())))
+        })?;
+        let voucher = Voucher::decode(&voucher)?;
+        let header = gridseal_trust::enrol::cose::Sign1::decode(&voucher.header)?;
+        let header = Header::decode(header.payload)?;
+        let n_1 = self.zone.load(serial)?;
+        Ok(Stocked { ek_name: header.ek_name, serial: serial.into(), manifest, voucher, n_1 })
+    }
+
+    /// Forgets a device that was sold: its secret is the buyer's alone.
+    pub fn remove(&self, serial: &str) -> Result<()> {
+        fs::remove_file(self.path(serial))?;
+        fs::remove_file(self.zone.dir().join(format!("{serial}.key")))?;
+        Ok(())
+    }
+}
+
+/// Refuses to write over a shipment: its devices are not to be forgotten.
+pub fn refuse_second_shipment(out: &Path) -> Result<()> {
+    for name in [SHIPMENT_FILE, DELIVERY_FILE] {
+        let path = out.join(name);
+        if path.exists() {
+            bail!(
+                "{} exists: its devices are not to be forgotten, move it away or choose another --out",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Sells devices: an entry for each voucher, all of them in the public log before anybody gets one, then the buyer's files.
+pub fn sell(vendor: &VoucherSigner, devices: Vec<Stocked>, buyer: &OwnerKeys, out: &Path) -> Result<()> {
+    let log_path = out.join(LOG_FILE);
+    let mut log = match read_if_there(&log_path)? {
+        None => VoucherLog::default(),
+        Some(bytes) => {
+            VoucherLog::open(&bytes, &[vendor.trusted()])
+                .map_err(|code| anyhow::anyhow!("{}: {code}", log_path.display()))?
+                .1
+        }
+    };
+    let mut sold = Vec::new();
+    let mut deliveries = Vec::new();
+    for mut device in devices {
+        let entry = Entry {
+            index: 1,
+            epoch: 1,
+            kind: EntryKind::Transfer,
+            previous: Digest([0; 32]),
+            owner: buyer.owner,
+            encryption: buyer.encryption,
+            issued: utc_now(),
+            second_key: None,
+            owner_second: buyer.second,
+        };
+        device.voucher.extend(entry, &vendor.key, Some(&vendor.second))?;
+        let hashes = device.voucher.element_hashes().context("own voucher does not decode")?;
+        let [.., previous, entry] = hashes.as_slice() else { bail!("own voucher has no entry") };
+        let index = log
+            .append(LogEntry { previous: *previous, entry: *entry })
+            .map_err(|code| anyhow::anyhow!("{} was sold before: {code}", device.serial))?;
+        let release = Release {
+            ek_name: device.ek_name,
+            epoch: 1,
+            serial: device.serial.clone(),
+            entry: Digest([0; 32]),
+        };
+        deliveries.push(deliver(&release, &device.n_1, &vendor.key, &buyer.encryption, &mut OsRng)?);
+        sold.push((device, index));
+    }
+    write_atomic(&log_path, &log.encode(&vendor.key, utc_now())?)?;
+    let proofs = log.proofs();
+    let mut papers = Vec::new();
+    for (device, index) in sold {
+        let path = proofs.inclusion(usize::try_from(index)?).context("entry is not in the log")?;
+        papers.push(Papers {
+            manifest: device.manifest,
+            voucher: device.voucher.encode(),
+            logged: LogProof { index, path },
+        });
+    }
+    let shipment = Shipment { log_head: log.head(&vendor.key, utc_now())?, devices: papers };
+    write_atomic(&out.join(DELIVERY_FILE), &encode_delivery(&deliveries))?;
+    write_atomic(&out.join(SHIPMENT_FILE), &shipment.encode())
+}
+
+/// Prints label B of a device for its sealed insert: a directory of its own, never on the device.
+pub fn print_insert(out: &Path, device: &Stocked) -> Result<()> {
+    let dir = out.join(INSERTS);
+    fs::create_dir_all(&dir)?;
+    let text = LabelB::text(&device.serial, &device.n_1);
+    write_atomic(&dir.join(format!("{}.txt", device.serial)), text.as_slice())?;
+    write_atomic(
+        &dir.join(format!("{}.svg", device.serial)),
+        labels::svg(text.as_slice(), &device.serial)?.as_bytes(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gridseal_crypto::random;
+    use gridseal_trust::enrol::{delivery::decode_delivery, secrets::OwnerSecretExt, voucher_log::LogHead};
+
+    fn stocked(vendor: &VoucherSigner, serial: &str) -> Result<Stocked> {
+        let n_1 = Key::generate(&mut OsRng)?;
+        let ek_name = EkName([serial.len().try_into()?; 34]);
+        let header = Header {
+            ek_name,
+            model: "M".into(),
+            serial: serial.into(),
+            n_commit: n_1.commitment(),
+            second_key: None,
+        };
+        let voucher = vendor.issue(header)?;
+        Ok(Stocked { ek_name, serial: serial.into(), manifest: vec![1], voucher, n_1 })
+    }
+
+    #[test]
+    fn what_is_in_stock_is_sold_once_and_every_sale_is_in_the_log() -> Result<()> {
+        let out =
+            std::env::temp_dir().join(format!("gridseal-sale-{}", hex::encode(random::<8>(&mut OsRng)?)));
+        fs::create_dir_all(&out)?;
+        let vendor = VoucherSigner::open_or_create(&out.join("vendor"))?;
+        let (owner, encryption) = (vendor.key.public(), vendor.key.public());
+        let buyer = OwnerKeys { owner, encryption, second: None };
+        let stock = Stock::open_or_create(&out)?;
+        for serial in ["A", "BB"] {
+            stock.put(&stocked(&vendor, serial)?)?;
+        }
+        let devices = stock.list()?;
+        let secret = fs::read(stock.path("A"))?;
+        assert!(!secret.windows(4).any(|part| part == b"GSO1"), "papers hold no label");
+        sell(&vendor, devices, &buyer, &out)?;
+        assert!(refuse_second_shipment(&out).is_err());
+        let other = OwnerKeys { second: Some(Digest([1; 32])), ..buyer };
+        let again = sell(&vendor, stock.list()?, &other, &out).expect_err("sold twice");
+        assert!(again.to_string().contains("E_FORK"), "{again}");
+
+        let shipment = Shipment::decode(&read(&out.join(SHIPMENT_FILE))?)?;
+        let head = LogHead::verify(&shipment.log_head, &[vendor.trusted()])
+            .map_err(|code| anyhow::anyhow!("{code}"))?;
+        for papers in &shipment.devices {
+            let voucher = Voucher::decode(&papers.voucher)?;
+            let verified = voucher.verify(&[vendor.trusted()]).map_err(|code| anyhow::anyhow!("{code}"))?;
+            assert_eq!(verified.owner(), Some(owner));
+            assert_eq!(head.includes(&verified, &papers.logged), Ok(()));
+        }
+        assert_eq!(decode_delivery(&read(&out.join(DELIVERY_FILE))?)?.len(), 2);
+        stock.remove("A")?;
+        assert_eq!(stock.list()?.len(), 1);
+        fs::remove_dir_all(&out)?;
+        Ok(())
+    }
+}
