@@ -4,6 +4,7 @@ mod protection;
 
 pub use protection::{
     CipherRole, Header, danger_decrypt_unverified, gmac, gmac_verifies, protect, protect_with_key, unprotect,
+    unprotect_covering,
 };
 
 use alloc::vec::Vec;

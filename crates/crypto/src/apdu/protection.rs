@@ -60,10 +60,16 @@ fn gcm(key: &[u8], nonce: [u8; 12], payload: Payload<'_, '_>, opens: bool) -> Op
     run(&AesGcm::<Aes256, U12, U12>::new((&*key).into()), (&nonce).into(), payload, opens)
 }
 
-fn associated<const N: usize>(header: Header, gak: &Key<Gak, N>, apdu: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(1 + N + apdu.len()));
+fn associated<const N: usize>(
+    header: Header,
+    gak: &Key<Gak, N>,
+    covered: &[u8],
+    apdu: &[u8],
+) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(1 + N + covered.len() + apdu.len()));
     bytes.push(header.security_control);
     bytes.extend_from_slice(gak.bytes());
+    bytes.extend_from_slice(covered);
     bytes.extend_from_slice(apdu);
     bytes
 }
@@ -87,11 +93,11 @@ pub fn protect<R: CipherRole, const N: usize>(
     let control = header.security_control;
     match (control & ENCRYPTED != 0, control & AUTHENTICATED != 0) {
         (true, true) => {
-            let aad = associated(header, gak, &[]);
+            let aad = associated(header, gak, &[], &[]);
             gcm(cipher.bytes(), nonce, Payload { msg: apdu, aad: &aad }, false)
         }
         (false, true) => {
-            let aad = associated(header, gak, apdu);
+            let aad = associated(header, gak, &[], apdu);
             let tag = gcm(cipher.bytes(), nonce, Payload { msg: &[], aad: &aad }, false)?;
             Some([apdu, tag.as_slice()].concat())
         }
@@ -133,16 +139,32 @@ pub fn unprotect<R: CipherRole, const N: usize>(
     invocation_counter: u32,
     body: &[u8],
 ) -> Option<Vec<u8>> {
+    unprotect_covering(cipher, gak, header, invocation_counter, (&[], body))
+}
+
+/// As [`unprotect`], for `(covered, body)` where the tag also covers bytes that stand before the body: the header of
+/// general-ciphering, between the authentication key and what is protected.
+///
+/// # Source
+/// DLMS fact sheet, section 5.5.
+#[must_use]
+pub fn unprotect_covering<R: CipherRole, const N: usize>(
+    cipher: &Key<R, N>,
+    gak: &Key<Gak, N>,
+    header: Header,
+    invocation_counter: u32,
+    (covered, body): (&[u8], &[u8]),
+) -> Option<Vec<u8>> {
     let nonce = nonce(header.originator, invocation_counter);
     let control = header.security_control;
     match (control & ENCRYPTED != 0, control & AUTHENTICATED != 0) {
         (true, true) => {
-            let aad = associated(header, gak, &[]);
+            let aad = associated(header, gak, covered, &[]);
             gcm(cipher.bytes(), nonce, Payload { msg: body, aad: &aad }, true)
         }
         (false, true) => {
             let (apdu, tag) = body.split_at_checked(body.len().checked_sub(TAG_SIZE)?)?;
-            let aad = associated(header, gak, apdu);
+            let aad = associated(header, gak, covered, apdu);
             gcm(cipher.bytes(), nonce, Payload { msg: tag, aad: &aad }, true)?;
             Some(apdu.to_vec())
         }
@@ -214,7 +236,7 @@ fn tag<R: CipherRole, const N: usize>(
     counter: u32,
     challenge: &[u8],
 ) -> Option<[u8; TAG_SIZE]> {
-    let aad = associated(header, gak, challenge);
+    let aad = associated(header, gak, &[], challenge);
     let nonce = nonce(header.originator, counter);
     gcm(cipher.bytes(), nonce, Payload { msg: &[], aad: &aad }, false)?.try_into().ok()
 }
