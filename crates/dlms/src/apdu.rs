@@ -9,6 +9,7 @@ pub mod carrier;
 pub mod ciphered;
 pub mod event;
 pub mod exception;
+pub mod general;
 pub mod get;
 pub mod notification;
 pub mod reference;

@@ -2,10 +2,12 @@
 //! differ and never for any other reason.
 
 mod machine;
+mod message_tree;
 
 use alloc::vec::Vec;
 
 pub use machine::{assoc_client, assoc_server, assoc_server_over, block_transfer, hdlc_link};
+pub use message_tree::message_tree;
 
 use crate::{
     acse::{Aare, Aarq, InitiateError, InitiateRequest, InitiateResponse, Release},

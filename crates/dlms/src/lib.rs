@@ -11,6 +11,7 @@
 //! | [`apdu`] | GET, SET, ACTION, ACCESS, notifications, exceptions, the carriers of protected APDUs |
 //! | [`assoc`] | the machines of client and server, their table of states, the port to the objects |
 //! | [`suite`] | protection, and the local performer of cryptographic operations |
+//! | [`tree`] | messages taken apart for people |
 //!
 //! # Keys
 //!
@@ -109,9 +110,10 @@
 //!
 //! # Taking recorded APDUs apart
 //!
-//! [`apdu::carrier::CipheredApdu`] shows carrier, title, control octet and counter; a fresh
-//! [`suite::local::LocalCrypto`] opens one with [`assoc::Operation::Open`], whatever its counter, because it has seen
-//! none yet. Without the authentication key only `gridseal_crypto::apdu::danger_decrypt_unverified` is left, which
+//! [`tree::TreeDecoder`] names every field of every message with its offset, puts segments and blocks together, and gives
+//! what is protected to a [`tree::Opener`]. By hand, [`apdu::carrier::CipheredApdu`] shows carrier, title, control octet
+//! and counter; a fresh [`suite::local::LocalCrypto`] opens one with [`assoc::Operation::Open`], whatever its counter,
+//! because it has seen none yet. Without the authentication key only `gridseal_crypto::apdu::danger_decrypt_unverified` is left, which
 //! verifies nothing and is for people alone. [`wire::Data`] reads values, [`wire::Rows`] buffers of profiles.
 //!
 //! Not here yet: suites 1 and 2 with general-ciphering, general-signing, certificates and key agreement (keys of 32
@@ -141,4 +143,5 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzz_entry;
 pub mod suite;
+pub mod tree;
 pub mod wire;

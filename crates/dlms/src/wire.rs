@@ -9,6 +9,7 @@ mod rows;
 mod writer;
 
 pub use compact::{CompactArray, DESCRIPTION_NODES_MAX, Elements};
+pub(crate) use data::tag as type_tag;
 pub use data::{BitString, DEPTH_MAX, Data};
 pub use date_time::{Date, DateTime, DateTimeError, DeviationSign, Time};
 pub use reader::{DecodeError, Reader, Rule};

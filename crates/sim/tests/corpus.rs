@@ -41,6 +41,7 @@ const TARGETS: &[Target] = &[
     ("mbus_layers", mbus::mbus_layers),
     ("mbus_records", mbus::mbus_records),
     ("mbus_telegram", mbus::mbus_telegram),
+    ("message_tree", dlms::message_tree),
     ("notification", dlms::notification),
     ("sml_file", gridseal_lmn::sml::fuzz_entry),
     ("sts_record", sts::sts_record),

@@ -86,7 +86,7 @@ pub(crate) fn inner<'a>(
 }
 
 /// A definite length; unlike in A-XDR it need not be in its shortest form.
-fn length(reader: &mut Reader<'_>, field: &'static str) -> Result<usize, DecodeError> {
+pub(crate) fn length(reader: &mut Reader<'_>, field: &'static str) -> Result<usize, DecodeError> {
     let start = reader.clone();
     let first = reader.u8(field)?;
     if first < 0x80 {

@@ -44,7 +44,7 @@ impl<'a> CompactArray<'a> {
     }
 
     /// Reads description and contents, after the tag.
-    pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let mut ahead = reader.clone();
         let shape = shape(&mut ahead, 0)?;
         let size = ahead.offset().saturating_sub(reader.offset());
@@ -81,6 +81,11 @@ impl<'a> CompactArray<'a> {
     #[must_use]
     pub const fn description(&self) -> &'a [u8] {
         self.description
+    }
+
+    /// Steps over a type description.
+    pub(crate) fn skip_description(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+        shape(reader, 0).map(drop)
     }
 
     pub(super) fn encode(&self, writer: &mut Writer) {

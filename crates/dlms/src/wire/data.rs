@@ -1,44 +1,45 @@
 //! A-XDR `Data`: the one type that carries every attribute value.
 
 use alloc::vec::Vec;
+use core::fmt::{self, Write as _};
 
 use super::{CompactArray, Date, DateTime, DecodeError, Reader, Rule, Time, Writer};
 
 /// Deepest nesting of arrays and structures.
 pub const DEPTH_MAX: usize = 16;
 
-pub(super) mod tag {
-    pub(in crate::wire) const NULL: u8 = 0x00;
-    pub(in crate::wire) const ARRAY: u8 = 0x01;
-    pub(in crate::wire) const STRUCTURE: u8 = 0x02;
-    pub(in crate::wire) const BOOLEAN: u8 = 0x03;
-    pub(in crate::wire) const BIT_STRING: u8 = 0x04;
-    pub(in crate::wire) const DOUBLE_LONG: u8 = 0x05;
-    pub(in crate::wire) const DOUBLE_LONG_UNSIGNED: u8 = 0x06;
-    pub(in crate::wire) const OCTET_STRING: u8 = 0x09;
-    pub(in crate::wire) const VISIBLE_STRING: u8 = 0x0A;
-    pub(in crate::wire) const UTF8_STRING: u8 = 0x0C;
-    pub(in crate::wire) const INTEGER: u8 = 0x0F;
-    pub(in crate::wire) const LONG: u8 = 0x10;
-    pub(in crate::wire) const UNSIGNED: u8 = 0x11;
-    pub(in crate::wire) const LONG_UNSIGNED: u8 = 0x12;
-    pub(in crate::wire) const LONG64: u8 = 0x14;
-    pub(in crate::wire) const LONG64_UNSIGNED: u8 = 0x15;
-    pub(in crate::wire) const ENUM: u8 = 0x16;
-    pub(in crate::wire) const FLOAT32: u8 = 0x17;
-    pub(in crate::wire) const FLOAT64: u8 = 0x18;
-    pub(in crate::wire) const DATE_TIME: u8 = 0x19;
-    pub(in crate::wire) const DATE: u8 = 0x1A;
-    pub(in crate::wire) const TIME: u8 = 0x1B;
-    pub(in crate::wire) const BCD: u8 = 0x0D;
-    pub(in crate::wire) const COMPACT_ARRAY: u8 = 0x13;
-    pub(in crate::wire) const DELTA_INTEGER: u8 = 0x1C;
-    pub(in crate::wire) const DELTA_LONG: u8 = 0x1D;
-    pub(in crate::wire) const DELTA_DOUBLE_LONG: u8 = 0x1E;
-    pub(in crate::wire) const DELTA_UNSIGNED: u8 = 0x1F;
-    pub(in crate::wire) const DELTA_LONG_UNSIGNED: u8 = 0x20;
-    pub(in crate::wire) const DELTA_DOUBLE_LONG_UNSIGNED: u8 = 0x21;
-    pub(in crate::wire) const DONT_CARE: u8 = 0xFF;
+pub(crate) mod tag {
+    pub(crate) const NULL: u8 = 0x00;
+    pub(crate) const ARRAY: u8 = 0x01;
+    pub(crate) const STRUCTURE: u8 = 0x02;
+    pub(crate) const BOOLEAN: u8 = 0x03;
+    pub(crate) const BIT_STRING: u8 = 0x04;
+    pub(crate) const DOUBLE_LONG: u8 = 0x05;
+    pub(crate) const DOUBLE_LONG_UNSIGNED: u8 = 0x06;
+    pub(crate) const OCTET_STRING: u8 = 0x09;
+    pub(crate) const VISIBLE_STRING: u8 = 0x0A;
+    pub(crate) const UTF8_STRING: u8 = 0x0C;
+    pub(crate) const INTEGER: u8 = 0x0F;
+    pub(crate) const LONG: u8 = 0x10;
+    pub(crate) const UNSIGNED: u8 = 0x11;
+    pub(crate) const LONG_UNSIGNED: u8 = 0x12;
+    pub(crate) const LONG64: u8 = 0x14;
+    pub(crate) const LONG64_UNSIGNED: u8 = 0x15;
+    pub(crate) const ENUM: u8 = 0x16;
+    pub(crate) const FLOAT32: u8 = 0x17;
+    pub(crate) const FLOAT64: u8 = 0x18;
+    pub(crate) const DATE_TIME: u8 = 0x19;
+    pub(crate) const DATE: u8 = 0x1A;
+    pub(crate) const TIME: u8 = 0x1B;
+    pub(crate) const BCD: u8 = 0x0D;
+    pub(crate) const COMPACT_ARRAY: u8 = 0x13;
+    pub(crate) const DELTA_INTEGER: u8 = 0x1C;
+    pub(crate) const DELTA_LONG: u8 = 0x1D;
+    pub(crate) const DELTA_DOUBLE_LONG: u8 = 0x1E;
+    pub(crate) const DELTA_UNSIGNED: u8 = 0x1F;
+    pub(crate) const DELTA_LONG_UNSIGNED: u8 = 0x20;
+    pub(crate) const DELTA_DOUBLE_LONG_UNSIGNED: u8 = 0x21;
+    pub(crate) const DONT_CARE: u8 = 0xFF;
 }
 
 /// One value with its tag. Strings borrow from the received bytes.
@@ -145,6 +146,14 @@ impl<'a> BitString<'a> {
     }
 }
 
+/// The bits as digits, first one first.
+impl fmt::Display for BitString<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bits = (0..self.bit_count).filter_map(|index| self.bit(index));
+        bits.try_for_each(|bit| f.write_char(if bit { '1' } else { '0' }))
+    }
+}
+
 impl<'a> Data<'a> {
     /// Reads one value that fills the whole input.
     ///
@@ -179,7 +188,7 @@ impl<'a> Data<'a> {
     }
 
     /// Reads the value of a simple type, whose tag was read elsewhere. `None` for a tag that is none of a simple type.
-    pub(super) fn decode_simple(reader: &mut Reader<'a>, tag: u8) -> Option<Result<Self, DecodeError>> {
+    pub(crate) fn decode_simple(reader: &mut Reader<'a>, tag: u8) -> Option<Result<Self, DecodeError>> {
         if !is_simple(tag) {
             return None;
         }
@@ -293,6 +302,44 @@ impl<'a> Data<'a> {
             Self::DeltaLongUnsigned(_) => tag::DELTA_LONG_UNSIGNED,
             Self::DeltaDoubleLongUnsigned(_) => tag::DELTA_DOUBLE_LONG_UNSIGNED,
             Self::DontCare => tag::DONT_CARE,
+        }
+    }
+
+    /// Name of its type in the standard's words.
+    #[must_use]
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Null => "null-data",
+            Self::Array(_) => "array",
+            Self::Structure(_) => "structure",
+            Self::Boolean(_) => "boolean",
+            Self::BitString(_) => "bit-string",
+            Self::DoubleLong(_) => "double-long",
+            Self::DoubleLongUnsigned(_) => "double-long-unsigned",
+            Self::OctetString(_) => "octet-string",
+            Self::VisibleString(_) => "visible-string",
+            Self::Utf8String(_) => "utf8-string",
+            Self::Integer(_) => "integer",
+            Self::Long(_) => "long",
+            Self::Unsigned(_) => "unsigned",
+            Self::LongUnsigned(_) => "long-unsigned",
+            Self::Long64(_) => "long64",
+            Self::Long64Unsigned(_) => "long64-unsigned",
+            Self::Enum(_) => "enum",
+            Self::Float32(_) => "float32",
+            Self::Float64(_) => "float64",
+            Self::DateTime(_) => "date-time",
+            Self::Date(_) => "date",
+            Self::Time(_) => "time",
+            Self::Bcd(_) => "bcd",
+            Self::CompactArray(_) => "compact-array",
+            Self::DeltaInteger(_) => "delta-integer",
+            Self::DeltaLong(_) => "delta-long",
+            Self::DeltaDoubleLong(_) => "delta-double-long",
+            Self::DeltaUnsigned(_) => "delta-unsigned",
+            Self::DeltaLongUnsigned(_) => "delta-long-unsigned",
+            Self::DeltaDoubleLongUnsigned(_) => "delta-double-long-unsigned",
+            Self::DontCare => "dont-care",
         }
     }
 

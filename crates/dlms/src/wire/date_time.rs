@@ -1,6 +1,6 @@
 //! COSEM date, time and date-time, with their wildcards.
 
-use core::ops::RangeInclusive;
+use core::{fmt, ops::RangeInclusive};
 
 use gridseal_types::{Kind, UtcTime};
 
@@ -228,6 +228,55 @@ impl DateTime {
     }
 }
 
+/// One octet of a date or time: two digits, `?` when not specified, a rule such as "last day" in hex.
+fn write_part(f: &mut fmt::Formatter<'_>, octet: u8) -> fmt::Result {
+    match octet {
+        UNSPECIFIED => f.write_str("?"),
+        0xFD | 0xFE => write!(f, "{octet:02X}h"),
+        octet => write!(f, "{octet:02}"),
+    }
+}
+
+/// `2026-11-25`; a part that is not specified is `?`, one that stands for a rule is its number in hex.
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.year {
+            YEAR_UNSPECIFIED => f.write_str("?-")?,
+            year => write!(f, "{year:04}-")?,
+        }
+        write_part(f, self.month)?;
+        f.write_str("-")?;
+        write_part(f, self.day)
+    }
+}
+
+/// `12:00:00`, and hundredths where they are specified and not zero.
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_part(f, self.hour)?;
+        f.write_str(":")?;
+        write_part(f, self.minute)?;
+        f.write_str(":")?;
+        write_part(f, self.second)?;
+        match self.hundredths {
+            0 | UNSPECIFIED => Ok(()),
+            hundredths => write!(f, ".{hundredths:02}"),
+        }
+    }
+}
+
+/// `2026-11-25T12:00:00+01:00`, ISO 8601 when all parts are specified; without a zone when the deviation is not.
+impl fmt::Display for DateTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}T{}", self.date, self.time)?;
+        let Some(deviation) = self.deviation_min else { return Ok(()) };
+        // The standard counts from local time to UTC, everybody else the other way round.
+        let sign = if deviation <= 0 { '+' } else { '-' };
+        let minutes = deviation.unsigned_abs();
+        write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+    }
+}
+
 fn part(
     reader: &mut Reader<'_>,
     field: &'static str,
@@ -257,6 +306,19 @@ mod tests {
         let inverted = noon.to_utc(DeviationSign::Inverted).unwrap();
         assert_eq!(inverted, UtcTime::from_civil(2026, 11, 25, 13, 0, 0).unwrap());
         assert_eq!(DateTime::from_utc(utc, -60, 0).unwrap().to_bytes(), BERLIN_NOON);
+    }
+
+    #[test]
+    fn text_is_iso_8601_and_says_what_is_not_specified() {
+        let text = |change: &[(usize, u8)]| {
+            let mut bytes = BERLIN_NOON;
+            change.iter().for_each(|(index, octet)| bytes[*index] = *octet);
+            alloc::format!("{}", DateTime::from_bytes(&bytes).unwrap())
+        };
+        assert_eq!(text(&[]), "2026-11-25T12:00:00+01:00");
+        assert_eq!(text(&[(9, 0x00), (10, 0x5A)]), "2026-11-25T12:00:00-01:30");
+        assert_eq!(text(&[(9, 0x80), (10, 0x00), (8, 7)]), "2026-11-25T12:00:00.07");
+        assert_eq!(text(&[(0, 0xFF), (1, 0xFF), (3, 0xFE), (6, 0xFF)]), "?-11-FEhT12:?:00+01:00");
     }
 
     #[test]

@@ -6,3 +6,4 @@ mod forgeries;
 mod local;
 mod normal;
 mod pair;
+mod tree;

@@ -113,7 +113,7 @@ impl Address {
         self.upper == other.upper && (either_is_short || self.lower == other.lower)
     }
 
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         //= DLMS 1.1: an address has one, two or four octets
         let start = reader.clone();
         let mut numbers = [0u16; 4];
