@@ -72,6 +72,9 @@ enum Command {
     /// Read what a meter, a person or a radio said.
     #[command(subcommand)]
     Decode(tools::decode::Decode),
+    /// Speak with a meter over DLMS, with the test keys of a lab file.
+    #[command(subcommand)]
+    Dlms(tools::dlms::Dlms),
     /// The JSON that `decode` prints, back to bytes.
     #[command(subcommand)]
     Encode(tools::encode::Encode),
@@ -197,6 +200,7 @@ pub fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => return demo::run(&arguments),
         Command::Decode(decode) => return tools::decode::run(&decode),
+        Command::Dlms(dlms) => return tools::dlms::run(&dlms),
         Command::Encode(encode) => return tools::encode::run(&encode),
         Command::Lmn(lmn) => return tools::lmn::run(&lmn),
         Command::Sts(sts) => return tools::sts::run(&sts),

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod ceremony;
 pub mod decode;
 pub mod device;
+pub mod dlms;
 pub mod encode;
 pub mod factory;
 pub mod group;

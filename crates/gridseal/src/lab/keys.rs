@@ -41,6 +41,18 @@ pub struct Keys {
     pub(super) server: PartyKeys,
 }
 
+impl Keys {
+    /// Whether the file has the unicast key; [`Lab::key_ring`] puts a random one in its place.
+    pub const fn has_guek(&self) -> bool {
+        self.guek.is_some()
+    }
+
+    /// Whether the file has the authentication key; [`Lab::key_ring`] puts a random one in its place.
+    pub const fn has_gak(&self) -> bool {
+        self.gak.is_some()
+    }
+}
+
 /// Keys of one side.
 #[derive(Debug, Default)]
 pub struct PartyKeys {

@@ -1,5 +1,7 @@
 //! `gridseal decode`: what a hex string, a file or a token says. One JSON object for each, exit 2 when one fails.
 
+mod dlms;
+mod input;
 pub mod mbus;
 pub mod sml;
 mod sts;
@@ -12,6 +14,8 @@ use clap::Subcommand;
 /// What to decode.
 #[derive(Debug, Subcommand)]
 pub enum Decode {
+    /// Frames and APDUs of DLMS, in clear or protected, as an annotated tree.
+    Dlms(dlms::Arguments),
     /// Telegrams of M-Bus, wireless and wired, in clear or protected.
     Mbus(mbus::Arguments),
     /// Files of SML, the language of electricity meters' optical heads.
@@ -27,6 +31,7 @@ pub enum Decode {
 /// Decodes.
 pub fn run(decode: &Decode) -> Result<ExitCode> {
     match decode {
+        Decode::Dlms(arguments) => dlms::run(arguments),
         Decode::Mbus(arguments) => mbus::run(arguments),
         Decode::Sml(arguments) => sml::run(arguments),
         Decode::Sts(arguments) => sts::run(arguments),

@@ -219,7 +219,7 @@ pub fn rfc3339(time: UtcTime) -> String {
 }
 
 /// A time as RFC 3339 writes it: date, time, and `Z` or an offset.
-fn parse_rfc3339(text: &str) -> Result<UtcTime, String> {
+pub fn parse_rfc3339(text: &str) -> Result<UtcTime, String> {
     let wrong = || format!("{text} is no time such as 2026-11-25T12:00:00Z");
     let field = |from: usize, to: usize| -> Option<u16> {
         text.get(from..to).filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()

@@ -2,7 +2,8 @@
 //!
 //! What each module proves: `demo` the one command, `faults` and `power` kill -9 at every step, `ports` bad input at every
 //! port, `borders` who can reach whom, `zones` that keys stay where they belong,
-//! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears.
+//! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears, `dlms_client` what the
+//! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -17,6 +18,9 @@
 
 mod borders;
 mod demo;
+mod dlms_client;
+mod dlms_decode;
+mod dlms_peer;
 mod dlms_serve;
 mod faults;
 mod lmn;

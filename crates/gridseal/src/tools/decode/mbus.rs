@@ -11,6 +11,7 @@ use gridseal_lmn::mbus::{Header, OpenError, OpenOptions, Opener, Quirks, frame::
 use gridseal_types::Tick;
 use serde_json::{Value, json};
 
+use super::input;
 use crate::files;
 use keys::Keys;
 use state::State;
@@ -70,7 +71,7 @@ impl Arguments {
         let mut lines = Vec::new();
         for text in &self.telegrams {
             if text == "-" {
-                lines.extend(files_lines(
+                lines.extend(input::lines(
                     &std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?,
                 ));
             } else {
@@ -79,7 +80,7 @@ impl Arguments {
         }
         if let Some(path) = &self.file {
             let bytes = files::read(path)?;
-            lines.extend(files_lines(&String::from_utf8_lossy(&bytes)));
+            lines.extend(input::lines(&String::from_utf8_lossy(&bytes)));
         }
         if self.telegrams.is_empty() && self.file.is_none() {
             bail!(crate::tools::Usage("no telegram given: HEX, - or --file FILE".into()));
@@ -103,19 +104,10 @@ impl Arguments {
     }
 }
 
-fn files_lines(text: &str) -> Vec<String> {
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
-}
-
-/// Hex with spaces, underscores or a leading 0x.
-fn hex_bytes(text: &str) -> Result<Vec<u8>, Value> {
-    let digits: String = text.chars().filter(|c| !c.is_whitespace() && *c != '_').collect();
-    let digits = digits.strip_prefix("0x").unwrap_or(&digits);
-    hex::decode(digits).map_err(|error| {
-        let offset = digits.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(digits.len()) / 2;
-        json!({"code": "lmn.hex", "offset": offset, "message": format!("not hex: {error}")})
-    })
+/// Hex of a telegram, or why it is none.
+fn telegram_bytes(text: &str) -> Result<Vec<u8>, Value> {
+    input::hex_bytes(text)
+        .map_err(|error| json!({"code": "lmn.hex", "offset": error.offset, "message": error.message}))
 }
 
 /// Whether bytes have the shape of a wired frame. A wireless one of the same first bytes would need an L field that
@@ -136,7 +128,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut state = arguments.state.as_deref().map(State::load).transpose()?;
     let mut opener = Opener::default();
     for format in &arguments.format {
-        let bytes = hex_bytes(format).ok();
+        let bytes = input::hex_bytes(format).ok();
         let added = bytes.is_some_and(|bytes| opener.formats_mut().add(&bytes).is_ok());
         if !added {
             bail!(crate::tools::Usage("--format is not the DIF and VIF bytes of a frame in hex".into()));
@@ -176,7 +168,7 @@ fn decode(
     arguments: &Arguments,
     line: &str,
 ) -> Value {
-    let bytes = match hex_bytes(line) {
+    let bytes = match telegram_bytes(line) {
         Ok(bytes) => bytes,
         Err(error) => return json!({"ok": false, "authenticated": false, "error": error}),
     };
