@@ -202,7 +202,8 @@ impl BlockTransfer {
     /// Takes one block; gives the whole APDU with the last one.
     ///
     /// # Errors
-    /// [`BlockError::Decode`], with the state unchanged; [`BlockError::TooLong`], which ends the transfer.
+    /// [`BlockError::Decode`], with the state unchanged; [`BlockError::TooLong`], and [`BlockError::Halted`] when block
+    /// after block gets no further, which end the transfer.
     pub fn received(&mut self, now: Tick, bytes: &[u8]) -> Result<Option<Vec<u8>>, BlockError> {
         let block = GeneralBlock::from_bytes(bytes)?;
         self.peer_window = block.window.max(1);
@@ -215,7 +216,8 @@ impl BlockTransfer {
         let receiving = self.receiving.get_or_insert_default();
         //= DLMS 5.7: blocks out of order or beyond the window are not taken, the last good one is acknowledged
         receiving.burst = receiving.burst.saturating_add(1);
-        if block.number == receiving.number.saturating_add(1) && receiving.burst <= window {
+        let is_next = block.number == receiving.number.saturating_add(1) && receiving.burst <= window;
+        if is_next {
             if receiving.data.len().saturating_add(block.data.len()) > limit {
                 self.receiving = None;
                 self.deadline = None;
@@ -231,7 +233,15 @@ impl BlockTransfer {
                 return Ok(Some(whole.data));
             }
         }
+        // Whoever repeats what is there would otherwise be listened to, and answered, for ever.
+        let is_endless = receiving.burst == u8::MAX;
+        let is_idle = !is_next && !block.streaming && self.retries >= self.settings.retry_count_max;
+        if is_endless || is_idle {
+            self.reset();
+            return Err(BlockError::Halted);
+        }
         if !block.streaming {
+            self.retries = if is_next { 0 } else { self.retries.saturating_add(1) };
             self.acknowledge();
         }
         self.deadline = Some(now.after(self.settings.gap_timeout));

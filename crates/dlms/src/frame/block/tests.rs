@@ -125,3 +125,25 @@ fn a_silent_peer_ends_the_transfer() {
     assert_eq!(outcome, Err(BlockError::Halted));
     assert_eq!(sender.deadline(), None);
 }
+
+#[test]
+fn blocks_that_get_no_further_end_the_transfer_whether_an_answer_is_asked_for_or_not() {
+    for streaming in [false, true] {
+        let mut receiver = BlockTransfer::new(settings(4));
+        let block =
+            GeneralBlock { last: false, streaming, window: 1, number: 1, acknowledged: 0, data: &[7; 10] };
+        let mut answers = 0;
+        let mut outcome = Ok(None);
+        for _ in 0..1_000 {
+            outcome = receiver.received(Tick(0), &block.to_bytes());
+            while receiver.poll().is_some() {
+                answers += 1;
+            }
+            if outcome.is_err() {
+                break;
+            }
+        }
+        assert_eq!(outcome, Err(BlockError::Halted), "streaming {streaming}");
+        assert!(answers <= 1 + 5 && receiver.deadline().is_none(), "{answers} answers");
+    }
+}
