@@ -48,7 +48,10 @@ pub struct Interrupted;
 
 /// The meter does not want the association. Said without protection, by anybody.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}; check keys, titles, mechanism and access points of the lab file")]
+#[error(
+    "{0}; check keys, titles, mechanism and access points of the lab file, and give --counter-file FILE: a meter refuses \
+    an invocation counter that it has had before"
+)]
 struct NotAssociated(String);
 
 /// Keys and counters of the client: they outlive one association.
