@@ -2,9 +2,11 @@
 
 mod field;
 mod inner;
+pub mod keys;
 
 pub use field::FieldClient;
 pub use inner::Client;
+pub use keys::{KeysCallError, KeysClient};
 
 use std::{future::Future, time::Duration};
 

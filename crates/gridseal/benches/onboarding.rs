@@ -52,24 +52,9 @@ impl Server {
         Self(child)
     }
 
-    /// CPU of the process and its children, seconds (resolution 10 ms).
+    /// CPU of the process and its children, seconds.
     fn cpu_s(&self) -> f64 {
-        let id = self.0.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        let all = children.split_whitespace().map(str::to_owned).chain([id.to_string()]);
-        let threads = |id: String| {
-            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-            let fields: Vec<u64> = stat
-                .rsplit(')')
-                .next()
-                .unwrap_or_default()
-                .split_whitespace()
-                .filter_map(|f| f.parse().ok())
-                .collect();
-            // After the command name, utime and stime are the 11th and 12th number (the state letter is no number).
-            (fields[10] + fields[11]) as f64 / 100.0
-        };
-        all.map(threads).sum()
+        cpu::seconds(self.0.id())
     }
 }
 
@@ -201,6 +186,8 @@ fn cost_of(count: u32, mut operation: impl FnMut()) -> f64 {
     (thread_cpu_s() - before) / f64::from(count)
 }
 
+#[path = "support/cpu.rs"]
+mod cpu;
 #[path = "support/handshake.rs"]
 mod handshake;
 

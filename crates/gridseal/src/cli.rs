@@ -69,6 +69,9 @@ enum Command {
     /// What comes from manufacturers.
     #[command(subcommand)]
     Import(Import),
+    /// Meters' keys: where they stand, their change, their history, what a compromise reaches.
+    #[command(subcommand)]
+    Key(tools::key::Key),
     /// Read what a meter, a person or a radio said.
     #[command(subcommand)]
     Decode(tools::decode::Decode),
@@ -199,6 +202,7 @@ enum Device {
 pub fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => return demo::run(&arguments),
+        Command::Key(key) => return tools::key::run(&key),
         Command::Decode(decode) => return tools::decode::run(&decode),
         Command::Dlms(dlms) => return tools::dlms::run(&dlms),
         Command::Encode(encode) => return tools::encode::run(&encode),

@@ -125,6 +125,12 @@ pub struct Keys {
     /// marker that is missing): that database is accepted, once, for the marker then stands elsewhere.
     #[serde(default)]
     pub accept_restored: Option<[u64; 2]>,
+    /// System title under which this service seals for head-ends, 16 hex digits.
+    #[serde(default)]
+    pub client_title: Option<String>,
+    /// Keep the records in PostgreSQL, not in `keys.db`.
+    #[serde(default)]
+    pub postgres: Option<Postgres>,
     /// Go on where this process's memory cannot be kept out of swap. Test mode.
     #[serde(default)]
     pub danger_unlocked_memory: bool,
@@ -133,12 +139,35 @@ pub struct Keys {
     pub danger_inventory: Option<PathBuf>,
 }
 
+/// A PostgreSQL database, 15 or later, on this machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    /// As libpq takes it: `host=/run/postgresql dbname=gridseal user=keys`.
+    pub connection: String,
+    /// Schema that holds the records.
+    #[serde(default = "default_schema")]
+    pub schema: String,
+}
+
+fn default_schema() -> String {
+    "keys".into()
+}
+
 fn default_marker() -> PathBuf {
     "keys.marker".into()
 }
 
 const fn default_attestation_age() -> u64 {
     gridseal_keys::Core::ATTESTATION_AGE_DEFAULT_S
+}
+
+/// An operator's commands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operator {
+    /// Key service.
+    pub keys: Service,
 }
 
 /// Certificate authority.

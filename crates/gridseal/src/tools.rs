@@ -9,6 +9,7 @@ pub mod encode;
 pub mod factory;
 pub mod group;
 pub mod install;
+pub mod key;
 pub mod lmn;
 pub mod readings;
 pub mod sim;

@@ -65,6 +65,13 @@ fn header(apdu: &[u8]) -> Option<Header> {
     Some(Header { title, counter: protected.invocation_counter, body, tag: *tag })
 }
 
+/// What a fuzzer drives.
+pub(crate) fn look_at(apdu: &[u8]) {
+    if let Some(header) = header(apdu) {
+        assert!(header.body.end == apdu.len() && header.body.len() >= TAG_SIZE);
+    }
+}
+
 /// The carriers of single services under the global key: responses and notifications of a meter.
 ///
 /// # Source

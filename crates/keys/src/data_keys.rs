@@ -76,6 +76,13 @@ impl DataKeysFile {
         former
     }
 
+    /// Forgets all former data keys but the last one, for good. Whether there were any.
+    pub fn destroy_before_last(&mut self) -> bool {
+        let outdated = self.keys.len().saturating_sub(2);
+        self.keys.drain(..outdated);
+        outdated > 0
+    }
+
     /// Opens all data keys.
     ///
     /// # Errors
@@ -120,6 +127,12 @@ impl DataKeys {
     #[must_use]
     pub const fn current(&self) -> &DataKey {
         &self.current
+    }
+
+    /// All of them, for a demo's search of other processes.
+    #[cfg(feature = "danger-inventory")]
+    pub(crate) fn danger_all(&self) -> impl Iterator<Item = &DataKey> {
+        core::iter::once(&self.current).chain(&self.former)
     }
 
     /// The key that an envelope names.
@@ -176,11 +189,16 @@ mod tests {
         for wrapped in [&old, &new] {
             assert!(Key::<Guek, 16>::unwrap_key(keys.of(wrapped).unwrap(), &context, wrapped).is_ok());
         }
+        assert!(!file.destroy_before_last(), "the last one stays");
         assert!(!file.destroy(2), "the one in use");
         assert!(file.destroy(1) && !file.destroy(1));
         let keys = file.open(&kek, TENANT).unwrap();
         assert!(keys.of(&old).is_none() && keys.of(&new).is_some());
         assert_eq!(file.renew(&kek, TENANT, UtcTime(30), &mut rng).unwrap(), 3, "no number comes twice");
+        assert_eq!(file.renew(&kek, TENANT, UtcTime(40), &mut rng).unwrap(), 4);
+        assert!(file.destroy_before_last() && !file.destroy_before_last());
+        let keys = file.open(&kek, TENANT).unwrap();
+        assert!(keys.of(&new).is_none() && keys.current().id() == 4 && keys.former.len() == 1);
     }
 
     #[test]

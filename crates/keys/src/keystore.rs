@@ -143,6 +143,8 @@ impl Keystore {
     /// what it has wrapped before, and wraps nothing more.
     #[must_use]
     pub fn with_data_keys(mut self, keys: DataKeys) -> Self {
+        #[cfg(feature = "danger-inventory")]
+        self.inventory.extend(keys.danger_all().map(|key| ("Dek", key.key().danger_reveal_hex())));
         self.dek = keys.and(self.dek);
         self
     }

@@ -55,6 +55,8 @@ mod data_keys;
 mod device;
 mod evidence;
 pub mod front;
+#[doc(hidden)]
+pub mod fuzz_entry;
 mod import;
 mod keystore;
 pub mod lease;

@@ -45,6 +45,9 @@ impl<R: Records> Work<'_, R> {
         if !is_harmless(&apdu) {
             return Err(Denial::PolicyDenied.into());
         }
+        if idempotency == Seal::UNNAMED {
+            return self.seal_new(number, apdu, carrier).map(|(sealed, _)| sealed);
+        }
         let digest = Digest(sha256(&[&[carrier_number(carrier)], &apdu]));
         if let Some(before) = self.traffic.sealed_before(&idempotency) {
             return self.seal_again(number, &before, &digest, apdu, carrier);
@@ -52,13 +55,11 @@ impl<R: Records> Work<'_, R> {
         if !self.traffic.seals.has_room() {
             return Err(Denial::Busy.into());
         }
-        let slot = self.traffic.slot(number).ok_or(Denial::UnknownDevice)?;
-        let hot = slot.active.filter(|_| !slot.held).ok_or(Denial::StateForbids)?;
-        let sealed = self.seal_under(number, &hot, apdu, carrier, SEALED)?;
+        let (sealed, pair) = self.seal_new(number, apdu, carrier)?;
         let seal = SealedBefore {
             slot: number,
-            version: hot.pair.guek,
-            gak_version: hot.pair.gak,
+            version: pair.guek,
+            gak_version: pair.gak,
             counter: sealed.counter,
             at: self.now.0,
             idempotency,
@@ -67,6 +68,13 @@ impl<R: Records> Work<'_, R> {
         self.traffic.log.sealed(&seal);
         self.traffic.seals.remember(seal);
         Ok(sealed)
+    }
+
+    /// Seals under the keys in use.
+    fn seal_new(&mut self, number: u32, apdu: Vec<u8>, carrier: Carrier) -> Result<(Sealed, Pair), Stop> {
+        let slot = self.traffic.slot(number).ok_or(Denial::UnknownDevice)?;
+        let hot = slot.active.filter(|_| !slot.held).ok_or(Denial::StateForbids)?;
+        Ok((self.seal_under(number, &hot, apdu, carrier, SEALED)?, hot.pair))
     }
 
     /// Rule S13 for what a head-end sends.

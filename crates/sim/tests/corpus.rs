@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 
 use gridseal_dlms::fuzz_entry as dlms;
 use gridseal_group::fuzz_entry as group;
+use gridseal_keys::fuzz_entry as keys;
 use gridseal_lmn::mbus::fuzz_entry as mbus;
 use gridseal_sts::fuzz_entry as sts;
 use gridseal_trust::{csr, enrol::fuzz_entry as enrol, enrol::session, tpm};
@@ -37,6 +38,8 @@ const TARGETS: &[Target] = &[
     ("group_storage", group::group_storage),
     ("hdlc_frame", dlms::hdlc_frame),
     ("hdlc_link", dlms::hdlc_link),
+    ("keys_request", keys::keys_request),
+    ("keys_traffic", keys::keys_traffic),
     ("mbus_frame", mbus::mbus_frame),
     ("mbus_layers", mbus::mbus_layers),
     ("mbus_records", mbus::mbus_records),

@@ -159,6 +159,7 @@ impl Fleet {
             headend_inner: ANY_PORT,
         };
         configure::headend(&owner_dir, &addresses, &choices)?;
+        configure::operator(&owner_dir, addresses.keys)?;
         self.daemon("headend", &owner_dir.join("headend"))?;
 
         let second = Some(Digest(owner::owner_second(&ceremony)?.public().id()));

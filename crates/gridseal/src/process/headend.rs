@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use gridseal_api::{
-    Refusal,
-    client::Client,
+    KeysClient, Refusal,
+    client::{Client, keys::verdict_of},
     router::{Access, Router},
     server::Limits,
 };
@@ -30,7 +30,7 @@ use gridseal_types::service::{
     Batch,
     admission::{Admission, AdmissionReply},
     certificates::{CertificateReply, CertificateRequest},
-    keys::{KeyReply, KeyRequest, OpenVerdict},
+    keys::{KeyRequest, OpenVerdict},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -42,7 +42,7 @@ use crate::{
     config,
     files::Zone,
     observe::Observer,
-    process::{bind, inner_client, inner_roots, keys, pki, serve, service_identity},
+    process::{bind, inner_client, inner_roots, pki, serve, service_identity},
 };
 
 /// Path of the admissions.
@@ -74,7 +74,7 @@ pub async fn run(path: &Path) -> Result<()> {
         .context("cannot open the reading store")?;
     let store: Store = Arc::new(Mutex::new(store));
     let client = inner_client(&zone)?;
-    let keys = Arc::new(Client::new(&config.keys.address, client.clone(), "keys"));
+    let keys = KeysClient::new(&config.keys.address, client.clone());
     let pki = Client::new(&config.pki.address, client, "pki");
     let inner_tls = server_for_clients(&service_identity(&zone)?, &inner_roots(&dir)?, Alpn::Http2)?;
     drop(zone);
@@ -253,7 +253,7 @@ async fn meter(
 struct Shell {
     machine: Ingest,
     store: Store,
-    keys: Arc<Client>,
+    keys: KeysClient,
     wire: mpsc::Sender<Wire>,
     links: HashMap<ConnectionId, mpsc::Sender<Vec<u8>>>,
     observer: Observer,
@@ -342,18 +342,24 @@ impl Shell {
     }
 
     fn open(&self, batch: BatchId, apdus: Vec<Vec<u8>>) {
-        let (keys, wire) = (Arc::clone(&self.keys), self.wire.clone());
+        let (keys, wire, observer) = (self.keys.clone(), self.wire.clone(), self.observer.clone());
         for apdu in &apdus {
             self.observer.event("frame", &[("apdu", &hex::encode(apdu))]);
         }
         tokio::spawn(async move {
             let requests = apdus.into_iter().map(|apdu| KeyRequest::OpenApdu { apdu }).collect();
-            let answer = keys.call::<KeyRequest, KeyReply>(keys::PATH, &Batch(requests)).await;
-            let verdicts = answer.ok().map(|Batch(replies)| {
-                let verdict =
-                    |reply| if let KeyReply::Apdu(verdict) = reply { verdict } else { OpenVerdict::Rejected };
-                replies.into_iter().map(verdict).collect()
-            });
+            // What is denied, as by a site that is fenced, has no verdict: the whole batch is shown again later.
+            let verdicts = match keys.batch(requests).await {
+                Ok(replies) => replies
+                    .into_iter()
+                    .map(verdict_of)
+                    .collect::<Result<_, _>>()
+                    .inspect_err(|error| {
+                        observer.event("keys-denied", &[("code", &error.name())]);
+                    })
+                    .ok(),
+                Err(_) => None,
+            };
             let _ = wire.send(Wire::Opened(batch, verdicts)).await;
         });
     }

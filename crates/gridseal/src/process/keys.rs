@@ -16,7 +16,7 @@ use gridseal_api::{
     server::Limits,
 };
 use gridseal_io::tls::{Alpn, server_for_clients};
-use gridseal_keys::front::{self, ENDPOINT_MANAGER, HEADEND};
+use gridseal_keys::front;
 use gridseal_types::{
     Code,
     service::{
@@ -34,9 +34,11 @@ use crate::{
 };
 
 /// Path of the service.
-pub const PATH: &str = "/keys/v1";
+pub const PATH: &str = gridseal_api::client::keys::KEYS_PATH;
 /// Batches that may wait for the core.
 const QUEUE: usize = 256;
+/// Frames that the core may have at a time: it decides on while a commit runs.
+pub const FRAMES_IN_FLIGHT: usize = 8;
 
 struct Job {
     requests: Vec<KeyRequest>,
@@ -61,7 +63,7 @@ pub async fn run(path: &Path) -> Result<()> {
     let events = observer.clone();
     let router = Router::new().serve_batch(
         PATH,
-        Access::Services(&[ENDPOINT_MANAGER, HEADEND]),
+        Access::Services(front::CALLERS),
         move |peer, requests: Vec<KeyRequest>| {
             let (queue, observer) = (Arc::clone(&queue), events.clone());
             async move {
@@ -114,8 +116,11 @@ impl Drop for CoreProcess {
     }
 }
 
-/// Starts the core and gives it one frame after the other. Jobs that wait while it works go into the next frame
-/// together, so that one commit serves them all.
+/// Who waits for the answers of one frame, and how many of them are whose.
+type Waiting = Vec<(usize, oneshot::Sender<Vec<KeyReply>>)>;
+
+/// Starts the core and gives it frames, a few at a time. Jobs that wait while it has enough go into the next frame
+/// together, so that one decision serves them all.
 fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>, gone: oneshot::Sender<()>) -> Result<()> {
     let program = std::env::current_exe().context("own program not found")?;
     let mut child = Command::new(program)
@@ -129,33 +134,41 @@ fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>, gone: oneshot::Sende
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let _core = CoreProcess(child);
     let mut to_core = BufWriter::new(stdin.context("keys-core has no input")?);
-    let mut from_core = BufReader::new(stdout.context("keys-core has no output")?);
-    let (sender, answers) = mpsc::sync_channel(1);
+    let from_core = BufReader::new(stdout.context("keys-core has no output")?);
+    // What is in here is at the core; its bound is what blocks, while jobs collect.
+    let (sent, waiting) = mpsc::sync_channel::<Waiting>(FRAMES_IN_FLIGHT);
     std::thread::spawn(move || {
-        while let Ok(Some(frame)) = read_frame(&mut from_core) {
-            if sender.send(frame).is_err() {
-                break;
-            }
-        }
+        // However it ends, nothing comes from the core any more.
+        let _ = pass_answers(from_core, &waiting);
         let _ = gone.send(());
     });
     let mut held: Option<Job> = None;
     while let Some(first) = held.take().or_else(|| jobs.recv().ok()) {
         let mut requests = first.requests;
-        let mut waiting = vec![(requests.len(), first.answer)];
+        let mut answers: Waiting = vec![(requests.len(), first.answer)];
         while let Ok(job) = jobs.try_recv() {
             if requests.len() + job.requests.len() > BATCH_MAX {
                 held = Some(job);
                 break;
             }
-            waiting.push((job.requests.len(), job.answer));
+            answers.push((job.requests.len(), job.answer));
             requests.extend(job.requests);
         }
-        write_frame(&mut to_core, &minicbor::to_vec(Batch(requests))?)?;
-        let reply = answers.recv().context("keys-core closed its output")?;
-        let Batch(replies): Batch<KeyReply> = minicbor::decode(&reply)?;
+        let frame = gridseal_api::batch::encode(&Batch(requests));
+        sent.send(answers).ok().context("keys-core closed its output")?;
+        write_frame(&mut to_core, &frame)?;
+    }
+    Ok(())
+}
+
+/// Hands the core's answers, which come in the order of the frames, to those who wait for them.
+fn pass_answers(mut from_core: impl Read, waiting: &mpsc::Receiver<Waiting>) -> Result<()> {
+    while let Some(frame) = read_frame(&mut from_core)? {
+        let Batch(replies) = gridseal_api::batch::decode::<KeyReply>(&frame)
+            .context("the core's frame is no batch of replies")?;
         let mut replies = replies.into_iter();
-        for (count, answer) in waiting {
+        for (count, answer) in waiting.try_recv().context("the core answers what nobody has asked")? {
+            // Who left wants no answer.
             let _ = answer.send(replies.by_ref().take(count).collect());
         }
     }

@@ -1,118 +1,215 @@
-//! `gridseal keys-core`: started by `gridseal keys`, speaks over its standard input and output, has no network.
+//! `gridseal keys-core`: started by `gridseal keys`, speaks over its standard input and output, has no network of its own.
+//!
+//! Three threads: one reads frames, one decides, one waits for commits and lets answers go, in the order of the frames.
+//! While a commit runs, what is decided meanwhile goes into the next one.
+
+mod secrets;
+mod store;
 
 use std::{
     io::{BufReader, BufWriter},
     path::Path,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
+    thread::JoinHandle,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use gridseal_io::{clock::utc_now, confine, rng::OsRng};
-use gridseal_keys::{Core, KeysError, Keystore, KeystoreFile, Service, site::Site};
-use gridseal_store::{Claim, ClaimError, SoleWriter, SqliteRecords, record_tag_key};
-use gridseal_trust::audit::{self, Act};
+use gridseal_keys::{Core, Service, site::Site};
+use gridseal_store::{GroupCommit, Receipt, SoleWriter};
 use gridseal_types::{
-    records::{Overlay, RecordsError},
-    service::{Batch, keys::KeyRequest},
+    SystemTitle,
+    records::{Durability, Records, RecordsError},
+    service::{
+        Batch,
+        keys::{KeyRequest, SiteMode},
+    },
 };
 
 use crate::{
     config,
-    files::{Zone, parse_voucher_key, read, read_if_there, write_atomic},
-    process::keys::{read_frame, write_frame},
+    files::{read_if_there, write_atomic},
+    process::keys::{FRAMES_IN_FLIGHT, read_frame, write_frame},
 };
+use secrets::Secrets;
 
 /// File with the epoch of this site, outside the database.
 const SITE_EPOCH: &str = "site-epoch";
 /// Batches after which the traffic log is folded into rows, and rows for each step.
 const FOLD_EVERY: u32 = 64;
 const FOLD_ROWS: usize = 256;
+/// Rows whose envelopes are moved to a new data key in one step, and the pause before the next step when nobody asks.
+const REWRAP_ROWS: usize = 64;
+const REWRAP_PAUSE: Duration = Duration::from_millis(20);
+/// How often an idle service looks whether its data key is due.
+const IDLE: Duration = Duration::from_secs(3_600);
+
+/// What the deciding thread waits for.
+enum Event {
+    Frame(Vec<u8>),
+    /// The parent has closed its end.
+    End,
+    Failed(anyhow::Error),
+}
+
+/// Answers that wait for their commit.
+type Answers = Sender<(Receipt, Vec<u8>)>;
+
+/// Why the deciding thread stopped serving.
+enum Stopped {
+    InputEnded,
+    DataKeyDue,
+}
 
 /// Runs the core until its input ends.
 pub fn run(path: &Path) -> Result<()> {
     let (config, dir): (config::Keys, _) = config::load(path)?;
     keep_secrets_in_memory(&config)?;
-    let file: KeystoreFile =
-        minicbor::decode(&read(&dir.join("keystore.cbor"))?).context("keystore.cbor is no keystore")?;
-    let delegation = read(&dir.join("delegation.cbor"))?;
-    let voucher_keys = config.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?;
-    let mut records = open_records(&config, &dir)?;
-    let keystore = Keystore::open(&file, Zone::open(&dir)?.into_dek(), delegation, voucher_keys)?;
-    let core = Core::new(keystore, config.attestation_age_max_s);
-    let epoch_file = dir.join(SITE_EPOCH);
-    let site = Site { marker: site_epoch(&epoch_file)?, ..Site::single(Core::CLIENT_TITLE) };
-    let mut service = Service::load(&core, &records, site, &mut OsRng)?;
-    confine::filter_system_calls()?;
-    let mut input = BufReader::new(std::io::stdin().lock());
-    let mut output = BufWriter::new(std::io::stdout().lock());
-    let mut frames = 0u32;
-    while let Some(frame) = read_frame(&mut input)? {
-        let Batch(requests): Batch<KeyRequest> = minicbor::decode(&frame)?;
-        // After an error what is in memory is ahead of what is on record: the process ends, and is started again.
-        let replies = records.transact(|view| {
-            let decision = service.decide(view, utc_now(), &mut OsRng, requests)?;
-            if let Some(epoch) = decision.marker {
-                write_atomic(&epoch_file, epoch.to_string().as_bytes()).map_err(|_| RecordsError::Failed)?;
-            }
-            Ok::<_, KeysError>((decision.writes, decision.replies))
-        })?;
-        if let Some(inventory) = &config.danger_inventory {
-            danger_write_inventory(&core, &records, &dir.join(inventory))?;
+    match &config.postgres {
+        None => run_on(&config, &dir, || store::sqlite(&dir)),
+        Some(postgres) => run_on(&config, &dir, || store::postgres(postgres, &dir)),
+    }
+}
+
+/// Claims the records through one connection and reads them through another.
+fn run_on<S>(config: &config::Keys, dir: &Path, open: impl Fn() -> Result<S>) -> Result<()>
+where
+    S: SoleWriter + Send + 'static,
+{
+    let secrets = Secrets::new(config, dir)?;
+    let mut writer = open()?;
+    store::claim(&mut writer, config, dir)?;
+    let mut group = GroupCommit::start(writer, open()?);
+    let (events, answers, output) = start_pipes();
+    let mut confined = false;
+    loop {
+        let core = secrets.open(&mut group)?;
+        if !confined {
+            confine::filter_system_calls()?;
+            confined = true;
         }
-        write_frame(&mut output, &minicbor::to_vec(Batch(replies))?)?;
-        frames = frames.wrapping_add(1);
-        if frames.is_multiple_of(FOLD_EVERY) || service.is_folding() {
-            records
-                .transact(|view| Ok::<_, RecordsError>((service.fold(view, utc_now(), FOLD_ROWS)?, ())))?;
+        match serve(config, dir, (&core, &secrets), &mut group, &events, &answers)? {
+            Stopped::DataKeyDue => {}
+            Stopped::InputEnded => break,
         }
     }
+    // What was decided is committed and answered before the process ends.
+    drop(answers);
+    let _ = output.join();
     Ok(())
+}
+
+/// The threads that read and write, before the filter forbids to start any.
+fn start_pipes() -> (Receiver<Event>, Answers, JoinHandle<()>) {
+    let (events, incoming) = sync_channel(FRAMES_IN_FLIGHT);
+    let (answers, outgoing) = channel();
+    let failed = events.clone();
+    std::thread::spawn(move || read_all(&events));
+    let output = std::thread::spawn(move || {
+        if let Err(error) = answer_all(&outgoing) {
+            // A deciding thread that is gone needs no telling.
+            let _ = failed.send(Event::Failed(error));
+        }
+    });
+    (incoming, answers, output)
+}
+
+fn read_all(events: &SyncSender<Event>) {
+    let mut input = BufReader::new(std::io::stdin().lock());
+    loop {
+        let event = match read_frame(&mut input) {
+            Ok(Some(frame)) => Event::Frame(frame),
+            Ok(None) => Event::End,
+            Err(error) => Event::Failed(error),
+        };
+        let goes_on = matches!(event, Event::Frame(_));
+        if events.send(event).is_err() || !goes_on {
+            return;
+        }
+    }
+}
+
+/// Lets an answer go when its commit and all before it are durable (rule S2).
+fn answer_all(outgoing: &Receiver<(Receipt, Vec<u8>)>) -> Result<()> {
+    let mut output = BufWriter::new(std::io::stdout().lock());
+    while let Ok((receipt, reply)) = outgoing.recv() {
+        receipt.wait().map_err(|error| {
+            anyhow::Error::new(error).context(format!("cannot commit to the key store ({})", error.code()))
+        })?;
+        write_frame(&mut output, &reply)?;
+    }
+    Ok(())
+}
+
+/// Decides batch after batch. After an error what is in memory is ahead of what is on record: the process ends, and is
+/// started again.
+#[expect(clippy::too_many_arguments, reason = "everything that a decision needs, in one place")]
+fn serve<R: Records>(
+    config: &config::Keys,
+    dir: &Path,
+    (core, secrets): (&Core, &Secrets),
+    group: &mut GroupCommit<R>,
+    events: &Receiver<Event>,
+    answers: &Answers,
+) -> Result<Stopped> {
+    let epoch_file = dir.join(SITE_EPOCH);
+    let title = config.client_title.as_deref().map(parse_title).transpose()?;
+    let site = Site { marker: site_epoch(&epoch_file)?, ..Site::single(title.unwrap_or(Core::CLIENT_TITLE)) };
+    let mut service = Service::load(core, &*group, site, &mut OsRng)?;
+    // A site that only follows writes nothing: its database is another's.
+    let mut rewraps = service.mode() == SiteMode::Active;
+    let mut frames = 0u32;
+    loop {
+        match events.recv_timeout(if rewraps { REWRAP_PAUSE } else { IDLE }) {
+            Ok(Event::Frame(frame)) => {
+                let Batch(requests) = gridseal_api::batch::decode::<KeyRequest>(&frame)
+                    .context("the parent's frame is no batch of requests")?;
+                let decision = service.decide(&*group, utc_now(), &mut OsRng, requests)?;
+                if let Some(epoch) = decision.marker {
+                    write_atomic(&epoch_file, epoch.to_string().as_bytes())
+                        .map_err(|_| RecordsError::Failed)?;
+                }
+                let receipt = group.submit(decision.writes, decision.durability);
+                if let Some(inventory) = &config.danger_inventory {
+                    secrets::danger_write_inventory(core, &*group, &dir.join(inventory))?;
+                }
+                let reply = gridseal_api::batch::encode(&Batch(decision.replies));
+                // Who writes answers tells through the events when it cannot any more.
+                let _ = answers.send((receipt, reply));
+                frames = frames.wrapping_add(1);
+                if frames.is_multiple_of(FOLD_EVERY) || service.is_folding() {
+                    let folded = service.fold(&*group, utc_now(), FOLD_ROWS)?;
+                    group.submit(folded, Durability::Local);
+                }
+            }
+            Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => return Ok(Stopped::InputEnded),
+            Ok(Event::Failed(error)) => return Err(error),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if rewraps {
+            let step = core.rewrap_step(&*group, utc_now(), &mut OsRng, REWRAP_ROWS)?;
+            let receipt = group.submit(step.writes, Durability::Local);
+            if step.is_done {
+                receipt.wait()?;
+                secrets.forget_outdated()?;
+                rewraps = false;
+            }
+        } else if service.mode() == SiteMode::Active && secrets.is_due(utc_now()) {
+            return Ok(Stopped::DataKeyDue);
+        }
+    }
+}
+
+fn parse_title(text: &str) -> Result<SystemTitle> {
+    let bytes = hex::decode(text).ok();
+    bytes.and_then(|bytes| SystemTitle::from_slice(&bytes)).context("client_title is not 16 hex digits")
 }
 
 fn site_epoch(path: &Path) -> Result<Option<u32>> {
     let Some(text) = read_if_there(path)? else { return Ok(None) };
     let epoch = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
     Ok(Some(epoch.with_context(|| format!("{} holds no epoch", path.display()))?))
-}
-
-/// Opens the key store as its only writer: authenticated, and not older than its marker.
-fn open_records(config: &config::Keys, dir: &Path) -> Result<SqliteRecords> {
-    let tags = record_tag_key(Zone::open(dir)?.dek());
-    let records = SqliteRecords::open(dir.join("keys.db")).context("cannot open the key store")?;
-    let mut records = records.authenticated_by(tags);
-    let marker = dir.join(&config.marker);
-    let is_first = !marker.exists();
-    let claimed = match records.claim(Claim::IfFree, &marker) {
-        // Written before rows were authenticated; with a marker that would be an attack.
-        Err(ClaimError::Unauthenticated) if is_first => {
-            records.claim(Claim::Adopt, &marker).map(|_| Some("keys.adopted"))
-        }
-        Err(error) if config.accept_restored.is_some() && config.accept_restored == stands_at(&error) => {
-            records.claim(Claim::Restored, &marker).map(|_| Some("keys.restored"))
-        }
-        claimed => claimed.map(|_| None),
-    };
-    let told = claimed.map_err(|error| {
-        let code = error.code();
-        anyhow::Error::new(error).context(format!("cannot claim the key store ({code})"))
-    })?;
-    if let Some(act) = told {
-        records.transact(|view| {
-            let mut overlay = Overlay::new(view);
-            let act = Act { actor: "keys", act, subject: &"keys.db", detail: &"" };
-            audit::append(&mut overlay, utc_now(), act)?;
-            Ok::<_, RecordsError>((overlay.into_writes(), ()))
-        })?;
-    }
-    Ok(records)
-}
-
-/// Where a database and its marker stand that do not belong together.
-const fn stands_at(error: &ClaimError) -> Option<[u64; 2]> {
-    match error {
-        ClaimError::Stale { found, marker } => Some([*found, *marker]),
-        ClaimError::MarkerMissing { found } => Some([*found, 0]),
-        _ => None,
-    }
 }
 
 /// Before the first key is opened: no dumps, no swap.
@@ -123,15 +220,4 @@ fn keep_secrets_in_memory(config: &config::Keys) -> Result<()> {
         Err(_) if config.danger_unlocked_memory => Ok(()),
         done => Ok(done?),
     }
-}
-
-#[cfg(feature = "danger-inventory")]
-fn danger_write_inventory(core: &Core, records: &SqliteRecords, path: &Path) -> Result<()> {
-    let inventory = core.danger_inventory(records)?;
-    crate::files::write_atomic(path, &serde_json::to_vec_pretty(&inventory)?)
-}
-
-#[cfg(not(feature = "danger-inventory"))]
-fn danger_write_inventory(_: &Core, _: &SqliteRecords, _: &Path) -> Result<()> {
-    anyhow::bail!("this build cannot write an inventory of its keys")
 }

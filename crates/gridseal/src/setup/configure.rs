@@ -53,10 +53,17 @@ pub fn keys(owner: &Path, listen: SocketAddr, manufacturer: &Manufacturer, choic
         attestation_age_max_s: gridseal_keys::Core::ATTESTATION_AGE_DEFAULT_S,
         marker: "keys.marker".into(),
         accept_restored: None,
+        client_title: None,
+        postgres: None,
         danger_unlocked_memory: choices.unlocked_memory,
         danger_inventory: choices.inventory.clone(),
     };
     config::save(&owner.join("keys/config.toml"), &keys)
+}
+
+/// An operator's commands.
+pub fn operator(owner: &Path, keys: SocketAddr) -> Result<()> {
+    config::save(&owner.join("operator/config.toml"), &config::Operator { keys: service(keys) })
 }
 
 /// Certificate authority; `headend` is the host under which meters reach the head-end.

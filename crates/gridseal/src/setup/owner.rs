@@ -27,8 +27,8 @@ use crate::{
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// Inner services that have an identity of their own.
-pub const SERVICES: [&str; 5] = ["endpoint-manager", "keys", "pki", "headend", "config-server"];
+/// Who has an identity of its own in the inner network: services, and the operator who asks about keys.
+pub const SERVICES: [&str; 6] = ["endpoint-manager", "keys", "pki", "headend", "config-server", "operator"];
 
 fn validity(lifetime: Duration) -> Validity {
     Validity::starting(UtcTime(utc_now().0.saturating_sub(300)), lifetime)

@@ -128,6 +128,7 @@ pub fn configure(arguments: &Configure) -> Result<()> {
     };
     let choices = Choices { interval_s: arguments.interval_s, ..Choices::default() };
     configure::keys(owner, addresses.keys, &manufacturer, &choices)?;
+    configure::operator(owner, addresses.keys)?;
     configure::pki(owner, addresses.pki, &addresses.headend)?;
     configure::config_server(owner, addresses.config, addresses.config_inner, &choices)?;
     configure::headend(owner, &addresses, &choices)?;

@@ -1,7 +1,8 @@
 //! End to end: real processes, real links, real files.
 //!
 //! What each module proves: `demo` the one command, `faults` and `power` kill -9 at every step, `ports` bad input at every
-//! port, `borders` who can reach whom, `zones` that keys stay where they belong,
+//! port, `borders` who can reach whom, `zones` that keys stay where they belong, `takeover` that a taken-over `keys` repeats no
+//! nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
 //! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears, `dlms_client` what the
 //! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees.
 
@@ -23,10 +24,16 @@ mod dlms_decode;
 mod dlms_peer;
 mod dlms_serve;
 mod faults;
+mod flush;
+mod keys;
 mod lmn;
 mod machine;
 mod mbus;
 mod peer;
+// A PostgreSQL server, as the tests of the store start it.
+#[allow(dead_code, unreachable_pub, reason = "the store's tests use more of it")]
+#[path = "../../../store/tests/store/server.rs"]
+mod pg;
 mod ports;
 mod power;
 // The search of the demo itself: what is proven here is what the demo relies on.
@@ -34,6 +41,8 @@ mod power;
 #[path = "../../src/demo/scan.rs"]
 mod scan;
 mod site;
+mod station;
 mod storage;
+mod takeover;
 mod tools;
 mod zones;

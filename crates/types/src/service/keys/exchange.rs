@@ -30,9 +30,16 @@ pub struct Seal {
     /// Carrier.
     #[n(2)]
     pub carrier: Carrier,
-    /// Names this seal: the same one within ten minutes gets the same bytes.
+    /// Names this seal: the same one within ten minutes gets the same bytes. [`Seal::UNNAMED`] is not remembered: asked
+    /// for again, the APDU is sealed anew under the next counter. Named ones are limited to about a million in ten
+    /// minutes.
     #[n(3)]
     pub idempotency: N16,
+}
+
+impl Seal {
+    /// Names no seal: for what may be sent twice, as every GET may.
+    pub const UNNAMED: N16 = N16([0; 16]);
 }
 
 /// What a meter did with a key transfer, as its head-end tells.

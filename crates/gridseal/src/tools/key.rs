@@ -1,0 +1,433 @@
+//! `gridseal key`: what an operator asks the key service, over mutual TLS with an operator's certificate. No answer holds
+//! a key.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use gridseal_api::{KeysCallError, KeysClient};
+use gridseal_types::{
+    SystemTitle, UtcTime,
+    service::keys::{
+        ChangeOutcome, ChangePhase, ChangeReply, ChangeStatus, DeviceKeyStatus, KeyKind, KeyRef,
+        VersionStatus, kinds_name,
+    },
+};
+use serde_json::{Value, json};
+
+use super::Usage;
+use crate::{config, files::Zone, observe::say, process::inner_client};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 the key service denied it or could not be asked (for at least one \
+                          meter), 2 wrong usage.\nA denial names its code, in --json as {\"error\":CODE,\
+                          \"retryable\":BOOL}.";
+
+/// Commands on meters' keys.
+#[derive(Debug, clap::Subcommand)]
+pub enum Key {
+    /// Versions of a meter's keys, their states and counters, and the key change that is not resolved.
+    #[command(after_help = format!(
+        "{EXIT_CODES}\n\nExamples:\n  gridseal key status --config owner/operator/config.toml 47534c0102030405\n  \
+         gridseal key status --config owner/operator/config.toml --json 47534c0102030405 47534c0102030406"
+    ))]
+    Status(Meters),
+    /// Begin to change a meter's keys, or look how far that is.
+    ///
+    /// The command begins the change and prints its phase. It does not carry anything to the meter: a head-end asks for
+    /// the transfer, sends it and reports the answer, and only an APDU under the new keys confirms. Until then the keys
+    /// in use stay in use.
+    #[command(after_help = format!(
+        "{EXIT_CODES}\n\nExamples:\n  gridseal key rotate --config owner/operator/config.toml 47534c0102030405\n  \
+         gridseal key rotate --config owner/operator/config.toml --kind kek --json 47534c0102030405\n  \
+         gridseal key rotate --config owner/operator/config.toml --abandon 47534c0102030405"
+    ))]
+    Rotate(Rotate),
+    /// What happened to a meter's keys, oldest first; each line names the entry of the audit log.
+    #[command(after_help = format!(
+        "{EXIT_CODES}\n\nExample:\n  gridseal key history --config owner/operator/config.toml 47534c0102030405"
+    ))]
+    History(Meters),
+    /// What the compromise of a key reaches: the key, what it wrapped, what that wrapped, and so on.
+    #[command(after_help = format!(
+        "{EXIT_CODES}\n\nExample:\n  gridseal key compromise --dry-run --config owner/operator/config.toml \
+         47534c0102030405/kek/1"
+    ))]
+    Compromise(Compromise),
+}
+
+/// Arguments of the commands on whole meters.
+#[derive(Debug, clap::Args)]
+pub struct Meters {
+    /// Configuration of the operator's commands (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Print one JSON object for each meter; of a history, for each entry.
+    #[arg(long)]
+    json: bool,
+    /// Meters, by system title: 16 hex digits each.
+    #[arg(required = true, value_name = "METER", value_parser = parse_title)]
+    meters: Vec<SystemTitle>,
+}
+
+/// Arguments of `key rotate`.
+#[derive(Debug, clap::Args)]
+pub struct Rotate {
+    #[command(flatten)]
+    of: Meters,
+    /// Which keys: encryption and authentication key together, one of them, or the master key alone.
+    #[arg(long, value_enum, default_value = "guek+gak", conflicts_with = "abandon")]
+    kind: Kind,
+    /// Give the change up that is not resolved, unless it was sent and may still be answered. What was sent stays known,
+    /// and usable if the meter took it.
+    #[arg(long)]
+    abandon: bool,
+}
+
+/// What one change may replace.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Kind {
+    /// Both.
+    #[value(name = "guek+gak")]
+    Both,
+    /// Encryption key.
+    Guek,
+    /// Authentication key.
+    Gak,
+    /// Master key.
+    Kek,
+}
+
+impl Kind {
+    fn kinds(self) -> Vec<KeyKind> {
+        match self {
+            Self::Both => vec![KeyKind::Guek, KeyKind::Gak],
+            Self::Guek => vec![KeyKind::Guek],
+            Self::Gak => vec![KeyKind::Gak],
+            Self::Kek => vec![KeyKind::Kek],
+        }
+    }
+}
+
+/// Arguments of `key compromise`.
+#[derive(Debug, clap::Args)]
+pub struct Compromise {
+    /// Configuration of the operator's commands (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Only tell what would be reached. Required: to declare a compromise takes the consent of two persons.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Key: METER/KIND/VERSION, kind guek, gak or kek.
+    #[arg(value_name = "KEY", value_parser = parse_key)]
+    key: KeyRef,
+}
+
+fn parse_title(text: &str) -> Result<SystemTitle, String> {
+    let bytes = hex::decode(text).ok();
+    bytes.and_then(|bytes| SystemTitle::from_slice(&bytes)).ok_or_else(|| "expected 16 hex digits".to_owned())
+}
+
+fn parse_key(text: &str) -> Result<KeyRef, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let [title, kind, version] = parts.as_slice() else {
+        return Err("expected METER/KIND/VERSION".to_owned());
+    };
+    let kind = KeyKind::ALL.into_iter().find(|known| known.name() == *kind);
+    Ok(KeyRef {
+        system_title: parse_title(title)?,
+        kind: kind.ok_or("kind is guek, gak or kek")?,
+        version: version.parse().map_err(|_| "version is no number")?,
+    })
+}
+
+/// Runs a command.
+pub fn run(key: &Key) -> Result<ExitCode> {
+    let config = match key {
+        Key::Status(of) | Key::History(of) => &of.config,
+        Key::Rotate(rotate) => &rotate.of.config,
+        Key::Compromise(compromise) if !compromise.dry_run => {
+            return Err(Usage(
+                "to declare a compromise takes the consent of two persons, which this command cannot give: \
+                 --dry-run tells what it would reach"
+                    .to_owned(),
+            )
+            .into());
+        }
+        Key::Compromise(compromise) => &compromise.config,
+    };
+    let (config, dir): (config::Operator, _) = config::load(config)?;
+    let client = KeysClient::new(&config.keys.address, inner_client(&Zone::open(&dir)?)?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        match key {
+            Key::Status(of) => status(&client, of).await,
+            Key::Rotate(rotate) => change(&client, rotate).await,
+            Key::History(of) => history(&client, of).await,
+            Key::Compromise(of) => compromise(&client, of).await,
+        }
+    });
+    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Tells why it was not done.
+fn failed(json: bool, subject: &str, error: &KeysCallError) {
+    if json {
+        say(&json!({ "of": subject, "error": error.name(), "retryable": error.is_retryable() }).to_string());
+    } else {
+        let again = if error.is_retryable() { " (may be tried again)" } else { "" };
+        eprintln!("gridseal: {subject}: {}{again}", error.name());
+    }
+    if let KeysCallError::Call(cause) = error {
+        eprintln!("gridseal: {:#}", anyhow::Error::new(std::sync::Arc::clone(cause)));
+    }
+}
+
+async fn status(client: &KeysClient, of: &Meters) -> bool {
+    let mut all = true;
+    for meter in &of.meters {
+        match client.status(*meter).await {
+            Ok(status) if of.json => say(&status_json(&status).to_string()),
+            Ok(status) => status_lines(&status).iter().for_each(|line| say(line)),
+            Err(error) => {
+                failed(of.json, &meter.to_string(), &error);
+                all = false;
+            }
+        }
+    }
+    all
+}
+
+async fn change(client: &KeysClient, Rotate { of, kind, abandon }: &Rotate) -> bool {
+    let mut all = true;
+    for meter in &of.meters {
+        let changed = if *abandon {
+            give_up(client, *meter).await
+        } else {
+            client.begin_key_change(*meter, kind.kinds()).await
+        };
+        match changed {
+            Ok(reply) if of.json => say(&change_json(*meter, &reply).to_string()),
+            Ok(reply) => change_lines(*meter, &reply).iter().for_each(|line| say(line)),
+            Err(error) => {
+                failed(of.json, &meter.to_string(), &error);
+                all = false;
+            }
+        }
+    }
+    all
+}
+
+async fn give_up(client: &KeysClient, meter: SystemTitle) -> Result<ChangeReply, KeysCallError> {
+    let unresolved = client.status(meter).await?.change;
+    let none = gridseal_types::service::keys::Denial::UnknownChange;
+    let change = unresolved.ok_or(KeysCallError::Denied(none))?.change;
+    client.report_key_change(change, ChangeOutcome::Abandon).await
+}
+
+async fn history(client: &KeysClient, of: &Meters) -> bool {
+    let mut all = true;
+    for meter in &of.meters {
+        let entries = match client.history(*meter).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                failed(of.json, &meter.to_string(), &error);
+                all = false;
+                continue;
+            }
+        };
+        for entry in entries {
+            if of.json {
+                let entry = json!({
+                    "meter": meter.to_string(), "at": entry.at.to_string(), "act": entry.act,
+                    "detail": entry.detail, "audit": entry.sequence,
+                });
+                say(&entry.to_string());
+            } else {
+                say(&format!("{} {:<24} {} (audit {})", entry.at, entry.act, entry.detail, entry.sequence));
+            }
+        }
+    }
+    all
+}
+
+async fn compromise(client: &KeysClient, of: &Compromise) -> bool {
+    let plan = match client.compromise_plan(of.key).await {
+        Ok(plan) => plan,
+        Err(error) => {
+            failed(of.json, &of.key.to_string(), &error);
+            return false;
+        }
+    };
+    if of.json {
+        let reached: Vec<Value> = plan
+            .reached
+            .iter()
+            .map(|reached| {
+                json!({
+                    "key": reached.key.to_string(), "state": reached.state.name(),
+                    "by": reached.by.map(|by| by.to_string()),
+                })
+            })
+            .collect();
+        let devices: Vec<String> = plan.devices.iter().map(ToString::to_string).collect();
+        say(&json!({ "dry_run": true, "reached": reached, "devices": devices }).to_string());
+        return true;
+    }
+    for reached in &plan.reached {
+        let by = reached.by.map(|by| format!(" wrapped by {by}")).unwrap_or_default();
+        say(&format!("{} {}{by}", reached.key, reached.state.name()));
+    }
+    let devices: Vec<String> = plan.devices.iter().map(ToString::to_string).collect();
+    say(&format!("needs new keys: {}", devices.join(" ")));
+    say("nothing was changed");
+    true
+}
+
+fn time(at: Option<UtcTime>) -> Value {
+    at.map_or(Value::Null, |at| at.to_string().into())
+}
+
+fn status_json(status: &DeviceKeyStatus) -> Value {
+    let version = |version: &VersionStatus| {
+        json!({
+            "kind": version.kind.name(), "version": version.version, "state": version.state.name(),
+            "origin": format!("{:?}", version.origin).to_lowercase(), "sent": version.sent,
+            "created_at": version.created_at.to_string(), "proven_at": time(version.proven_at),
+            "deactivated_at": time(version.deactivated_at), "wrapped_by": version.wrapped_by,
+            "change": version.change.map(|id| id.to_string()), "next_counter": version.next_counter,
+            "received": version.received, "rotation_due": version.rotation_due,
+        })
+    };
+    json!({
+        "meter": status.system_title.to_string(), "serial": status.serial, "state": status.state.name(),
+        "claim": status.claim.name(), "attested": status.attested,
+        "attested_at": time(status.attested.then_some(status.attested_at)), "regressed": status.regressed,
+        "versions": status.versions.iter().map(version).collect::<Vec<_>>(),
+        "change": status.change.as_ref().map(change_status_json),
+    })
+}
+
+fn change_status_json(change: &ChangeStatus) -> Value {
+    json!({
+        "change": change.change.to_string(), "keys": kinds_name(&change.items), "phase": change.phase.name(),
+        "attempts": change.attempts, "begun_at": change.begun_at.to_string(),
+        "changed_at": change.changed_at.to_string(),
+    })
+}
+
+fn change_json(meter: SystemTitle, reply: &ChangeReply) -> Value {
+    let mut object = change_status_json(&reply.status);
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert("meter".into(), meter.to_string().into());
+        fields.insert("resolved".into(), reply.status.phase.is_resolved().into());
+        fields.insert("next".into(), next_step(&reply.status).into());
+        // Sealed: what a head-end that asks for it gets as well.
+        let transfer = reply.transfer.as_ref().map(|sealed| {
+            json!({
+                "apdu": hex::encode(&sealed.apdu), "version": sealed.version, "counter": sealed.counter,
+            })
+        });
+        fields.insert("transfer".into(), transfer.unwrap_or_default());
+    }
+    object
+}
+
+/// What has to happen, and by whom.
+const fn next_step(change: &ChangeStatus) -> &'static str {
+    match change.phase {
+        ChangePhase::Created | ChangePhase::Prepared => {
+            "nothing has left; the meter's state forbids to send it for now"
+        }
+        ChangePhase::Sent => {
+            "a head-end has to deliver the transfer and report the answer; an APDU under the new keys confirms"
+        }
+        ChangePhase::Unknown => "a head-end has to probe which keys the meter has",
+        ChangePhase::NotInstalled => {
+            "the meter has the old keys: a head-end has to deliver the transfer again"
+        }
+        ChangePhase::Confirmed | ChangePhase::Activated => "none: the new keys are in use",
+        ChangePhase::Refused => "none: the meter has refused it, and the old keys are in use",
+        _ => "none: given up; what was sent stays known",
+    }
+}
+
+fn change_lines(meter: SystemTitle, reply: &ChangeReply) -> Vec<String> {
+    let status = &reply.status;
+    let mut lines = vec![change_line(&format!("{meter} "), status)];
+    if let Some(sealed) = &reply.transfer {
+        lines.push(format!(
+            "  transfer ready: {} bytes, sealed under key version {} with counter {}",
+            sealed.apdu.len(),
+            sealed.version,
+            sealed.counter
+        ));
+    }
+    lines.push(format!("  next: {}", next_step(status)));
+    lines
+}
+
+fn change_line(prefix: &str, change: &ChangeStatus) -> String {
+    format!(
+        "{prefix}change {} of {}: {} since {}, sent {} times",
+        change.change,
+        kinds_name(&change.items),
+        change.phase.name(),
+        change.changed_at,
+        change.attempts
+    )
+}
+
+fn status_lines(status: &DeviceKeyStatus) -> Vec<String> {
+    let attested = if !status.attested {
+        "has no root of trust".to_owned()
+    } else if status.attested_at == UtcTime(0) {
+        "never attested".to_owned()
+    } else {
+        format!("attested {}", status.attested_at)
+    };
+    let mut lines = vec![format!(
+        "{} {} {} {}, {attested}",
+        status.system_title,
+        status.serial,
+        status.state.name(),
+        status.claim.name()
+    )];
+    for version in &status.versions {
+        let mut line = format!(
+            "  {:<4} {:>5} {:<12} made {}",
+            version.kind.name(),
+            version.version,
+            version.state.name(),
+            version.created_at
+        );
+        let mut add = |what: Option<String>| line.extend(what.map(|what| format!(", {what}")));
+        add((!version.sent).then(|| "never sent".to_owned()));
+        add(version.proven_at.map(|at| format!("proven {at}")));
+        add(version.wrapped_by.map(|kek| format!("wrapped by kek {kek}")));
+        add(version.next_counter.map(|counter| format!("next counter {counter}")));
+        add(version.received.map(|counter| format!("received {counter}")));
+        add(version.rotation_due.then(|| "ROTATION DUE".to_owned()));
+        lines.push(line);
+    }
+    lines.extend(status.change.as_ref().map(|change| change_line("  ", change)));
+    if status.regressed {
+        lines.push("  LAST HEARD UNDER FORMER KEYS".to_owned());
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_named_as_it_is_printed() {
+        let key = KeyRef { system_title: SystemTitle(*b"GSL12345"), kind: KeyKind::Gak, version: 7 };
+        assert_eq!(parse_key(&key.to_string()), Ok(key));
+        for wrong in ["", "47534c3132333435", "47534c3132333435/gak", "47534c3132333435/gbek/1", "00/gak/1"] {
+            assert!(parse_key(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The key service as its callers have it: over mutual TLS, by role, in batches, and through the operator's commands.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+};
+
+use gridseal_api::{KeysCallError, KeysClient};
+use gridseal_crypto::Key;
+use gridseal_io::tls::{Alpn, mutual};
+use gridseal_types::{
+    Code,
+    service::keys::{
+        ChangeOutcome, ChangePhase, Denial, ExchangeReply, KeyKind, KeyReply, KeyRequest, OpenAssociation,
+        OpenVerdict, Seal,
+    },
+};
+use serde_json::Value;
+
+use crate::{
+    machine::{GRIDSEAL, gridseal},
+    peer::{certificates, stolen_identity, talk},
+    station::{Nonces, Station, audit, push, push_under, seal, title},
+};
+
+/// A whole key service with its core.
+struct Service {
+    station: Station,
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Service {
+    fn new(what: &str, meters: u8, more: &str) -> Self {
+        let station = Station::new(what, meters);
+        station.configure("127.0.0.1:0", more);
+        let mut child = Command::new(GRIDSEAL)
+            .args(["keys", "--with-parent", "--config"])
+            .arg(station.keys("config.toml"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let listening = lines.find_map(|line| {
+            let told: Value = serde_json::from_str(&line.unwrap()).ok()?;
+            (told["event"] == "listening").then(|| told["address"].as_str().unwrap().parse().unwrap())
+        });
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = listening.unwrap();
+        let config = format!("[keys]\naddress = \"{address}\"\n");
+        std::fs::write(station.owner("operator/config.toml"), config).unwrap();
+        Self { station, child, address }
+    }
+
+    /// A client with the identity of an inner service.
+    fn client(&self, name: &str) -> KeysClient {
+        let roots = certificates(&self.station.keys("inner-root.pem"));
+        let identity = stolen_identity(&self.station.owner(name));
+        KeysClient::new(self.address.to_string(), mutual(&roots, &identity, Alpn::Http2).unwrap())
+    }
+
+    /// An operator's command: exit code, and what it printed.
+    fn key(&self, verb: &str, more: &[&str]) -> (i32, String, String) {
+        let config = self.station.owner("operator/config.toml");
+        let arguments = [&["key", verb, "--config", config.to_str().unwrap()], more].concat();
+        let output = gridseal(&arguments);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    fn key_json(&self, verb: &str, more: &[&str]) -> Value {
+        let (code, said, _) = self.key(verb, &[&["--json"], more].concat());
+        assert_eq!(code, 0, "{said}");
+        serde_json::from_str(said.trim()).unwrap()
+    }
+
+    /// Keys that the service has made, newest last, by role.
+    fn inventory(&self) -> BTreeMap<String, Vec<String>> {
+        serde_json::from_slice(&std::fs::read(self.station.keys("inventory.json")).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn seal_of(meter: u8, id: u64) -> Seal {
+    match seal(meter, id) {
+        KeyRequest::Seal(seal) => seal,
+        _ => unreachable!(),
+    }
+}
+
+#[test]
+fn a_head_end_seals_and_opens_over_mutual_tls_in_coalesced_batches_and_each_role_does_its_own() {
+    let service = Service::new("service", 8, "");
+    talk(async {
+        let headend = service.client("headend");
+        let mut nonces = Nonces::default();
+        let many = (0..2_000_u64).map(|id| {
+            let (client, meter) = (headend.clone(), 1 + (id % 8) as u8);
+            tokio::spawn(async move { (meter, client.seal(seal_of(meter, id)).await.unwrap()) })
+        });
+        for one in many.collect::<Vec<_>>() {
+            let (meter, sealed) = one.await.unwrap();
+            nonces.sealed(title(meter), &sealed);
+        }
+        assert_eq!(nonces.len(), 2_000);
+
+        let apdu = push(3, 7, b"reading");
+        let open = |apdu: Vec<u8>| headend.open(None, apdu);
+        let fresh = open(apdu.clone()).await.unwrap();
+        assert!(matches!(&fresh, OpenVerdict::Fresh { plain, late: false, .. } if plain == b"reading"));
+        assert!(matches!(open(apdu.clone()).await.unwrap(), OpenVerdict::Duplicate { .. }));
+        assert!(matches!(open(push(3, 7, b"another")).await.unwrap(), OpenVerdict::Replay));
+        assert!(matches!(open(push(3, 5, b"late")).await.unwrap(), OpenVerdict::Fresh { late: true, .. }));
+        let mut forged = apdu.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        assert!(matches!(open(forged).await.unwrap(), OpenVerdict::Rejected));
+        assert!(matches!(headend.open(Some(title(4)), apdu).await.unwrap(), OpenVerdict::Rejected));
+
+        let unknown = headend.seal(seal_of(99, 1_000_000)).await;
+        assert!(matches!(unknown, Err(KeysCallError::Denied(Denial::UnknownDevice))));
+        let dangerous = Seal { apdu: vec![0xC3, 1, 0xC1], ..seal_of(1, 1_000_001) };
+        assert!(matches!(headend.seal(dangerous).await, Err(KeysCallError::Denied(Denial::PolicyDenied))));
+
+        let request = OpenAssociation { system_title: title(2), mechanism: 5, candidate: 0 };
+        let association = headend.open_association(request).await.unwrap();
+        assert_eq!(association.client_to_server.len(), 16);
+        let handle = association.association;
+        let (parameter, sealed) = headend.answer_challenge(handle, vec![9; 16]).await.unwrap();
+        assert_eq!((parameter.len(), parameter[0]), (17, 0x10));
+        nonces.sealed(title(2), &sealed);
+        let answer = headend.verify_answer(handle, vec![0x10; 17]).await;
+        assert!(matches!(answer, Err(KeysCallError::Denied(Denial::Rejected))), "{answer:?}");
+        let again = headend.answer_challenge(handle, vec![9; 16]).await;
+        assert!(matches!(again, Err(KeysCallError::Denied(Denial::UnknownAssociation))), "used once");
+
+        // What is another's: refused in the front, and the batch's other requests are served.
+        let operator = service.client("operator");
+        let mixed = vec![seal(1, 1_000_002), KeyRequest::KeyStatus { system_title: title(1) }];
+        let replies = operator.batch(mixed.clone()).await.unwrap();
+        assert!(matches!(replies[0], KeyReply::Refused { code: Code::Refused }));
+        assert!(matches!(replies[1], KeyReply::Exchange(ExchangeReply::Status(_))));
+        let replies = headend.batch(mixed).await.unwrap();
+        assert!(matches!(replies[0], KeyReply::Exchange(ExchangeReply::Sealed(_))));
+        assert!(matches!(replies[1], KeyReply::Refused { code: Code::Refused }));
+        for name in ["pki", "config-server"] {
+            let refused = service.client(name).seal(seal_of(1, 1_000_003)).await;
+            assert!(matches!(refused, Err(KeysCallError::Call(_))), "{name}: {refused:?}");
+        }
+    });
+    let told = audit(&service.station.keys(""));
+    let batches = told.matches("apdus.exchanged").count();
+    assert!(batches < 400, "2,000 seals were decided in {batches} batches");
+}
+
+#[test]
+fn s3_a_key_change_begun_by_an_operator_is_delivered_by_a_head_end_and_proven_by_the_meter_alone() {
+    let service = Service::new("rotate", 2, "danger_inventory = \"inventory.json\"");
+    let meter = title(1).to_string();
+    let begun = service.key_json("rotate", &[&meter]);
+    assert_eq!((&begun["phase"], &begun["keys"]), (&"sent".into(), &"guek+gak".into()));
+    assert!(begun["next"].as_str().unwrap().contains("head-end has to deliver"), "{begun}");
+    let again = service.key_json("rotate", &["--kind", "gak", &meter]);
+    assert_eq!(again, begun, "the same change, the same bytes");
+    let status = service.key_json("status", &[&meter]);
+    assert_eq!(status["change"]["phase"], "sent");
+    let states = |status: &Value, kind: &str| -> Vec<String> {
+        let versions = status["versions"].as_array().unwrap();
+        let of_kind = versions.iter().filter(|version| version["kind"] == kind);
+        of_kind.map(|version| version["state"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(states(&status, "guek"), ["active", "pre-active"]);
+
+    let made = service.inventory();
+    let newest = |role: &str, old: String| {
+        let keys = made[role].iter().filter(|key| **key != old && **key != hex::encode([2; 16]));
+        let mut key = hex::decode(keys.last().unwrap()).unwrap();
+        key.truncate(16);
+        key
+    };
+    let mut guek = newest("Guek", hex::encode([1; 16]));
+    let gaks: Vec<&String> = made["Gak"].iter().collect();
+    let known = [1, 2].map(|meter: u8| hex::encode([meter ^ 0x40; 16]));
+    let mut gak = hex::decode(gaks.iter().find(|key| !known.contains(key)).unwrap()).unwrap();
+    let (guek, gak) = (Key::take_slice(&mut guek).unwrap(), Key::take_slice(&mut gak).unwrap());
+
+    let change = talk(async {
+        let headend = service.client("headend");
+        let reply = headend.begin_key_change(title(1), vec![KeyKind::Guek]).await.unwrap();
+        let transfer = reply.transfer.unwrap();
+        assert_eq!(hex::encode(&transfer.apdu), begun["transfer"]["apdu"].as_str().unwrap());
+        let change = reply.status.change;
+        let give_up = headend.report_key_change(change, ChangeOutcome::Abandon).await;
+        assert!(matches!(give_up, Err(KeysCallError::Refused(_))), "an operator's act");
+        let lost = headend.report_key_change(change, ChangeOutcome::NoReply).await.unwrap();
+        assert_eq!((lost.status.phase, lost.transfer), (ChangePhase::Unknown, None));
+        let probes = headend.probe_plan(title(1)).await.unwrap();
+        assert!(probes.len() >= 2, "the old pair and the new one at least");
+        // The head-end's word proves nothing; the meter's APDU does.
+        let old = headend.open(None, push(1, 1, b"under the old")).await.unwrap();
+        assert!(matches!(old, OpenVerdict::Fresh { .. }));
+        assert_ne!(service.key_json("status", &[&meter])["change"], Value::Null);
+        let new = push_under(&guek, &gak, 1, (1, b"under the new"));
+        assert!(matches!(headend.open(None, new).await.unwrap(), OpenVerdict::Fresh { .. }));
+        let done = headend.report_key_change(change, ChangeOutcome::NoReply).await.unwrap();
+        assert_eq!(done.status.phase, ChangePhase::Activated);
+        change
+    });
+    let status = service.key_json("status", &[&meter]);
+    assert_eq!(status["change"], Value::Null);
+    assert_eq!(states(&status, "guek"), ["deactivated", "active"]);
+    let (code, told, _) = service.key("history", &[&meter]);
+    assert_eq!(code, 0);
+    for act in ["device.imported", "key-change.prepared", "key-change.sent", "channel-keys.confirmed"] {
+        assert!(told.contains(act), "{act}: {told}");
+    }
+    let (code, plain, _) = service.key("status", &[&meter]);
+    assert!(code == 0 && plain.contains("next counter") && plain.contains(&meter), "{plain}");
+    let next = service.key_json("rotate", &["--kind", "kek", &meter]);
+    assert_ne!(next["change"].as_str().unwrap(), change.to_string());
+    let (code, _, said) = service.key("rotate", &["--abandon", &meter]);
+    assert!(code == 1 && said.contains("ILLEGAL_TRANSITION"), "the meter may be about to answer: {said}");
+    talk(async {
+        let headend = service.client("headend");
+        let change = headend.begin_key_change(title(1), vec![KeyKind::Kek]).await.unwrap().status.change;
+        headend.report_key_change(change, ChangeOutcome::NoReply).await.unwrap();
+    });
+    let given_up = service.key_json("rotate", &["--abandon", &meter]);
+    assert_eq!((&given_up["phase"], &given_up["resolved"]), (&"abandoned".into(), &true.into()));
+}
+
+#[test]
+fn the_commands_tell_what_a_compromise_reaches_and_refuse_with_codes() {
+    let service = Service::new("compromise", 1, "");
+    let meter = title(1).to_string();
+    service.key_json("rotate", &[&meter]);
+    let key = format!("{meter}/kek/1");
+    let plan = service.key_json("compromise", &["--dry-run", &key]);
+    let reached: Vec<&str> =
+        plan["reached"].as_array().unwrap().iter().map(|reached| reached["key"].as_str().unwrap()).collect();
+    assert_eq!(reached, [key.clone(), format!("{meter}/guek/2"), format!("{meter}/gak/2")]);
+    assert_eq!(plan["reached"][1]["by"].as_str().unwrap(), key);
+    assert_eq!(plan["devices"], serde_json::json!([meter]));
+    let before = service.key_json("status", &[&meter]);
+    let (code, said, _) = service.key("compromise", &["--dry-run", &key]);
+    assert!(code == 0 && said.contains("nothing was changed"), "{said}");
+    assert_eq!(service.key_json("status", &[&meter]), before);
+
+    let (code, _, said) = service.key("compromise", &[&key]);
+    assert!(code == 2 && said.contains("two persons"), "{said}");
+    let (code, said, _) = service.key("status", &["--json", "4753000000000000"]);
+    assert!(
+        code == 1 && said.contains("\"UNKNOWN_DEVICE\"") && said.contains("\"retryable\":false"),
+        "{said}"
+    );
+    let (code, _, said) = service.key("compromise", &["--dry-run", &format!("{meter}/gak/9")]);
+    assert!(code == 1 && said.contains("UNKNOWN_KEY"), "{said}");
+    let (code, _, said) = service.key("rotate", &["--abandon", "--kind", "kek", &meter]);
+    assert!(code == 2, "{said}");
+    let (code, _, said) = service.key("status", &["not-a-title"]);
+    assert!(code == 2 && said.contains("16 hex digits"), "{said}");
+    for verb in ["status", "rotate", "history", "compromise"] {
+        let help = gridseal(&["key", verb, "--help"]);
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(
+            help.contains("Example") && help.contains("Exit codes: 0") && help.contains("--json"),
+            "{help}"
+        );
+    }
+
+    // Somebody else's certificate is no operator's.
+    let stolen = service.station.owner("headend/config.toml");
+    std::fs::copy(service.station.owner("operator/config.toml"), &stolen).unwrap();
+    let output = gridseal(&["key", "status", "--config", stolen.to_str().unwrap(), "--json", &meter]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("E_REFUSED"), "{said}");
+}
