@@ -12,8 +12,17 @@ use std::{
     time::Duration,
 };
 
-use gridseal_api::{Access, ApiError, Client, Limits, Refusal, Reply, Router, batch};
-use gridseal_types::{Kind, service::Batch};
+use gridseal_api::{
+    Access, ApiError, Client, KeysCallError, KeysClient, Limits, Refusal, Reply, Router, batch,
+    client::keys::{CALLS_MAX, COALESCE_MIN, KEYS_PATH},
+};
+use gridseal_types::{
+    Kind, SystemTitle, UtcTime,
+    service::{
+        BATCH_MAX, Batch,
+        keys::{Denial, ExchangeReply, KeyReply, KeyRequest},
+    },
+};
 use network::{Network, Running, own_port, quick};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -383,4 +392,73 @@ async fn a_path_that_is_none_is_our_own_error() {
     let running = network.field(echo(), Limits::FIELD).await;
     let error = network.meter(&running).post("/a b\r\nx: y", vec![]).await.unwrap_err();
     assert!(matches!(error, ApiError::Path), "{error:?}");
+}
+
+/// What the fake key service saw: sizes of its calls, how many ran at once, how many at most.
+#[derive(Default)]
+struct Seen {
+    sizes: std::sync::Mutex<Vec<usize>>,
+    running: AtomicUsize,
+    at_most: AtomicUsize,
+}
+
+/// A key service that denies everything until a time that tells which request it was.
+fn denying(seen: &Arc<Seen>) -> Router {
+    let seen = Arc::clone(seen);
+    Router::new().serve_batch(KEYS_PATH, Access::Services(&["headend"]), move |_, asked: Vec<KeyRequest>| {
+        let seen = Arc::clone(&seen);
+        async move {
+            seen.sizes.lock().unwrap().push(asked.len());
+            let running = seen.running.fetch_add(1, Ordering::SeqCst) + 1;
+            seen.at_most.fetch_max(running, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            seen.running.fetch_sub(1, Ordering::SeqCst);
+            let deny = |request| {
+                let KeyRequest::ProbePlan { system_title } = request else { panic!("{request:?}") };
+                let at = UtcTime(u64::from_be_bytes(system_title.0));
+                KeyReply::Exchange(ExchangeReply::Denied(Denial::RetryLater { at }))
+            };
+            Ok(asked.into_iter().map(deny).collect::<Vec<_>>())
+        }
+    })
+}
+
+#[tokio::test]
+async fn d1_requests_to_the_key_service_leave_together_in_few_calls_and_find_their_answers() {
+    let (network, seen) = (Network::new(), Arc::new(Seen::default()));
+    let running = network.inner(denying(&seen), Limits::INNER).await;
+    let client = KeysClient::new(running.address.to_string(), network.mutual_tls("headend"));
+    let asked = (0..5_000_u64).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move { client.probe_plan(SystemTitle(number.to_be_bytes())).await })
+    });
+    for (number, answer) in (0_u64..).zip(asked.collect::<Vec<_>>()) {
+        let Err(KeysCallError::Denied(denial)) = answer.await.unwrap() else { panic!("{number}") };
+        assert_eq!(denial, Denial::RetryLater { at: UtcTime(number) });
+        assert!(KeysCallError::Denied(denial).is_retryable());
+    }
+    let sizes = seen.sizes.lock().unwrap().clone();
+    assert_eq!((sizes.iter().sum::<usize>(), sizes[0]), (5_000, 1), "idle, a request leaves at once");
+    // The last requests leave when no call is out any more, however few they are.
+    assert!(
+        sizes[1..sizes.len() - 1].iter().all(|size| (COALESCE_MIN..=BATCH_MAX).contains(size)),
+        "{sizes:?}"
+    );
+    assert!(seen.at_most.load(Ordering::SeqCst) <= CALLS_MAX);
+}
+
+#[tokio::test]
+async fn a_call_that_fails_fails_all_its_requests_and_the_next_one_is_made() {
+    let (network, seen) = (Network::new(), Arc::new(Seen::default()));
+    let running = network.inner(denying(&seen), Limits::INNER).await;
+    let address = running.address;
+    let client = KeysClient::new(address.to_string(), network.mutual_tls("headend"));
+    running.stop().await;
+    for _ in 0..3 {
+        let failed = client.probe_plan(SystemTitle([1; 8])).await;
+        let Err(error @ KeysCallError::Call(_)) = failed else { panic!("{failed:?}") };
+        assert!(error.is_retryable());
+    }
+    let _again = network.inner_at(address, denying(&seen), Limits::INNER).await;
+    assert!(matches!(client.probe_plan(SystemTitle([1; 8])).await, Err(KeysCallError::Denied(_))));
 }

@@ -101,6 +101,22 @@ impl<R: Records> CertificateRecords for Certificates<'_, R> {
     }
 }
 
+/// Certificates on record in the order of their serial numbers, above one of them: what the authority's key has signed.
+///
+/// # Errors
+/// [`RecordsError`].
+pub fn issued(
+    records: &impl Records,
+    above: &[u8],
+    limit: usize,
+) -> Result<Vec<CertificateRecord>, RecordsError> {
+    let rows = records.range(CERTIFICATES, above, limit)?.into_iter().map(|(_, row)| {
+        let row: Row = minicbor::decode(&row).map_err(|_| RecordsError::Damaged)?;
+        row.into_record().ok_or(RecordsError::Damaged)
+    });
+    rows.collect()
+}
+
 /// Lets `decide` answer a batch of requests; it gives each record to [`Certificates::remember`] before the next decision.
 /// Returns the writes, to be committed before the answers leave, and the answers: what
 /// [`crate::Transact::transact`] takes.

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use gridseal_api::{
-    Refusal,
+    Refusal, Reply, batch,
     router::{Access, Router},
     server::Limits,
 };
@@ -20,7 +20,7 @@ use gridseal_keys::front;
 use gridseal_types::{
     Code,
     service::{
-        BATCH_MAX, Batch,
+        BATCH_MAX, BODY_SIZE_MAX,
         keys::{KeyReply, KeyRequest},
     },
 };
@@ -39,10 +39,18 @@ pub const PATH: &str = gridseal_api::client::keys::KEYS_PATH;
 const QUEUE: usize = 256;
 /// Frames that the core may have at a time: it decides on while a commit runs.
 pub const FRAMES_IN_FLIGHT: usize = 8;
+/// Largest requests in one frame, bytes.
+const REQUESTS_SIZE_MAX: usize = BODY_SIZE_MAX;
+/// Largest frame of requests, with the head of its array.
+pub const REQUEST_FRAME_SIZE_MAX: usize = REQUESTS_SIZE_MAX + 9;
+/// Largest frame of replies: as many whole histories as a batch may ask for.
+const REPLY_FRAME_SIZE_MAX: usize = 512 * 1024 * 1024;
 
+/// Requests as they are encoded, one after the other, and who waits for as many replies.
 struct Job {
-    requests: Vec<KeyRequest>,
-    answer: oneshot::Sender<Vec<KeyReply>>,
+    count: usize,
+    requests: Vec<u8>,
+    answer: oneshot::Sender<Vec<u8>>,
 }
 
 /// Runs the key service.
@@ -61,17 +69,17 @@ pub async fn run(path: &Path) -> Result<()> {
     });
     let queue = Arc::new(queue);
     let events = observer.clone();
-    let router = Router::new().serve_batch(
-        PATH,
-        Access::Services(front::CALLERS),
-        move |peer, requests: Vec<KeyRequest>| {
-            let (queue, observer) = (Arc::clone(&queue), events.clone());
-            async move {
-                let caller = peer.service().unwrap_or_default().to_owned();
-                answer(&queue, &observer, &caller, requests).await
+    let access = Access::Services(front::CALLERS);
+    let router = Router::new().route(PATH, access, BODY_SIZE_MAX, move |peer, body| {
+        let (queue, observer) = (Arc::clone(&queue), events.clone());
+        async move {
+            let caller = peer.service().unwrap_or_default().to_owned();
+            match answer(&queue, &observer, &caller, &body).await {
+                Ok(replies) => Reply::Body(replies),
+                Err(refusal) => Reply::Refused(refusal),
             }
-        },
-    );
+        }
+    });
     let server = bind(config.listen, tls, router, Limits::INNER).await?;
     tokio::select! {
         result = serve(&observer, "inner", server) => result,
@@ -84,26 +92,40 @@ pub async fn run(path: &Path) -> Result<()> {
     }
 }
 
-/// Passes what the caller may ask on to the core; the rest is refused here, without it.
+/// Passes what the caller may ask on to the core, as it came; the rest is refused here, without it.
 async fn answer(
     queue: &mpsc::SyncSender<Job>,
     observer: &Observer,
     caller: &str,
-    requests: Vec<KeyRequest>,
-) -> Result<Vec<KeyReply>, Refusal> {
-    let allowed: Vec<bool> = requests.iter().map(|request| front::allows(caller, request)).collect();
-    let count = allowed.iter().filter(|allowed| !**allowed).count();
-    if count > 0 {
-        observer.event("forbidden", &[("caller", &caller), ("requests", &count)]);
+    body: &[u8],
+) -> Result<Vec<u8>, Refusal> {
+    let requests = batch::split(body).ok_or(Refusal::Malformed)?;
+    let allows = |request: &&[u8]| {
+        minicbor::decode::<KeyRequest>(request).ok().map(|request| front::allows(caller, &request))
+    };
+    let allowed = requests.iter().map(allows).collect::<Option<Vec<bool>>>().ok_or(Refusal::Malformed)?;
+    let passed: Vec<&[u8]> =
+        requests.iter().zip(&allowed).filter(|(_, allowed)| **allowed).map(|(request, _)| *request).collect();
+    let count = passed.len();
+    if count < allowed.len() {
+        observer.event("forbidden", &[("caller", &caller), ("requests", &(allowed.len() - count))]);
     }
-    let passed =
-        requests.into_iter().zip(&allowed).filter(|(_, allowed)| **allowed).map(|(r, _)| r).collect();
-    let (answer, answered) = oneshot::channel();
     let busy = Refusal::Busy(Duration::from_secs(1));
-    queue.try_send(Job { requests: passed, answer }).map_err(|_| busy)?;
-    let mut replies = answered.await.map_err(|_| busy)?.into_iter();
-    let refused = || KeyReply::Refused { code: Code::Refused };
-    allowed.iter().map(|allowed| if *allowed { replies.next().ok_or(busy) } else { Ok(refused()) }).collect()
+    let mut replies = Vec::new();
+    if count > 0 {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { count, requests: passed.concat(), answer };
+        queue.try_send(job).map_err(|_| busy)?;
+        replies = answered.await.map_err(|_| busy)?;
+    }
+    if count == allowed.len() {
+        return Ok(batch::join(count, &[&replies]));
+    }
+    let whole = batch::join(count, &[&replies]);
+    let mut replies = batch::split(&whole).ok_or(busy)?.into_iter();
+    let refused = minicbor::to_vec(KeyReply::Refused { code: Code::Refused }).map_err(|_| busy)?;
+    let all = allowed.iter().map(|allowed| if *allowed { replies.next() } else { Some(refused.as_slice()) });
+    Ok(batch::join(allowed.len(), &all.collect::<Option<Vec<_>>>().ok_or(busy)?))
 }
 
 struct CoreProcess(Child);
@@ -117,7 +139,7 @@ impl Drop for CoreProcess {
 }
 
 /// Who waits for the answers of one frame, and how many of them are whose.
-type Waiting = Vec<(usize, oneshot::Sender<Vec<KeyReply>>)>;
+type Waiting = Vec<(usize, oneshot::Sender<Vec<u8>>)>;
 
 /// Starts the core and gives it frames, a few at a time. Jobs that wait while it has enough go into the next frame
 /// together, so that one decision serves them all.
@@ -144,17 +166,18 @@ fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>, gone: oneshot::Sende
     });
     let mut held: Option<Job> = None;
     while let Some(first) = held.take().or_else(|| jobs.recv().ok()) {
-        let mut requests = first.requests;
-        let mut answers: Waiting = vec![(requests.len(), first.answer)];
+        let Job { mut count, mut requests, answer } = first;
+        let mut answers: Waiting = vec![(count, answer)];
         while let Ok(job) = jobs.try_recv() {
-            if requests.len() + job.requests.len() > BATCH_MAX {
+            if count + job.count > BATCH_MAX || requests.len() + job.requests.len() > REQUESTS_SIZE_MAX {
                 held = Some(job);
                 break;
             }
-            answers.push((job.requests.len(), job.answer));
+            answers.push((job.count, job.answer));
+            count += job.count;
             requests.extend(job.requests);
         }
-        let frame = gridseal_api::batch::encode(&Batch(requests));
+        let frame = batch::join(count, &[&requests]);
         sent.send(answers).ok().context("keys-core closed its output")?;
         write_frame(&mut to_core, &frame)?;
     }
@@ -163,13 +186,12 @@ fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>, gone: oneshot::Sende
 
 /// Hands the core's answers, which come in the order of the frames, to those who wait for them.
 fn pass_answers(mut from_core: impl Read, waiting: &mpsc::Receiver<Waiting>) -> Result<()> {
-    while let Some(frame) = read_frame(&mut from_core)? {
-        let Batch(replies) = gridseal_api::batch::decode::<KeyReply>(&frame)
-            .context("the core's frame is no batch of replies")?;
-        let mut replies = replies.into_iter();
+    while let Some(frame) = read_frame(&mut from_core, REPLY_FRAME_SIZE_MAX)? {
+        let mut replies =
+            batch::split(&frame).context("the core's frame is no batch of replies")?.into_iter();
         for (count, answer) in waiting.try_recv().context("the core answers what nobody has asked")? {
             // Who left wants no answer.
-            let _ = answer.send(replies.by_ref().take(count).collect());
+            let _ = answer.send(replies.by_ref().take(count).collect::<Vec<_>>().concat());
         }
     }
     Ok(())
@@ -182,8 +204,8 @@ pub fn write_frame(out: &mut impl Write, bytes: &[u8]) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// Reads a frame; `None` at the end of the stream.
-pub fn read_frame(input: &mut impl Read) -> Result<Option<Vec<u8>>> {
+/// Reads a frame of at most so many bytes; `None` at the end of the stream.
+pub fn read_frame(input: &mut impl Read, size_max: usize) -> Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
     match input.read_exact(&mut length) {
         Ok(()) => {}
@@ -191,7 +213,7 @@ pub fn read_frame(input: &mut impl Read) -> Result<Option<Vec<u8>>> {
         Err(error) => return Err(error.into()),
     }
     let length = usize::try_from(u32::from_be_bytes(length))?;
-    if length > gridseal_types::service::BODY_SIZE_MAX {
+    if length > size_max {
         bail!("frame of {length} bytes is too large");
     }
     let mut bytes = vec![0; length];

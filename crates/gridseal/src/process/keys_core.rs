@@ -30,7 +30,7 @@ use gridseal_types::{
 use crate::{
     config,
     files::{read_if_there, write_atomic},
-    process::keys::{FRAMES_IN_FLIGHT, read_frame, write_frame},
+    process::keys::{FRAMES_IN_FLIGHT, REQUEST_FRAME_SIZE_MAX, read_frame, write_frame},
 };
 use secrets::Secrets;
 
@@ -118,7 +118,7 @@ fn start_pipes() -> (Receiver<Event>, Answers, JoinHandle<()>) {
 fn read_all(events: &SyncSender<Event>) {
     let mut input = BufReader::new(std::io::stdin().lock());
     loop {
-        let event = match read_frame(&mut input) {
+        let event = match read_frame(&mut input, REQUEST_FRAME_SIZE_MAX) {
             Ok(Some(frame)) => Event::Frame(frame),
             Ok(None) => Event::End,
             Err(error) => Event::Failed(error),

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
-use gridseal_store::SqliteRecords;
+use gridseal_store::{PostgresRecords, PostgresSettings, SqliteRecords};
 use gridseal_trust::audit::{
     self, AUDIT, AUDIT_BATCH, BatchBroken, Entry, Item, LogBroken, prove_item, proven_item, tree::Head,
     verify_batches, verify_chain, verify_head,
@@ -21,12 +21,19 @@ use gridseal_types::{
     The last line on standard error is the head of the log: note it, and give it back with --continues to learn \
     whether anything before it was changed since.\n\n\
     Examples:\n  gridseal audit --db owner/keys/keys.db\n  \
-    gridseal audit --db owner/keys/keys.db --prove 17:3"
+    gridseal audit --db owner/keys/keys.db --prove 17:3\n  \
+    gridseal audit --postgres 'host=/run/postgresql dbname=gridseal user=auditor'"
 )]
 pub struct Arguments {
     /// Database of a process: keys/keys.db, endpoint-manager/register.db, init-server/init.db.
-    #[arg(long, value_name = "FILE")]
-    db: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "postgres", conflicts_with = "postgres")]
+    db: Option<PathBuf>,
+    /// The same in PostgreSQL: connection as libpq takes it.
+    #[arg(long, value_name = "CONNECTION")]
+    postgres: Option<String>,
+    /// Schema of the process's records there.
+    #[arg(long, default_value = "keys", requires = "postgres")]
+    schema: String,
     /// Print one JSON object per entry.
     #[arg(long)]
     json: bool,
@@ -61,7 +68,7 @@ fn parse_place(text: &str) -> Result<Place, String> {
 const STEP: usize = 1_000;
 
 /// All entries of a log, encoded.
-fn entries(records: &SqliteRecords) -> Result<Vec<Vec<u8>>> {
+fn entries(records: &impl Records) -> Result<Vec<Vec<u8>>> {
     let mut all: Vec<Vec<u8>> = Vec::new();
     let mut after: Vec<u8> = Vec::new();
     loop {
@@ -96,11 +103,11 @@ impl From<BatchBroken> for Stop {
 }
 
 /// Reads a log and checks its chain up to the end that is on record, and what is retained of its batches.
-pub fn checked(records: &SqliteRecords) -> Result<Result<Log, LogBroken>> {
+pub fn checked(records: &impl Records) -> Result<Result<Log, LogBroken>> {
     checked_against(records, None)
 }
 
-fn checked_against(records: &SqliteRecords, noted: Option<&Head>) -> Result<Result<Log, LogBroken>> {
+fn checked_against(records: &impl Records, noted: Option<&Head>) -> Result<Result<Log, LogBroken>> {
     let entries = entries(records)?;
     let end = audit::end(records).context("the end of the chain cannot be read")?;
     let slices = || entries.iter().map(Vec::as_slice);
@@ -135,7 +142,7 @@ pub fn to_json(entry: &Entry) -> serde_json::Value {
 }
 
 /// One APDU of a batch with its proof, verified before it is printed.
-fn proof(records: &SqliteRecords, log: &Log, Place { sequence, index }: Place) -> Result<serde_json::Value> {
+fn proof(records: &impl Records, log: &Log, Place { sequence, index }: Place) -> Result<serde_json::Value> {
     let entry = log.chain.iter().find(|entry| entry.sequence == sequence);
     let summary = entry.and_then(|entry| entry.batch).context("no batch has this entry")?;
     let items = records.get(AUDIT_BATCH, &sequence.to_be_bytes())?.context("items were pruned")?;
@@ -155,14 +162,22 @@ fn proof(records: &SqliteRecords, log: &Log, Place { sequence, index }: Place) -
 
 /// Prints a log and checks it.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if !arguments.db.is_file() {
-        anyhow::bail!("{} does not exist", arguments.db.display());
+    if let Some(connection) = &arguments.postgres {
+        let settings = PostgresSettings::new(connection, &arguments.schema);
+        return print(&PostgresRecords::connect(settings).context("cannot open the database")?, arguments);
     }
-    if std::fs::metadata(&arguments.db)?.len() == 0 {
-        anyhow::bail!("{} is empty: no process of ours leaves that", arguments.db.display());
+    let path = arguments.db.as_ref().context("no database is named")?;
+    if !path.is_file() {
+        anyhow::bail!("{} does not exist", path.display());
     }
-    let records = SqliteRecords::open(&arguments.db).context("cannot open the database")?;
-    let log = match checked_against(&records, arguments.continues.as_ref())? {
+    if std::fs::metadata(path)?.len() == 0 {
+        anyhow::bail!("{} is empty: no process of ours leaves that", path.display());
+    }
+    print(&SqliteRecords::open(path).context("cannot open the database")?, arguments)
+}
+
+fn print(records: &impl Records, arguments: &Arguments) -> Result<ExitCode> {
+    let log = match checked_against(records, arguments.continues.as_ref())? {
         Ok(log) => log,
         Err(broken) => {
             eprintln!("gridseal: {broken}");
@@ -170,7 +185,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     };
     if let Some(place) = arguments.prove {
-        crate::observe::say(&proof(&records, &log, place)?.to_string());
+        crate::observe::say(&proof(records, &log, place)?.to_string());
         return Ok(ExitCode::SUCCESS);
     }
     for entry in &log.chain {

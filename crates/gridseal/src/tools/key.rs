@@ -1,10 +1,16 @@
 //! `gridseal key`: what an operator asks the key service, over mutual TLS with an operator's certificate. No answer holds
 //! a key.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use gridseal_api::{KeysCallError, KeysClient};
+use gridseal_io::clock::utc_now;
+use gridseal_pki::{CertificateRecord, Holder};
+use gridseal_store::{SqliteRecords, certificates};
 use gridseal_types::{
     SystemTitle, UtcTime,
     service::keys::{
@@ -46,10 +52,11 @@ pub enum Key {
         "{EXIT_CODES}\n\nExample:\n  gridseal key history --config owner/operator/config.toml 47534c0102030405"
     ))]
     History(Meters),
-    /// What the compromise of a key reaches: the key, what it wrapped, what that wrapped, and so on.
+    /// What the compromise of a key reaches: the key, what it wrapped, what that wrapped, and so on; of the certificate
+    /// authority's key, what it issued.
     #[command(after_help = format!(
-        "{EXIT_CODES}\n\nExample:\n  gridseal key compromise --dry-run --config owner/operator/config.toml \
-         47534c0102030405/kek/1"
+        "{EXIT_CODES}\n\nExamples:\n  gridseal key compromise --dry-run --config owner/operator/config.toml \
+         47534c0102030405/kek/1\n  gridseal key compromise --dry-run --pki-db owner/pki/pki.db ca/issuing"
     ))]
     Compromise(Compromise),
 }
@@ -110,18 +117,37 @@ impl Kind {
 /// Arguments of `key compromise`.
 #[derive(Debug, clap::Args)]
 pub struct Compromise {
-    /// Configuration of the operator's commands (TOML).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// Configuration of the operator's commands (TOML); for a meter's key.
+    #[arg(long, value_name = "FILE", required_unless_present = "pki_db")]
+    config: Option<PathBuf>,
+    /// Database of the certificate authority; for its key.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pki_db: Option<PathBuf>,
     /// Only tell what would be reached. Required: to declare a compromise takes the consent of two persons.
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Key: METER/KIND/VERSION, kind guek, gak or kek.
-    #[arg(value_name = "KEY", value_parser = parse_key)]
-    key: KeyRef,
+    /// Key: METER/KIND/VERSION, kind guek, gak or kek; or ca/issuing.
+    #[arg(value_name = "KEY", value_parser = parse_subject)]
+    key: Subject,
+}
+
+/// Whose compromise is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Meter(KeyRef),
+    Issuing,
+}
+
+/// Name of the certificate authority's key.
+const ISSUING: &str = "ca/issuing";
+/// Certificates read at a time.
+const STEP: usize = 1_000;
+
+fn parse_subject(text: &str) -> Result<Subject, String> {
+    if text == ISSUING { Ok(Subject::Issuing) } else { parse_key(text).map(Subject::Meter) }
 }
 
 fn parse_title(text: &str) -> Result<SystemTitle, String> {
@@ -155,7 +181,15 @@ pub fn run(key: &Key) -> Result<ExitCode> {
             )
             .into());
         }
-        Key::Compromise(compromise) => &compromise.config,
+        Key::Compromise(Compromise { key: Subject::Issuing, pki_db: Some(path), json, .. }) => {
+            issued(path, *json)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Key::Compromise(Compromise { key: Subject::Meter(_), config: Some(config), .. }) => config,
+        Key::Compromise(_) => {
+            let usage = format!("a meter's key is asked for with --config, {ISSUING} with --pki-db");
+            return Err(Usage(usage).into());
+        }
     };
     let (config, dir): (config::Operator, _) = config::load(config)?;
     let client = KeysClient::new(&config.keys.address, inner_client(&Zone::open(&dir)?)?);
@@ -252,11 +286,55 @@ async fn history(client: &KeysClient, of: &Meters) -> bool {
     all
 }
 
+/// The closure over "issued by": every certificate that the authority's key has signed and that is still valid.
+fn issued(path: &Path, json: bool) -> Result<()> {
+    if !path.is_file() {
+        anyhow::bail!("{} does not exist", path.display());
+    }
+    let records = SqliteRecords::open(path).context("cannot open the certificate store")?;
+    let (now, mut above, mut reached) = (utc_now(), Vec::new(), Vec::new());
+    loop {
+        let page = certificates::issued(&records, &above, STEP)?;
+        let Some(last) = page.last() else { break };
+        above.clone_from(&last.serial);
+        reached.extend(page.into_iter().filter(|record| record.not_after >= now));
+    }
+    let holder = |record: &CertificateRecord| match &record.holder {
+        Holder::Device(device) => format!("device {device}"),
+        Holder::Service(service) => format!("service {service}"),
+    };
+    if json {
+        let reached: Vec<Value> = reached
+            .iter()
+            .map(|record| {
+                json!({
+                    "key": format!("certificate/{}", hex::encode(&record.serial)), "by": ISSUING,
+                    "holder": holder(record), "not_after": record.not_after.to_string(),
+                })
+            })
+            .collect();
+        say(&json!({ "dry_run": true, "key": ISSUING, "reached": reached }).to_string());
+        return Ok(());
+    }
+    say(ISSUING);
+    for record in &reached {
+        let serial = hex::encode(&record.serial);
+        say(&format!(
+            "certificate/{serial} of {} until {}, issued by {ISSUING}",
+            holder(record),
+            record.not_after
+        ));
+    }
+    say(&format!("{} valid certificates would have to be issued anew; nothing was changed", reached.len()));
+    Ok(())
+}
+
 async fn compromise(client: &KeysClient, of: &Compromise) -> bool {
-    let plan = match client.compromise_plan(of.key).await {
+    let Subject::Meter(key) = of.key else { return false };
+    let plan = match client.compromise_plan(key).await {
         Ok(plan) => plan,
         Err(error) => {
-            failed(of.json, &of.key.to_string(), &error);
+            failed(of.json, &key.to_string(), &error);
             return false;
         }
     };
@@ -425,9 +503,10 @@ mod tests {
     #[test]
     fn a_key_is_named_as_it_is_printed() {
         let key = KeyRef { system_title: SystemTitle(*b"GSL12345"), kind: KeyKind::Gak, version: 7 };
-        assert_eq!(parse_key(&key.to_string()), Ok(key));
+        assert_eq!(parse_subject(&key.to_string()), Ok(Subject::Meter(key)));
+        assert_eq!(parse_subject(ISSUING), Ok(Subject::Issuing));
         for wrong in ["", "47534c3132333435", "47534c3132333435/gak", "47534c3132333435/gbek/1", "00/gak/1"] {
-            assert!(parse_key(wrong).is_err(), "{wrong}");
+            assert!(parse_subject(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -107,6 +107,12 @@ fn s1_a_key_store_that_is_in_use_older_damaged_or_without_its_marker_is_refused_
     let older = std::fs::read(&database).unwrap();
     site.start("keys");
     site.onboard(&serials[1]);
+    let pki = site.owner("pki/pki.db");
+    let reach = ["key", "compromise", "--dry-run", "--json", "--pki-db", text(&pki), "ca/issuing"];
+    let (code, said) = run(&reach);
+    let devices = said.matches("\"holder\":\"device ").count();
+    assert!(code == Some(0) && devices == 2 && said.contains("service headend"), "issued by: {said}");
+    assert_eq!(run(&reach[..6]).0, Some(2), "no key is named");
     site.kill("keys");
     assert_eq!(core().0, Some(0));
     let newest = std::fs::read(&database).unwrap();

@@ -10,7 +10,7 @@ use gridseal_types::{
 use std::process::Command;
 
 use crate::{
-    machine::GRIDSEAL,
+    machine::{GRIDSEAL, gridseal_ok},
     pg::Server,
     station::{CoreProcess, Nonces, Station, audit, name, push, seal, sealed, title, verdict},
 };
@@ -362,6 +362,8 @@ fn the_service_runs_on_postgresql_survives_kills_and_is_there_once() {
         core.kill();
     }
     assert_eq!(nonces.len(), 100);
+    let told = gridseal_ok(&["audit", "--postgres", &server.connection()]);
+    assert!(told.contains("data-key.rewrapped") && told.contains("apdus.exchanged"), "{told}");
     // A core that has lost its sessions writes nothing any more, and the next one serves.
     let mut lost = station.core();
     nonces.reply(title(1), &lost.answer(seal(1, 1_000)));
