@@ -180,16 +180,14 @@ fn s3_a_key_change_begun_by_an_operator_is_delivered_by_a_head_end_and_proven_by
     assert_eq!(states(&status, "guek"), ["active", "pre-active"]);
 
     let made = service.inventory();
-    let newest = |role: &str, old: String| {
-        let keys = made[role].iter().filter(|key| **key != old && **key != hex::encode([2; 16]));
-        let mut key = hex::decode(keys.last().unwrap()).unwrap();
-        key.truncate(16);
-        key
+    // What none of the two was delivered with is what was made.
+    let new = |role: &str, delivered: [[u8; 16]; 2]| {
+        let delivered = delivered.map(hex::encode);
+        let key = made[role].iter().find(|key| !delivered.contains(key)).unwrap();
+        hex::decode(key).unwrap()
     };
-    let mut guek = newest("Guek", hex::encode([1; 16]));
-    let gaks: Vec<&String> = made["Gak"].iter().collect();
-    let known = [1, 2].map(|meter: u8| hex::encode([meter ^ 0x40; 16]));
-    let mut gak = hex::decode(gaks.iter().find(|key| !known.contains(key)).unwrap()).unwrap();
+    let mut guek = new("Guek", [1, 2].map(|meter| [meter; 16]));
+    let mut gak = new("Gak", [1, 2].map(|meter| [meter ^ 0x40; 16]));
     let (guek, gak) = (Key::take_slice(&mut guek).unwrap(), Key::take_slice(&mut gak).unwrap());
 
     let change = talk(async {

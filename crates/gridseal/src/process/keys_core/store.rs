@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use gridseal_io::clock::utc_now;
 use gridseal_store::{
-    Claim, ClaimError, PostgresRecords, PostgresSettings, SoleWriter, SqliteRecords, Transact, record_tag_key,
+    Claim, ClaimError, PostgresRecords, PostgresSettings, SoleWriter, SqliteRecords, record_tag_key,
 };
 use gridseal_trust::audit::{self, Act};
 use gridseal_types::records::{Overlay, RecordsError};
@@ -27,7 +27,7 @@ pub fn postgres(postgres: &config::Postgres, dir: &Path) -> Result<PostgresRecor
 }
 
 /// Becomes the only writer of records that are not older than their marker.
-pub fn claim(records: &mut (impl SoleWriter + Transact), config: &config::Keys, dir: &Path) -> Result<()> {
+pub fn claim(records: &mut impl SoleWriter, config: &config::Keys, dir: &Path) -> Result<()> {
     let marker = dir.join(&config.marker);
     let is_first = !marker.exists();
     let claimed = match records.claim(Claim::IfFree, &marker) {
