@@ -11,7 +11,7 @@ use gridseal_io::clock::utc_now;
 use gridseal_onboarding::endpoint_manager::installation::{self, By};
 use gridseal_store::SqliteRecords;
 use gridseal_trust::enrol::installation::{InstallRequest, REQUEST_SIZE_MAX};
-use gridseal_types::{Code, records::RecordsError};
+use gridseal_types::Code;
 
 use crate::{files::read, observe::Observer};
 
@@ -57,9 +57,7 @@ fn bind(path: &Path, records: &mut SqliteRecords) -> Result<Result<InstallReques
         return Ok(Err(Code::Size));
     }
     let Ok(request) = InstallRequest::decode(&read(path)?) else { return Ok(Err(Code::Format)) };
-    let bound = records.transact(|view| {
-        Ok::<_, RecordsError>(installation::bind(view, utc_now(), By::Installer, &request)?)
-    })?;
+    let bound = records.transact(|view| installation::bind(view, utc_now(), By::Installer, &request))?;
     Ok(bound.map(|_| request))
 }
 
