@@ -278,7 +278,6 @@ pub(super) fn fuzz_entry(bytes: &[u8]) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "test code")]
 mod tests {
     use super::*;
     use gridseal_crypto::{Key, SigningKey, role::VoucherSigning};
