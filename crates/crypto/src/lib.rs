@@ -16,6 +16,7 @@ pub mod backend;
 mod counter;
 mod delivery;
 mod envelope;
+mod foreign;
 pub mod group;
 mod hash;
 pub mod hls;
@@ -25,6 +26,7 @@ pub mod lmn;
 mod pair;
 mod rng;
 pub mod role;
+mod rsa;
 mod seal;
 mod second;
 mod sign;
@@ -37,11 +39,13 @@ pub use envelope::{
     DataKey, ENVELOPE_OVERHEAD, EnvelopeContext, EnvelopeError, Origin, SealedUnder, WrappedKey, open_bytes,
     seal_bytes,
 };
+pub use foreign::{ForeignKey, HashAlgorithm};
 pub use hash::{ct_eq, sha256};
 pub use key::{Key, KeyError};
 pub use key_wrap::WRAPPED_SIZE;
 pub use pair::{ApduKeys, PairContext, PairSeal, SealedPair};
 pub use rng::{Rng, RngError, random};
+pub use rsa::RsaPublicKey;
 pub use seal::SealError;
 pub use second::{SECOND_KEY_SIZE, SECOND_SIGNATURE_SIZE, SecondKey, SecondSigner};
 pub use sign::{AgreementKey, PublicKey, Signature, Signer, SigningKey};

@@ -1,6 +1,7 @@
 //! What a server without a TPM computes for one, and what a software device root computes in its place.
 //!
-//! All algorithms are those of the default templates: name algorithm SHA-256, P-256, AES-128-CFB.
+//! All algorithms are those of the default templates: name algorithm SHA-256, P-256, AES-128-CFB; the endorsement key may
+//! be RSA 2048.
 //!
 //! # Source
 //! Onboarding specification, section 6 (TPM 2.0 Library, Parts 1 and 3).
@@ -16,7 +17,9 @@ pub use credential::{make_credential, open_credential};
 pub use duplicate::{Duplicate, SEALED_PUBLIC_HEAD, SealedSecret, duplicate, duplicate_with, open_duplicate};
 pub use kdf::{kdfa, kdfe};
 pub use parameter::{decrypted_response, encrypted_device_root};
-pub use secret::{SecretLabel, recover_secret, share_secret, share_secret_with};
+pub use secret::{
+    EndorsementKey, SecretLabel, encrypt_secret_with, recover_secret, share_secret, share_secret_with,
+};
 pub use session::{
     AuthInForce, ChangeAuth, CommandAuth, SessionNonces, TpmSessionKey, change_auth_command,
     change_auth_confirmed, execute_change_auth,

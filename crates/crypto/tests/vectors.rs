@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use gridseal_crypto::{
-    AgreementKey, InvocationCounter, Key, PairContext, PairSeal, PublicKey, SecondKey, SecondSigner, apdu,
+    AgreementKey, InvocationCounter, Key, PairContext, PairSeal, PublicKey, RsaPublicKey, SecondKey, SecondSigner, apdu,
     backend::{Backend, rustcrypto::RustCrypto},
     role::{Ephemeral, Guek, Kek, SoftwareRootKey, VoucherSecond},
     tpm::{
         AuthInForce, ChangeAuth, CommandAuth, SecretLabel, SessionNonces, change_auth_command,
-        change_auth_confirmed, duplicate_with, execute_change_auth, make_credential, open_credential,
-        open_duplicate, recover_secret, share_secret_with,
+        change_auth_confirmed, duplicate_with, encrypt_secret_with, execute_change_auth, make_credential,
+        open_credential, open_duplicate, recover_secret, share_secret_with,
     },
 };
 use gridseal_types::SystemTitle;
@@ -71,6 +71,20 @@ fn make_credential_matches_and_only_the_right_name_and_blob_open_it() {
     assert!(open_credential(&recover(), &other_name, &blob).is_none());
     let other_label = recover_secret(SecretLabel::Secret, &private, &secret).unwrap();
     assert!(open_credential(&other_label, &name, &blob).is_none());
+}
+
+/// An RSA endorsement key: same credential, the seed in OAEP. The TPM that accepted it would refuse another label.
+#[test]
+fn make_credential_to_an_rsa_key_matches() {
+    let v = Vector::load("make_credential_rsa_2048");
+    let public = v.bytes("parent_public");
+    let key = RsaPublicKey::from_modulus(&public[public.len() - 256..]).unwrap();
+    let (oaep_seed, seed) = (v.array("oaep_seed"), v.key("seed"));
+    let secret = encrypt_secret_with(&oaep_seed, SecretLabel::Identity, &key, &seed);
+    assert_eq!(secret, v.bytes("secret"));
+    assert_ne!(encrypt_secret_with(&oaep_seed, SecretLabel::Secret, &key, &seed), secret, "label");
+    let blob = make_credential(&seed, &v.array("object_name"), &v.key("credential"));
+    assert_eq!(blob, v.bytes("credentialBlob"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{kdfe, split_tpm2b, tpm2b, whole_tpm2b};
 use crate::{
-    AgreementKey, Key, KeyError, PublicKey,
+    AgreementKey, Key, KeyError, PublicKey, RsaPublicKey,
     rng::Rng,
     role::{Ephemeral, TpmSeed},
 };
@@ -28,6 +28,81 @@ impl SecretLabel {
             Self::Secret => "SECRET",
         }
     }
+}
+
+/// The endorsement key of a TPM, to which secrets are shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndorsementKey {
+    /// P-256: suite 1.
+    P256(PublicKey),
+    /// RSA with 2,048 bits: suite 2.
+    Rsa2048(RsaPublicKey),
+}
+
+impl EndorsementKey {
+    /// The key of [`EndorsementKey::bytes`]: 64 bytes of a point on the curve, or a modulus of 256 bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        match bytes.len() {
+            64 => PublicKey::from_point(bytes.try_into().ok()?).map(Self::P256),
+            256 => RsaPublicKey::from_modulus(bytes).map(Self::Rsa2048),
+            _ => None,
+        }
+    }
+
+    /// x || y of the point, or the modulus.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::P256(key) => key.point(),
+            Self::Rsa2048(key) => key.modulus(),
+        }
+    }
+
+    /// Draws a secret that only the TPM of this key recovers; as [`share_secret`]. To an RSA key the secret travels in
+    /// OAEP: 258 bytes with the size word, no key pair and no agreement.
+    ///
+    /// # Errors
+    /// [`KeyError`] when the random source fails.
+    ///
+    /// # Source
+    /// Onboarding specification, section 6.2.
+    pub fn share_secret(
+        &self,
+        label: SecretLabel,
+        rng: &mut dyn Rng,
+    ) -> Result<(Key<TpmSeed, 32>, Vec<u8>), KeyError> {
+        match self {
+            Self::P256(key) => share_secret(label, key, rng),
+            Self::Rsa2048(key) => {
+                let seed = Key::generate(rng)?;
+                let sealed = key.encrypt_seed(&oaep_label(label), &seed, rng)?;
+                Ok((seed, encrypted_secret(&sealed)))
+            }
+        }
+    }
+}
+
+/// A given secret in the form that travels to an RSA key, for vectors.
+#[must_use]
+pub fn encrypt_secret_with(
+    oaep_seed: &[u8; 32],
+    label: SecretLabel,
+    to: &RsaPublicKey,
+    seed: &Key<TpmSeed, 32>,
+) -> Vec<u8> {
+    encrypted_secret(&to.encrypt_seed_with(oaep_seed, &oaep_label(label), seed))
+}
+
+/// The terminating zero belongs to the label: without it a TPM refuses.
+fn oaep_label(label: SecretLabel) -> Vec<u8> {
+    [label.text().as_bytes(), &[0]].concat()
+}
+
+fn encrypted_secret(sealed: &[u8]) -> Vec<u8> {
+    let mut secret = Vec::with_capacity(sealed.len() + 2);
+    tpm2b(&mut secret, sealed);
+    secret
 }
 
 fn x(key: &PublicKey) -> &[u8; 32] {
