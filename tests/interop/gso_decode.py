@@ -544,8 +544,20 @@ def init_exchange(evidence: Evidence, device: Device, asked: list[bytes], answer
             version, _, m, hello = sized(message, 4)
             need(version == 1 and members(hello, {1, 2, 3}, {4})[1] == [1], "I1: version, suites")
             need((hello[2], hello[3]) == (device.ek_name, 0), "I1: Name, and epoch 0 of a new device")
-            need(set(hello) == {1, 2, 3}, "I1: no extensions in this version")
+            need(set(hello) == {1, 2, 3, 4, -1}, "I1: identity key, endorsement key, no other extension")
+            need(b"\x00\x0b" + sha(hello[-1]) == device.ek_name, "I1: the endorsement key has the device's Name")
+            need(hello[4].startswith(bytes.fromhex(TEMPLATES["AK"])), "I1: identity key is restricted")
             tries[is_bytes(m, 32)] = tries.get(m, 0) + 1
+    challenges = [sized(message, 4) for message in map(decode, answered) if message[1] == 21]
+    numbers = {}
+    for version, _, m, challenge in challenges:
+        members(challenge, {1, 2, 3})
+        need(version == 1 and m in tries, "I1C answers an I1")
+        need(len(is_bytes(challenge[1], 70)) and len(is_bytes(challenge[2], 70, 258)), "I1C: credential and secret")
+        need(numbers.setdefault(is_bytes(challenge[3], 32), m) == m, "I1C: a number of its own")
+    for version, kind, m, proof in (sized(message, 4) for message in map(decode, asked) if message[1] == 22):
+        members(proof, {1, 2})
+        need(version == 1 and numbers.get(proof[1]) == m and is_bytes(proof[2], 32), "I1P answers an I1C")
     need(bool(redirects), "the init server has redirected")
     for message in redirects:
         version, _, m, sign1 = sized(message, 4)
@@ -557,7 +569,7 @@ def init_exchange(evidence: Evidence, device: Device, asked: list[bytes], answer
     device.redirect = hashes.pop()
     given_up = [count for m, count in tries.items() if m not in {message[2] for message in redirects}]
     need(all(count >= FAILURES_MAX for count in given_up), "a nonce is repeated until it is answered or given up")
-    report.ok(who, "I1, I2: signed by K_init for this nonce; redirect signed under the owner's voucher")
+    report.ok(who, "I1, I1C, I1P, I2: signed by K_init for this nonce; redirect signed under the owner's voucher")
 
 
 # Session ------------------------------------------------------------------------------------------------------------
@@ -801,11 +813,14 @@ class Traffic:
         by_m, by_seq = {}, {}
         for wire in evidence.frames("init-server", "received"):
             message = decode(wire)
-            need(message[:2] in ([1, 20], [1, 30]), "what the init server gets is I1 or T1")
+            need(message[:2] in ([1, 20], [1, 22], [1, 30]), "what the init server gets is I1, I1P or T1")
             if message[1] == 30:
                 redirect_payload = decode(decode(message[2][1])[2])
                 device = by_name[redirect_payload[1]]
                 by_seq.setdefault(redirect_payload[7], []).append(device)
+            elif message[1] == 22:
+                need(message[2] in by_m, "I1P follows an I1")
+                device = by_m[message[2]]
             else:
                 device = by_name[message[3][2]]
                 by_m[message[2]] = device
@@ -817,8 +832,8 @@ class Traffic:
             if message[1] == 31:
                 owners = by_seq.get(message[2][1])
                 need(owners is not None, "T2 confirms a number that was registered")
-            elif message[1] == 23:
-                need(message[2] in by_m, "I2 answers an I1")
+            elif message[1] in (21, 23):
+                need(message[2] in by_m, "I1C and I2 answer an I1")
                 owners = [by_m[message[2]]]
             else:
                 need(wire == refusal, "a refusal is uniform")

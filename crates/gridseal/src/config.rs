@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use gridseal_trust::root::EndorsementKind;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Reads a configuration file and the directory that its paths are relative to.
@@ -37,9 +38,16 @@ pub struct InitServer {
     pub listen: SocketAddr,
     /// Manufacturers' voucher keys: x || y in hex, colon, SHA-256 of the second, post-quantum key in hex.
     pub voucher_keys: Vec<String>,
+    /// Tell a device where its owner is only once its TPM has proven its endorsement key.
+    #[serde(default = "default_challenge")]
+    pub challenge: bool,
     /// Tell every message in hex: for evidence of a run.
     #[serde(default)]
     pub log_frames: bool,
+}
+
+const fn default_challenge() -> bool {
+    true
 }
 
 /// Config server.
@@ -90,8 +98,20 @@ pub struct EndpointManager {
     pub terminus: Vec<String>,
     /// Signed attestation policy (COSE_Sign1).
     pub policy: PathBuf,
+    /// More of them: other models, and releases that are known but not current. The highest version of a model is current.
+    #[serde(default)]
+    pub policies: Vec<PathBuf>,
+    /// Keys whose signatures of files policies may name: SubjectPublicKeyInfo, PEM.
+    #[serde(default)]
+    pub ima_keys: Vec<PathBuf>,
     /// Key that signs policies.
     pub policy_key: String,
+    /// Whom to believe about the TPMs of which models.
+    #[serde(default)]
+    pub endorsement_issuers: Vec<EndorsementIssuers>,
+    /// Refuse devices without a certificate of their endorsement key that is believed.
+    #[serde(default)]
+    pub endorsement_required: bool,
     /// Accept devices whose root is software. Test mode.
     #[serde(default)]
     pub danger_accept_software_roots: bool,
@@ -220,6 +240,9 @@ pub struct Firmware {
     pub voucher_keys: Vec<String>,
     /// Root of trust.
     pub root: Root,
+    /// Logs of what was measured; without it the meter hands over empty ones.
+    #[serde(default)]
+    pub measurements: Option<Measurements>,
     /// Length of a load-profile interval, seconds.
     #[serde(default = "default_interval_s")]
     pub interval_s: u32,
@@ -243,6 +266,38 @@ const fn default_backoff_ms() -> u64 {
     30_000
 }
 
+/// Issuers of certificates of endorsement keys. Nothing is ever fetched: what a path needs is here or is presented.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndorsementIssuers {
+    /// Models; without any, all that no other entry names.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Trust anchors, PEM.
+    pub anchors: PathBuf,
+    /// Other authorities of the vendor, PEM.
+    #[serde(default)]
+    pub intermediates: Option<PathBuf>,
+    /// Revocation lists, PEM or DER.
+    #[serde(default)]
+    pub revocations: Vec<PathBuf>,
+    /// TPM manufacturers that are allowed, for example `id:53544D20`; without any, all.
+    #[serde(default)]
+    pub manufacturers: Vec<String>,
+}
+
+/// Where a device's measurement logs are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measurements {
+    /// TCG event log, for example `binary_bios_measurements` of the kernel.
+    #[serde(default)]
+    pub event_log: Option<PathBuf>,
+    /// IMA list, binary or text, for example `binary_runtime_measurements` of the kernel.
+    #[serde(default)]
+    pub ima_log: Option<PathBuf>,
+}
+
 /// Where a device's root of trust is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, tag = "kind", rename_all = "kebab-case")]
@@ -251,15 +306,44 @@ pub enum Root {
     Device {
         /// Path.
         path: PathBuf,
+        /// Endorsement key that the device was made with.
+        #[serde(default)]
+        endorsement: Endorsement,
     },
-    /// A TPM emulator that somebody else runs.
+    /// A TPM emulator that the meter runs for itself.
     Emulator {
-        /// Directory with its socket.
+        /// Directory with its state.
         dir: PathBuf,
+        /// Endorsement key that the device was made with.
+        #[serde(default)]
+        endorsement: Endorsement,
     },
     /// A software stand-in: never with an owner's real meters.
     Software {
         /// File that holds its state.
         state: PathBuf,
     },
+}
+
+/// Kinds of endorsement keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Endorsement {
+    /// P-256, suite 1.
+    #[default]
+    #[serde(rename = "p256")]
+    #[value(name = "p256")]
+    P256,
+    /// RSA 2048, suite 2.
+    #[serde(rename = "rsa-2048")]
+    #[value(name = "rsa-2048")]
+    Rsa2048,
+}
+
+impl From<Endorsement> for EndorsementKind {
+    fn from(kind: Endorsement) -> Self {
+        match kind {
+            Endorsement::P256 => Self::P256,
+            Endorsement::Rsa2048 => Self::Rsa2048,
+        }
+    }
 }

@@ -11,6 +11,8 @@
 
 #[path = "../../trust/tests/root/contract.rs"]
 mod contract;
+#[path = "root/strangers.rs"]
+mod strangers;
 
 use std::path::PathBuf;
 
@@ -19,7 +21,11 @@ use gridseal_io::{
     rng::OsRng,
     tpm::{Swtpm, swtpm_available},
 };
-use gridseal_trust::root::{Assurance, DeviceRoot, RootError, RootRequest, TpmTransport, tpm2::Tpm2Root};
+use gridseal_trust::{
+    root::{Assurance, DeviceRoot, EndorsementKind, RootError, RootRequest, TpmTransport, tpm2::Tpm2Root},
+    tpm,
+};
+use gridseal_types::Code;
 
 /// TPM_PT_LOCKOUT_COUNTER.
 const PT_LOCKOUT_COUNTER: u32 = 0x20e;
@@ -33,6 +39,10 @@ struct Emulated {
 impl Emulated {
     /// `None` when swtpm is not installed.
     fn start(test: &str) -> Option<Self> {
+        Self::start_with(test, EndorsementKind::P256)
+    }
+
+    fn start_with(test: &str, endorsement: EndorsementKind) -> Option<Self> {
         if !swtpm_available() {
             eprintln!("swtpm is not installed: {test} did not run");
             return None;
@@ -40,7 +50,8 @@ impl Emulated {
         let state = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&state);
         std::fs::create_dir_all(&state).unwrap();
-        let mut root = Tpm2Root::new(Swtpm::start(&state).unwrap(), Box::new(OsRng));
+        let mut root =
+            Tpm2Root::new(Swtpm::start(&state).unwrap(), Box::new(OsRng)).with_endorsement(endorsement);
         root.boot().unwrap();
         Some(Self { root, state })
     }
@@ -77,6 +88,68 @@ fn tpm_root_lives_a_whole_life() {
     contract::manufacture(&mut other);
     let foreign = contract::create_keys(&mut other);
     contract::whole_life(&mut bench, &mut OsRng, &foreign);
+}
+
+/// Credential, salts and tunnelled ownership to an RSA key, accepted by a TPM; the key comes back after every power cut.
+#[test]
+fn a_tpm_with_an_rsa_endorsement_key_lives_the_same_life() {
+    let Some(mut bench) = Emulated::start_with("rsa-life", EndorsementKind::Rsa2048) else { return };
+    let Some(mut other) = Emulated::start("rsa-life-other") else { return };
+    contract::manufacture(&mut other);
+    let foreign = contract::create_keys(&mut other);
+    contract::whole_life(&mut bench, &mut OsRng, &foreign);
+    let public = contract::describe(&mut bench).ek_public;
+    assert!(public.starts_with(&tpm::ENDORSEMENT_RSA_TEMPLATE));
+}
+
+/// One whole command without sessions or with one empty password.
+fn command(cc: u32, body: &[&[u8]], with_password: bool) -> Vec<u8> {
+    let body = body.concat();
+    let size = u32::try_from(10 + body.len()).unwrap();
+    let tag: u16 = if with_password { 0x8002 } else { 0x8001 };
+    [&tag.to_be_bytes()[..], &size.to_be_bytes(), &cc.to_be_bytes(), &body].concat()
+}
+
+/// What another provisioning tool leaves at the handle of the endorsement key is not taken for the device's own.
+#[test]
+fn an_endorsement_key_on_p384_and_one_of_another_kind_are_refused_with_a_code() {
+    let Some(mut bench) = Emulated::start("p384") else { return };
+    // TCG high-range template for P-384: SHA-384, AES-256-CFB, policy of the template.
+    let policy = [
+        0xb2, 0x6e, 0x7d, 0x28, 0xd1, 0x1a, 0x50, 0xbc, 0x53, 0xd8, 0x82, 0xbc, 0xf5, 0xfd, 0x3a, 0x1a, 0x07,
+        0x41, 0x48, 0xbb, 0x35, 0xd3, 0xb4, 0xe4, 0xcb, 0x1c, 0x0a, 0xd9, 0xbd, 0xe4, 0x19, 0xca, 0xcb, 0x47,
+        0xba, 0x09, 0x69, 0x96, 0x46, 0x15, 0x0f, 0x9f, 0xc0, 0x00, 0xf3, 0xf8, 0x0e, 0x12,
+    ];
+    let tail = [0, 6, 1, 0, 0, 0x43, 0, 0x10, 0, 4, 0, 0x10, 0, 0, 0, 0];
+    let template = [&[0, 0x23, 0, 0x0c, 0, 3, 0, 0xf2, 0, 0x30][..], &policy, &tail].concat();
+    let password = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+    let size = u16::try_from(template.len()).unwrap().to_be_bytes();
+    let create = command(
+        0x131,
+        &[&[0x40, 0, 0, 0x0b], &password, &[0, 4, 0, 0, 0, 0], &size, &template, &[0; 6]],
+        true,
+    );
+    let transport = bench.root.transport_mut();
+    let made = transport.transmit(&create).unwrap();
+    assert_eq!(made[6..10], [0; 4], "{made:02x?}");
+    let handle = &made[10..14].to_vec();
+    let keep = command(0x120, &[&[0x40, 0, 0, 1], handle, &password, &[0x81, 1, 0, 1]], true);
+    assert_eq!(transport.transmit(&keep).unwrap()[6..10], [0; 4]);
+    transport.transmit(&command(0x165, &[handle], false)).unwrap();
+    let manufacture = RootRequest::Manufacture(contract::n_root());
+    assert_eq!(bench.root.perform(manufacture).unwrap_err(), RootError::Endorsement(Code::Suite));
+
+    let Some(mut rsa) = Emulated::start_with("other-kind", EndorsementKind::Rsa2048) else { return };
+    contract::manufacture(&mut rsa);
+    let Emulated { root, state } = &mut rsa;
+    root.transport_mut().power_cut();
+    let mut reopened = Tpm2Root::new(Swtpm::start(state).unwrap(), Box::new(OsRng));
+    reopened.boot().unwrap_err();
+    assert_eq!(
+        reopened.perform(RootRequest::Describe).unwrap_err(),
+        RootError::Endorsement(Code::Endorsement)
+    );
+    reopened.transport_mut().power_cut();
 }
 
 #[test]

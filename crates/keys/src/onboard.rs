@@ -9,8 +9,8 @@ use gridseal_crypto::{
     Key, PublicKey, random,
     role::{ActivationSecret, AuthValue, Gak, Guek, Kek, OwnerSecret, Role, SessionSecret, TpmSeed},
     tpm::{
-        AuthInForce, ChangeAuth, SecretLabel, SessionNonces, TpmSessionKey, change_auth_command,
-        change_auth_confirmed, duplicate, make_credential, share_secret,
+        AuthInForce, ChangeAuth, EndorsementKey, SecretLabel, SessionNonces, TpmSessionKey,
+        change_auth_command, change_auth_confirmed, duplicate, make_credential, share_secret,
     },
 };
 use gridseal_trust::{
@@ -194,16 +194,16 @@ impl<R: Records> Work<'_, R> {
         }
         let (entry, m) = self.by_pseudonym(&challenge.c1)?;
         let owner_secret = self.owner_secret(&entry)?;
-        let endorsement = PublicKey::from_point(&challenge.endorsement_point).ok_or(Code::Endorsement)?;
-        // The point is the caller's word; the Name is the register's, bound to the secret: a credential goes to that TPM.
-        if tpm::name(&tpm::with_point(&tpm::ENDORSEMENT_TEMPLATE, &endorsement)) != entry.device {
+        let endorsement = EndorsementKey::from_bytes(&challenge.endorsement).ok_or(Code::Endorsement)?;
+        // The key is the caller's word; the Name is the register's, bound to the secret: a credential goes to that TPM.
+        if tpm::name(&tpm::endorsement_public(&endorsement)) != entry.device {
             return Err(Code::Endorsement.into());
         }
         let activation = Key::<ActivationSecret, 32>::generate(self.rng)?;
-        let (seed, secret) = share_secret(SecretLabel::Identity, &endorsement, self.rng)?;
+        let (seed, secret) = endorsement.share_secret(SecretLabel::Identity, self.rng)?;
         let credential = make_credential(&seed, challenge.ak_name.as_bytes(), &activation);
-        let (owner_salt, owner_encrypted) = share_secret(SecretLabel::Secret, &endorsement, self.rng)?;
-        let (lockout_salt, lockout_encrypted) = share_secret(SecretLabel::Secret, &endorsement, self.rng)?;
+        let (owner_salt, owner_encrypted) = endorsement.share_secret(SecretLabel::Secret, self.rng)?;
+        let (lockout_salt, lockout_encrypted) = endorsement.share_secret(SecretLabel::Secret, self.rng)?;
         let nonce_callers = [N16(random(self.rng)?), N16(random(self.rng)?)];
         let m_em = Nonce(random(self.rng)?);
         let th1 = Transcript::new().after(Step::HELLO, &challenge.c1);

@@ -402,7 +402,7 @@ fn requests() -> Vec<KeyRequest> {
         KeyRequest::OpenHello { wire: Vec::new() },
         KeyRequest::Challenge(Challenge {
             c1: Vec::new(),
-            endorsement_point: [0; 64],
+            endorsement: vec![0; 64],
             ak_name: device,
             suites: Vec::new(),
             pcr_selection: Vec::new(),
@@ -572,15 +572,15 @@ fn a_credential_goes_to_the_registered_endorsement_key_only() {
     world.run();
     assert!(world.is_confirmed());
     world.key_records = before;
-    let right = *gridseal_trust::tpm::endorsement_key(&world.entry().ek_pub.0).unwrap().point();
+    let right = gridseal_trust::tpm::endorsement_key(&world.entry().ek_pub.0).unwrap().bytes().to_vec();
     let other = *gridseal_crypto::Signer::public(
         &support::signing_key::<gridseal_crypto::role::OwnerSigning>("another TPM"),
     )
     .point();
-    let ask = |point| {
+    let ask = |endorsement: Vec<u8>| {
         KeyRequest::Challenge(Challenge {
             c1: hello.borrow().clone(),
-            endorsement_point: point,
+            endorsement,
             ak_name: gridseal_types::EkName([0; 34]),
             suites: vec![1],
             pcr_selection: vec![],
@@ -588,7 +588,7 @@ fn a_credential_goes_to_the_registered_endorsement_key_only() {
             voucher_head: gridseal_types::Digest([0; 32]),
         })
     };
-    assert_eq!(refusal(&world.decide(ask(other))), Some(Code::Endorsement));
+    assert_eq!(refusal(&world.decide(ask(other.to_vec()))), Some(Code::Endorsement));
     assert!(matches!(world.decide(ask(right)), KeyReply::Sealed { .. }));
 }
 

@@ -16,11 +16,13 @@ use alloc::{
 
 use gridseal_trust::{
     audit::{self, Act},
+    endorsement::Fault,
     enrol::{
-        registrar::{self, DeviceChange, Phase, Registrar, Rules, SessionRecord},
+        registrar::{self, DeviceChange, Endorsed, NotBegun, Phase, Registrar, Rules, SessionRecord},
         relay::RelayItem,
         session::{EVIDENCE_SIZE_MAX, Envelope, HelloBody, Step, sid_of},
     },
+    measured::{Appraisal, Reason, Verdict},
 };
 use gridseal_types::{
     Code, DeviceState, EkName, Sid, UtcTime,
@@ -33,7 +35,7 @@ use gridseal_types::{
 };
 
 use installation::Comparison;
-use register::{DEVICES, RegisterEntry};
+use register::{DEVICES, RegisterEntry, Software};
 
 /// Sessions by their identifier.
 const SESSIONS: Table = "em_sessions";
@@ -84,6 +86,10 @@ pub enum EventKind {
     Refused(Code),
     /// An authenticated check failed.
     Quarantined(Code),
+    /// The certificate of its endorsement key was not believed.
+    Unendorsed(Fault),
+    /// The measured software was judged.
+    Appraised(Result<Verdict, Reason>),
     /// The device operates for its owner.
     Operating,
 }
@@ -354,7 +360,12 @@ impl EndpointManager {
                 self.run(task, registrar, entry.serial);
                 self.drain(task);
             }
-            Err(code) => self.refuse(task, &entry.serial, code),
+            Err(not_begun) => {
+                if let NotBegun::Endorsement(fault) = not_begun {
+                    self.event(&entry.serial, EventKind::Unendorsed(fault));
+                }
+                self.refuse(task, &entry.serial, not_begun.code());
+            }
         }
         Ok(())
     }
@@ -418,6 +429,10 @@ impl EndpointManager {
                     let serial = serial.clone();
                     self.event(&serial, EventKind::Accepted(step));
                 }
+                registrar::Output::Appraised(verdict) => {
+                    let serial = serial.clone();
+                    self.event(&serial, EventKind::Appraised(verdict));
+                }
                 _ => {}
             }
         }
@@ -433,7 +448,7 @@ impl EndpointManager {
             let Some(mut entry) = overlay.load::<RegisterEntry>(DEVICES, record.device.as_bytes())? else {
                 return Err(RecordsError::Damaged);
             };
-            let advances = !matches!(change, Some(DeviceChange::Quarantined(_)));
+            let advances = !matches!(change, Some(DeviceChange::Quarantined(..)));
             if advances && !entry.state.may_onboard() {
                 self.committing.push((task, Outcome::Overtaken(Code::State)));
                 continue;
@@ -578,21 +593,44 @@ fn apply<R: Records>(
     entry: &mut RegisterEntry,
     change: Option<&DeviceChange>,
 ) -> Result<Outcome, RecordsError> {
-    let (state, detail): (DeviceState, &'static str) = match change {
+    let (state, detail): (DeviceState, String) = match change {
         None => return Ok(Outcome::Stored(None)),
-        Some(DeviceChange::Installing) => (DeviceState::Installing, ""),
+        Some(DeviceChange::Endorsed(Endorsed { chain, assured })) => {
+            entry.endorse(chain.clone(), assured.clone());
+            let act = Act {
+                actor: "endpoint-manager",
+                act: "device.endorsed",
+                subject: &entry.device,
+                detail: &assured.tpm.manufacturer,
+            };
+            audit::append(overlay, now, act)?;
+            return Ok(Outcome::Stored(None));
+        }
+        Some(DeviceChange::MeasureAnew) => {
+            entry.software = None;
+            return Ok(Outcome::Stored(None));
+        }
+        Some(DeviceChange::Installing(appraisal)) => {
+            let Appraisal { verdict, policy, progress } = *appraisal;
+            entry.software = Some(Software { verdict, policy, progress });
+            (DeviceState::Installing, alloc::format!("software {}", verdict.name()))
+        }
         Some(DeviceChange::Operating { tls_key, policy_version, configuration, attested_at }) => {
             entry.tls_key = Some(*tls_key);
             entry.policy_version = *policy_version;
             entry.configuration = *configuration;
             entry.attested_at = *attested_at;
-            (DeviceState::Operating, "")
+            (DeviceState::Operating, String::new())
         }
-        Some(DeviceChange::Quarantined(code)) => {
+        Some(DeviceChange::Quarantined(code, reason)) => {
             entry.quarantine = Some(*code);
             // A head-end that serves the device has to stop.
             entry.admission_pending = entry.tls_key.is_some();
-            (DeviceState::Quarantined, code.name())
+            let detail = match reason {
+                Some(reason) => alloc::format!("{} {reason}", code.name()),
+                None => code.name().into(),
+            };
+            (DeviceState::Quarantined, detail)
         }
     };
     entry.state = state;
@@ -608,7 +646,7 @@ fn apply<R: Records>(
             entry.admission_pending = true;
             Ok(Outcome::Stored(entry.admission()))
         }
-        Some(DeviceChange::Quarantined(code)) => Ok(Outcome::Quarantined(entry.device, *code)),
+        Some(DeviceChange::Quarantined(code, _)) => Ok(Outcome::Quarantined(entry.device, *code)),
         _ => Ok(Outcome::Stored(None)),
     }
 }

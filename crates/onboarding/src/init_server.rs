@@ -1,6 +1,10 @@
 //! The manufacturer's init server: tells a device where its owner is. It holds one signing key and signed redirects, so a
 //! complete take-over yields wrong or missing answers, which devices refuse.
 
+mod challenge;
+
+pub use challenge::{Challenges, PENDING_MAX, PENDING_S};
+
 use alloc::vec::Vec;
 
 use gridseal_crypto::Signer;
@@ -12,19 +16,21 @@ use gridseal_trust::{
             INIT_HELLO_SIZE_MAX, INIT_SIZE_MAX, InitHello, InitRedirect, SignedRedirect, decode_registration,
             encode_registered, is_registration,
         },
-        session::{SUITE_P256, encode_error},
+        session::{SUITE_P256, SUITE_RSA_2048, encode_error},
         voucher::VoucherKey,
     },
     root::OwnerPin,
 };
 use gridseal_types::{
-    Code, OrderSeq, UtcTime,
+    Code, EkName, Nonce, OrderSeq, UtcTime,
     records::{Overlay, Records, RecordsError, Table, Write},
 };
 
 /// Redirects by device Name.
 const REDIRECTS: Table = "init_redirects";
 
+/// Suites that devices may have.
+const SUITES: [u16; 2] = [SUITE_P256, SUITE_RSA_2048];
 /// Largest message in bytes.
 pub const MESSAGE_SIZE_MAX: usize = INIT_SIZE_MAX;
 
@@ -52,6 +58,15 @@ pub struct Answer {
     pub refused: Option<Code>,
 }
 
+/// A reply or the uniform error.
+fn answer_of(writes: Vec<Write>, outcome: Result<Vec<u8>, Code>) -> Answer {
+    let (reply, refused) = match outcome {
+        Ok(reply) => (reply, None),
+        Err(code) => (encode_error(&[0; 16], Code::Refused, 0), Some(code)),
+    };
+    Answer { writes, reply, refused }
+}
+
 /// The init server.
 #[derive(Debug)]
 pub struct InitServer<S> {
@@ -77,11 +92,7 @@ impl<S: Signer> InitServer<S> {
         } else {
             self.redirect(&overlay, wire)?
         };
-        let (reply, refused) = match outcome {
-            Ok(reply) => (reply, None),
-            Err(code) => (encode_error(&[0; 16], Code::Refused, 0), Some(code)),
-        };
-        Ok(Answer { writes: overlay.into_writes(), reply, refused })
+        Ok(answer_of(overlay.into_writes(), outcome))
     }
 
     fn redirect<R: Records>(
@@ -93,16 +104,26 @@ impl<S: Signer> InitServer<S> {
             return Ok(Err(Code::Size));
         }
         let Ok(hello) = InitHello::decode(wire) else { return Ok(Err(Code::Format)) };
-        if hello.suites.first() != Some(&SUITE_P256) {
+        let Some(suite) = hello.suites.first().copied().filter(|suite| SUITES.contains(suite)) else {
             return Ok(Err(Code::Suite));
-        }
-        let Some(stored) = overlay.load::<Stored>(REDIRECTS, hello.ek_name.as_bytes())? else {
+        };
+        self.redirect_of(overlay, &hello.ek_name, &hello.m, suite)
+    }
+
+    /// I2 for a device, when it is known.
+    fn redirect_of<R: Records>(
+        &self,
+        overlay: &Overlay<'_, R>,
+        device: &EkName,
+        m: &Nonce,
+        suite: u16,
+    ) -> Result<Result<Vec<u8>, Code>, RecordsError> {
+        let Some(stored) = overlay.load::<Stored>(REDIRECTS, device.as_bytes())? else {
             return Ok(Err(Code::Unknown));
         };
-        let payload =
-            InitRedirect { ek_name: hello.ek_name, m: hello.m, suite: SUITE_P256, signed: stored.signed };
+        let payload = InitRedirect { ek_name: *device, m: *m, suite, signed: stored.signed };
         let signed = sign(&self.signer, SignedType::I2, &payload.encode_payload());
-        Ok(signed.map(|sign1| InitRedirect::encode_message(&hello.m, &sign1)).map_err(|_| Code::Busy))
+        Ok(signed.map(|sign1| InitRedirect::encode_message(m, &sign1)).map_err(|_| Code::Busy))
     }
 
     /// T1 needs no login: its signatures are the authority. A higher sequence number replaces, and a voucher must

@@ -1,6 +1,8 @@
 //! A whole onboarding between all its machines, and every way in which it must not go on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
+#[path = "onboarding/challenge.rs"]
+mod challenge;
 #[path = "onboarding/device.rs"]
 mod device;
 #[path = "onboarding/places.rs"]
@@ -9,6 +11,8 @@ mod places;
 mod registrar;
 #[path = "onboarding/sessions.rs"]
 mod sessions;
+#[path = "onboarding/software.rs"]
+mod software;
 mod support;
 
 use gridseal_trust::enrol::{device::Event, session::Step};

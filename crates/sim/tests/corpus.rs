@@ -8,7 +8,9 @@ use gridseal_group::fuzz_entry as group;
 use gridseal_keys::fuzz_entry as keys;
 use gridseal_lmn::mbus::fuzz_entry as mbus;
 use gridseal_sts::fuzz_entry as sts;
-use gridseal_trust::{csr, enrol::fuzz_entry as enrol, enrol::session, tpm};
+use gridseal_trust::{
+    csr, enrol::fuzz_entry as enrol, enrol::session, measured::fuzz_entry as measured, tpm,
+};
 
 type Target = (&'static str, fn(&[u8]));
 
@@ -24,6 +26,7 @@ const TARGETS: &[Target] = &[
     ("ciphered_apdu", dlms::ciphered_apdu),
     ("cosem_server", gridseal_meter::cosem::fuzz_entry),
     ("d0_message", gridseal_lmn::iec62056_21::fuzz_entry),
+    ("ek_certificate", gridseal_trust::endorsement::fuzz_entry),
     ("enrol_delivery", enrol::delivery_record),
     ("enrol_document", enrol::document),
     ("enrol_init", enrol::init_message),
@@ -32,12 +35,14 @@ const TARGETS: &[Target] = &[
     ("enrol_relay", enrol::relay_message),
     ("enrol_shipment", enrol::shipment),
     ("enrol_voucher", enrol::voucher),
+    ("event_log", measured::event_log),
     ("group_fragment", group::group_fragment),
     ("group_message", group::group_message),
     ("group_receiver", group::group_receiver),
     ("group_storage", group::group_storage),
     ("hdlc_frame", dlms::hdlc_frame),
     ("hdlc_link", dlms::hdlc_link),
+    ("ima_log", measured::ima_log),
     ("keys_request", keys::keys_request),
     ("keys_traffic", keys::keys_traffic),
     ("mbus_frame", mbus::mbus_frame),

@@ -9,7 +9,7 @@
 
 use alloc::vec::Vec;
 
-use gridseal_crypto::{PublicKey, Signature};
+use gridseal_crypto::{PublicKey, Signature, tpm::EndorsementKey};
 use gridseal_types::Code;
 
 /// Largest request that is read, bytes.
@@ -42,6 +42,22 @@ pub fn subject_public_key_info(key: &PublicKey) -> [u8; SPKI_SIZE] {
     let bytes = SPKI_PREFIX.iter().chain(key.point());
     der.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
     der
+}
+
+/// AlgorithmIdentifier of RSA keys, DER: rsaEncryption with NULL parameters.
+const RSA_ENCRYPTION: [u8; 15] =
+    [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+
+/// SubjectPublicKeyInfo of an endorsement key, DER: what its certificate has, and what a manifest names by its SHA-256.
+#[must_use]
+pub fn endorsement_key_info(key: &EndorsementKey) -> Vec<u8> {
+    match key {
+        EndorsementKey::P256(key) => subject_public_key_info(key).to_vec(),
+        EndorsementKey::Rsa2048(key) => {
+            let numbers = tlv(SEQUENCE, &[&unsigned(key.modulus()), &tlv(INTEGER, &[&[1, 0, 1]])]);
+            tlv(SEQUENCE, &[&RSA_ENCRYPTION, &tlv(BIT_STRING, &[&[0], &numbers])])
+        }
+    }
 }
 
 /// The key of a SubjectPublicKeyInfo; `None` unless it is exactly a P-256 key with an uncompressed point on the curve.

@@ -12,6 +12,9 @@ extern crate alloc;
 
 pub mod audit;
 pub mod csr;
+pub mod der;
+pub mod endorsement;
 pub mod enrol;
+pub mod measured;
 pub mod root;
 pub mod tpm;

@@ -13,7 +13,9 @@ use gridseal_crypto::{
     role::{ActivationSecret, DeviceRootSecret, OwnerSecret},
     tpm::SealedSecret,
 };
-use gridseal_types::{Digest, EkName, Epoch, N16, service::keys::TpmSession};
+use gridseal_types::{Code, Digest, EkName, Epoch, N16, service::keys::TpmSession};
+
+use crate::measured::Logs;
 
 /// How far a root's word can be trusted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +35,16 @@ impl Assurance {
             Self::Software => "software",
         }
     }
+}
+
+/// Which endorsement key a device has. It is a property of the device for its whole life: its Name is the device's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum EndorsementKind {
+    /// P-256: suite 1.
+    #[default]
+    P256,
+    /// RSA 2048: suite 2.
+    Rsa2048,
 }
 
 /// A key of the device as it lies on flash: useless without the root that made it.
@@ -88,6 +100,10 @@ pub struct Description {
     pub permanent: u32,
     /// Whether the platform hierarchy has an empty authorisation.
     pub platform_open: bool,
+    /// TPMT_PUBLIC of the identity key.
+    pub iak_public: Vec<u8>,
+    /// Certificate of the endorsement key, DER without padding; empty where the TPM has none.
+    pub ek_certificate: Vec<u8>,
 }
 
 /// Keys that the device makes for one owner, all children of the storage root key, and the public area of the identity
@@ -125,6 +141,8 @@ pub struct AttestRequest {
     pub qualifying: [Digest; 4],
     /// TPML_PCR_SELECTION for the quote.
     pub pcr_selection: Vec<u8>,
+    /// First IMA entry that is wanted.
+    pub ima_next: u64,
 }
 
 /// Answer to [`RootRequest::Attest`].
@@ -138,6 +156,8 @@ pub struct Attested {
     pub certify: [Attest; 3],
     /// Quote.
     pub quote: Attest,
+    /// Event log and IMA list, read after the quote was made; empty where none is kept.
+    pub logs: Logs,
 }
 
 /// A secret delivered for the storage key.
@@ -169,6 +189,13 @@ pub enum RootRequest {
     WritePin(OwnerPin),
     /// Raises the epoch counter by one. Answer: [`RootReply::Done`].
     RaiseEpoch,
+    /// Recovers a credential that is bound to the identity key. Answer: [`RootReply::Activated`].
+    ActivateIdentity {
+        /// TPM2B_ID_OBJECT with its size word.
+        credential: Vec<u8>,
+        /// TPM2B_ENCRYPTED_SECRET with its size word.
+        secret: Vec<u8>,
+    },
     /// Answer: [`RootReply::Attested`]. Flushes sessions of an earlier attempt first.
     Attest(AttestRequest),
     /// Runs tunnelled commands in order, stops after the first that fails. The caller has checked them against the
@@ -209,6 +236,8 @@ pub enum RootReply {
     Keys(OwnerKeys),
     /// To [`RootRequest::OwnerSecret`].
     OwnerSecret(Key<OwnerSecret, 32>),
+    /// To [`RootRequest::ActivateIdentity`].
+    Activated(Key<ActivationSecret, 32>),
     /// To [`RootRequest::Attest`].
     Attested(alloc::boxed::Box<Attested>),
     /// To [`RootRequest::Execute`]: whole TPM responses; the first with rc != 0 ends the list.
@@ -241,6 +270,9 @@ pub enum RootError {
     /// The TPM could not be reached.
     #[error("TPM did not answer")]
     Transport,
+    /// The TPM keeps an endorsement key that no suite covers, or one of another kind than the device was made with.
+    #[error("endorsement key: {0}")]
+    Endorsement(Code),
     /// The request cannot be done by this root: a blob of another root, an unknown key type.
     #[error("request does not fit this root")]
     Unsuitable,
@@ -259,6 +291,15 @@ pub trait DeviceRoot {
     /// # Errors
     /// [`RootError`]; nothing that the request asked for is then to be relied on.
     fn perform(&mut self, request: RootRequest) -> Result<RootReply, RootError>;
+}
+
+/// Where a device's measurement logs come from.
+pub trait MeasurementSource {
+    /// Event log, and the IMA list from entry `ima_next` on, or from its start when it has fewer entries.
+    ///
+    /// # Errors
+    /// [`RootError::Transport`] when a log that should be there cannot be read.
+    fn read(&mut self, ima_next: u64) -> Result<Logs, RootError>;
 }
 
 /// Carries whole TPM commands to a TPM and whole responses back.

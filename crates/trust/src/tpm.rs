@@ -1,6 +1,6 @@
 //! TPM 2.0 structures as a server reads them: public areas, attestations, PCR selections, tunnelled commands.
 //!
-//! Everything here is SHA-256 and P-256, as the templates below fix it. What comes from outside is read by one cursor that
+//! Everything here is SHA-256 and P-256, as the templates below fix it; an endorsement key may be RSA 2048. What comes from outside is read by one cursor that
 //! names field and offset of a flaw; a structure counts only when its whole buffer was consumed.
 //!
 //! # Source
@@ -16,7 +16,8 @@ mod signature;
 pub use command::check_tunnelled;
 pub use pcr::{PCR_COUNT, PcrSelection, pcr_digest, pcr_selection};
 pub use public::{
-    EccScheme, PublicArea, attestation_key, endorsement_key, identity_key, storage_key, tls_key, with_point,
+    EccScheme, PublicArea, attestation_key, endorsement_key, endorsement_public, identity_key, storage_key,
+    tls_key, with_point,
 };
 pub use read::{Flaw, StructureError};
 pub use signature::{parse_signature, signature_structure};
@@ -61,6 +62,13 @@ pub const ENDORSEMENT_TEMPLATE: [u8; 54] = [
     0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa, 0x00, 0x06, 0x00, 0x80, 0x00, 0x43, 0x00, 0x10, 0x00,
     0x03, 0x00, 0x10,
 ];
+/// Template of an RSA endorsement key up to `unique`: as [`ENDORSEMENT_TEMPLATE`], 2,048 bits, default exponent.
+pub const ENDORSEMENT_RSA_TEMPLATE: [u8; 56] = [
+    0x00, 0x01, 0x00, 0x0b, 0x00, 0x03, 0x00, 0xb2, 0x00, 0x20, 0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3,
+    0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd, 0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64,
+    0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa, 0x00, 0x06, 0x00, 0x80, 0x00, 0x43, 0x00, 0x10, 0x08,
+    0x00, 0x00, 0x00, 0x00, 0x00,
+];
 /// Template of storage root key and storage key up to `unique`: attributes `00030472`, AES-128-CFB, P-256.
 pub const STORAGE_TEMPLATE: [u8; 22] = [
     0x00, 0x23, 0x00, 0x0b, 0x00, 0x03, 0x04, 0x72, 0x00, 0x00, 0x00, 0x06, 0x00, 0x80, 0x00, 0x43, 0x00,
@@ -93,11 +101,15 @@ pub fn name(public: &[u8]) -> EkName {
 #[doc(hidden)]
 pub fn fuzz_entry(data: &[u8]) {
     if let Ok(area) = PublicArea::parse(data) {
-        let accepted = [endorsement_key, attestation_key, storage_key, tls_key, identity_key]
+        let accepted = [attestation_key, storage_key, tls_key, identity_key]
             .into_iter()
             .filter_map(|check| check(data).ok())
             .all(|key| area.point == Some(key));
         assert!(accepted, "a check accepts only the point that is there");
+        if let Ok(key) = endorsement_key(data) {
+            let again = endorsement_key(&endorsement_public(&key));
+            assert_eq!(again.as_ref(), Ok(&key), "a key is what its public area says");
+        }
     }
     if let Ok(selection) = PcrSelection::decode(data) {
         assert_eq!(selection.encode(), data, "one selection, one encoding");

@@ -1,5 +1,11 @@
-//! The framing vector of the onboarding protocol, made by an independent script, in both directions.
+//! The framing vector of the onboarding protocol, made by an independent script, in both directions; what devices measured
+//! and whose endorsement keys they have.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+#[path = "enrol/endorsement.rs"]
+mod endorsement;
+#[path = "enrol/measured.rs"]
+mod measured;
 
 use gridseal_crypto::{
     Key, PublicKey, SecondSigner, Signer, SigningKey,

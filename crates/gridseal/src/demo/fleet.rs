@@ -21,6 +21,7 @@ use super::{
     view::View,
 };
 use crate::{
+    config::Endorsement,
     setup::{
         configure::{self, Choices, Inner, Manufacturer},
         factory::{self, Anchor, Made, Order, Vendor},
@@ -198,6 +199,7 @@ impl Fleet {
             model: MODEL.into(),
             count: self.options.meters,
             anchor: self.options.anchor,
+            endorsement: Endorsement::P256,
             init_servers: vec![format!("https://{init}")],
             device_type: DeviceType::Meter,
             buyer: Some(buyer),

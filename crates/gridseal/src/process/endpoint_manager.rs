@@ -13,12 +13,16 @@ use gridseal_onboarding::endpoint_manager::{
     register::{self, RegistrationRules, Told},
 };
 use gridseal_store::SqliteRecords;
-use gridseal_trust::enrol::{
-    cose::{Sign1, SignedType},
-    document::Policy,
-    init::decode_registered,
-    registrar::Rules,
-    relay::{RELAY_BATCH_MAX, RelayPull, RelayWork},
+use gridseal_trust::{
+    endorsement::{Endorsements, Issuers, RevocationList},
+    enrol::{
+        cose::{Sign1, SignedType},
+        document::Policy,
+        init::decode_registered,
+        registrar::Rules,
+        relay::{RELAY_BATCH_MAX, RelayPull, RelayWork},
+    },
+    measured::{ImaKeys, PolicySet},
 };
 use gridseal_types::{
     UtcTime,
@@ -77,11 +81,13 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
     let tls = inner_client(&zone)?;
     let voucher_keys = config.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?;
     let pins = config.config_pins.iter().map(|pin| parse_digest(pin)).collect::<Result<_>>()?;
-    let policy = load_policy(&dir.join(&config.policy), &config.policy_key)?;
+    let policies = load_policies(&dir, &config)?;
+    let endorsements = load_endorsements(&dir, &config)?;
     let ca = read_certificates(&dir.join(&config.init_server_ca))?;
     let setup = Setup {
         rules: Rules {
-            policy,
+            policies,
+            endorsements: endorsements.clone(),
             danger_accept_open_platform: config.danger_accept_open_platform,
             terminus: config.terminus.clone(),
         },
@@ -92,6 +98,7 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
             config_urls: config.config_urls.clone(),
             config_pins: pins,
             redirect_lifetime_s: u64::from(config.redirect_days) * 86_400,
+            endorsements,
         },
         peers: Peers {
             config_server: Client::new(&config.config_server.address, tls.clone(), "config-server"),
@@ -105,13 +112,55 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
     Ok((setup, dir))
 }
 
-fn load_policy(path: &Path, key: &str) -> Result<Policy> {
-    let bytes = read(path)?;
-    let signed = Sign1::decode(&bytes).with_context(|| format!("{} is not signed", path.display()))?;
-    if !signed.verify(SignedType::Policy, &parse_public_key(key)?) {
-        bail!("{} is not signed by the policy key", path.display());
+/// The signed policies of the configuration, each verified, as one set.
+fn load_policies(dir: &Path, config: &config::EndpointManager) -> Result<PolicySet> {
+    let mut keys = ImaKeys::default();
+    for path in &config.ima_keys {
+        let (_, spki) = der::pem::decode_vec(&read(&dir.join(path))?)
+            .map_err(|error| anyhow::anyhow!("{} is not PEM: {error}", path.display()))?;
+        keys.add(&spki).with_context(|| format!("{} is no key that is supported", path.display()))?;
     }
-    Ok(Policy::decode(signed.payload)?)
+    let signer = parse_public_key(&config.policy_key)?;
+    let mut policies = PolicySet::new(keys);
+    for path in std::iter::once(&config.policy).chain(&config.policies) {
+        let bytes = read(&dir.join(path))?;
+        let signed = Sign1::decode(&bytes).with_context(|| format!("{} is not signed", path.display()))?;
+        if !signed.verify(SignedType::Policy, &signer) {
+            bail!("{} is not signed by the policy key", path.display());
+        }
+        policies
+            .add(SignedType::Policy.hash(signed.payload), Policy::decode(signed.payload)?)
+            .with_context(|| format!("{} cannot be used", path.display()))?;
+    }
+    Ok(policies)
+}
+
+/// The issuers of certificates of endorsement keys that the configuration names.
+fn load_endorsements(dir: &Path, config: &config::EndpointManager) -> Result<Endorsements> {
+    let mut endorsements = Endorsements::new(config.endorsement_required);
+    for entry in &config.endorsement_issuers {
+        let mut issuers = Issuers::default();
+        for anchor in read_certificates(&dir.join(&entry.anchors))? {
+            issuers.anchor(&anchor).with_context(|| format!("an anchor in {}", entry.anchors.display()))?;
+        }
+        if let Some(path) = &entry.intermediates {
+            for authority in read_certificates(&dir.join(path))? {
+                issuers.intermediate(&authority);
+            }
+        }
+        for path in &entry.revocations {
+            let bytes = read(&dir.join(path))?;
+            let list = match der::pem::decode_vec(&bytes) {
+                Ok((_, list)) => list,
+                Err(_) => bytes,
+            };
+            let list = RevocationList::parse(&list);
+            issuers.revocation_list(list.with_context(|| format!("revocation list {}", path.display()))?);
+        }
+        entry.manufacturers.iter().for_each(|id| issuers.manufacturer(id));
+        endorsements.believe(&entry.models, &issuers);
+    }
+    Ok(endorsements)
 }
 
 /// Runs the endpoint manager.
@@ -317,6 +366,17 @@ fn tell(observer: &Observer, event: &Event) {
         EventKind::Refused(code) => observer.event("refused", &[("serial", serial), ("code", &code.name())]),
         EventKind::Quarantined(code) => {
             observer.event("quarantined", &[("serial", serial), ("code", &code.name())]);
+        }
+        EventKind::Unendorsed(fault) => {
+            observer.event("endorsement-refused", &[("serial", serial), ("reason", &fault.name())]);
+        }
+        EventKind::Appraised(Ok(verdict)) => {
+            observer.event("software", &[("serial", serial), ("verdict", &verdict.name())]);
+        }
+        EventKind::Appraised(Err(reason)) => {
+            let details: [(&str, &dyn std::fmt::Display); 4] =
+                [("serial", serial), ("verdict", &"fail"), ("reason", &reason.name()), ("detail", &reason)];
+            observer.event("software", &details);
         }
         _ => observer.event("operating", &[("serial", serial)]),
     }

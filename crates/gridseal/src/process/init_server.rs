@@ -15,9 +15,10 @@ use gridseal_api::{
 use gridseal_crypto::{SigningKey, role::InitSigning};
 use gridseal_io::{
     clock::utc_now,
+    rng::OsRng,
     tls::{Alpn, server},
 };
-use gridseal_onboarding::init_server::{Answer, InitServer, MESSAGE_SIZE_MAX};
+use gridseal_onboarding::init_server::{Answer, Challenges, InitServer, MESSAGE_SIZE_MAX};
 use gridseal_store::SqliteRecords;
 use gridseal_types::records::RecordsError;
 
@@ -37,7 +38,8 @@ pub async fn run(path: &Path) -> Result<()> {
     let voucher_keys = config.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?;
     let machine = Arc::new(InitServer::new(signer, voucher_keys));
     let records = SqliteRecords::open(dir.join("init.db")).context("cannot open the redirect store")?;
-    let records = Arc::new(Mutex::new(records));
+    let challenges = config.challenge.then(Challenges::default);
+    let records = Arc::new(Mutex::new(Kept { records, challenges }));
     let tls = server(&service_identity(&zone)?, Alpn::Http)?;
     let events = observer.clone();
     let router = Router::new().route("/gso/v1/init", Access::Anyone, MESSAGE_SIZE_MAX, move |_, body| {
@@ -65,15 +67,25 @@ pub async fn run(path: &Path) -> Result<()> {
 
 type Answered = (Vec<u8>, Option<gridseal_types::Code>);
 
+/// What the process keeps: redirects, and challenges under way where devices are challenged.
+struct Kept {
+    records: SqliteRecords,
+    challenges: Option<Challenges>,
+}
+
 fn answer(
     machine: &InitServer<SigningKey<InitSigning>>,
-    records: &Mutex<SqliteRecords>,
+    kept: &Mutex<Kept>,
     body: &[u8],
 ) -> Result<Answered, RecordsError> {
-    let mut records = records.lock().map_err(|_| RecordsError::Failed)?;
+    let mut kept = kept.lock().map_err(|_| RecordsError::Failed)?;
+    let Kept { records, challenges } = &mut *kept;
     if !gridseal_trust::enrol::init::is_registration(body) {
-        // A device's question changes nothing: it needs no transaction.
-        let Answer { reply, refused, .. } = machine.answer(&*records, utc_now(), body)?;
+        // A device's question changes nothing on record: it needs no transaction.
+        let Answer { reply, refused, .. } = match challenges {
+            Some(challenges) => challenges.answer(machine, (&*records, &mut OsRng), utc_now(), body)?,
+            None => machine.answer(&*records, utc_now(), body)?,
+        };
         return Ok((reply, refused));
     }
     records.transact(|view| {

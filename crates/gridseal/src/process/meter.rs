@@ -55,7 +55,7 @@ impl Meter {
         let (firmware, dir): (Firmware, _) = config::load(&dir.join("firmware.toml"))?;
         let name = format!("meter {}", firmware.serial);
         let observer = if is_quiet { Observer::quiet() } else { Observer::new(name) };
-        let root = SharedRoot::power_on(&firmware.root, &dir)?;
+        let root = SharedRoot::power_on(&firmware.root, firmware.measurements.as_ref(), &dir)?;
         observer.event("powered", &[("root", &root.lock()?.assurance().name())]);
         Ok(Self { firmware, dir, root, observer, powered_at: utc_now() })
     }

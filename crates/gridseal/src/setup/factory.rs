@@ -14,7 +14,7 @@ use gridseal_crypto::{
 };
 use gridseal_io::{clock::utc_now, rng::OsRng};
 use gridseal_trust::{
-    csr::subject_public_key_info,
+    csr::endorsement_key_info,
     enrol::{
         cose::{SignedType, sign},
         document::{Header, Manifest},
@@ -32,7 +32,7 @@ use super::{
     sale::{self, Stock, Stocked, VoucherSigner},
 };
 use crate::{
-    config::{self, Firmware, Root},
+    config::{self, Endorsement, Firmware, Root},
     files::{Zone, format_public_key, format_voucher_key, read, write_atomic, write_certificates},
     process::meter::root::SharedRoot,
 };
@@ -102,6 +102,8 @@ pub struct Order {
     pub count: u32,
     /// Root of trust.
     pub anchor: Anchor,
+    /// Endorsement keys of TPMs.
+    pub endorsement: Endorsement,
     /// Init servers, `https://host:port`.
     pub init_servers: Vec<String>,
     /// What they are.
@@ -168,13 +170,13 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
     let dir = out.join(serial);
     fs::create_dir_all(dir.join("tpm")).with_context(|| format!("cannot make {}", dir.display()))?;
     let root_config = match order.anchor {
-        Anchor::Tpm => Root::Emulator { dir: "tpm".into() },
+        Anchor::Tpm => Root::Emulator { dir: "tpm".into(), endorsement: order.endorsement },
         Anchor::Software => Root::Software { state: "tpm/root.cbor".into() },
     };
     // N_root goes into the root; what stays is N_1, for the first owner (design section 2, factory).
     let n_root = Key::<DeviceRootSecret, 32>::generate(&mut OsRng)?;
     let n_1 = owner_secret(&n_root, 1);
-    let root = SharedRoot::power_on(&root_config, &dir)?;
+    let root = SharedRoot::power_on(&root_config, None, &dir)?;
     let RootReply::Described(description) = root.perform(RootRequest::Manufacture(n_root))? else {
         bail!("the root was not manufactured");
     };
@@ -188,7 +190,8 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
         model: order.model.clone(),
         ek_name,
         ek_pub: description.ek_public,
-        spki: Digest(sha256(&[&subject_public_key_info(&endorsement)])),
+        ek_chain: Some(description.ek_certificate).filter(|der| !der.is_empty()).into_iter().collect(),
+        spki: Digest(sha256(&[&endorsement_key_info(&endorsement)])),
         n_commit: n_1.commitment(),
         vendor: vendor.name.clone(),
         made: utc_now(),
@@ -219,6 +222,7 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
         init_server_ca: vendor.init_ca_pem.clone(),
         voucher_keys: vec![vendor.voucher_key()],
         root: root_config,
+        measurements: None,
         interval_s: order.interval_s,
         backoff_ms: order.backoff_ms,
         simulated_w: order.simulated_w,

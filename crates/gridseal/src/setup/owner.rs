@@ -16,7 +16,7 @@ use gridseal_pki::{
 };
 use gridseal_trust::enrol::{
     cose::{SignedType, key_id, sign},
-    document::{Delegation, Policy},
+    document::{Delegation, OutOfDate, Policy},
 };
 use gridseal_types::{Digest, UtcTime};
 
@@ -92,7 +92,10 @@ pub fn sign_policy(
         model: model.into(),
         release: "1".into(),
         pcrs,
+        ima_keys: Vec::new(),
+        ima_paths: Vec::new(),
         version: 1,
+        out_of_date: OutOfDate::Grace,
         logs_may_be_empty: true,
         issued: utc_now(),
     };

@@ -215,13 +215,17 @@ async fn register_chunk(
     let mut shipped = Vec::new();
     let mut deliveries = Vec::new();
     for Delivered { papers, secret } in devices {
-        let device = match Shipped::check(&setup.registration, &papers.manifest, &papers.voucher) {
+        let mut device = match Shipped::check(&setup.registration, &papers.manifest, &papers.voucher) {
             Ok(device) => device,
             Err(code) => {
                 outcomes.push(("?".to_owned(), Some(code)));
                 continue;
             }
         };
+        if let Err(fault) = device.endorse(&setup.registration, utc_now()) {
+            outcomes.push((device.serial().to_owned(), Some(fault.into())));
+            continue;
+        }
         if let Err(code) = device.logged(head, &papers.logged) {
             outcomes.push((device.serial().to_owned(), Some(code)));
             continue;
@@ -314,10 +318,12 @@ pub fn show(arguments: &Show) -> Result<()> {
                     serde_json::json!({
                         "serial": entry.serial, "model": entry.model, "device": entry.device.to_string(),
                         "system_title": entry.system_title.to_string(), "state": entry.state.name(),
-                        "assurance": if entry.software_root { "software" } else { "manifest" },
+                        "assurance": entry.assurance(),
+                        "tpm": entry.endorsed.as_ref().map(|assured| &assured.tpm.manufacturer),
                         "epoch": entry.epoch, "quarantine": quarantine,
                         "device_type": entry.device_type.name(), "point": point,
                         "redirect_registered": entry.registration_pending.is_none(),
+                        "software": entry.software.map(|software| software.verdict.name()),
                     })
                 ));
             } else {

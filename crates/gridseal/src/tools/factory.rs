@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Root of trust.
     #[arg(long, value_enum, default_value = "tpm")]
     anchor: Anchor,
+    /// Endorsement keys of the TPMs.
+    #[arg(long, value_enum, default_value = "p256")]
+    endorsement: config::Endorsement,
     /// What they are.
     #[arg(long, value_enum, default_value = "meter")]
     device_type: Kind,
@@ -115,6 +118,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !crate::cli::anchor_available(arguments.anchor) {
         bail!("no TPM emulator: install the package swtpm, or choose --anchor software (tests only)");
     }
+    if arguments.anchor == Anchor::Software && arguments.endorsement != config::Endorsement::P256 {
+        bail!("a software root has a P-256 endorsement key: choose --anchor tpm for --endorsement rsa-2048");
+    }
     let buyer = arguments.owner.as_deref().map(buyer).transpose()?;
     let init_dir = arguments.out.join("init-server");
     let vendor = Vendor::open_or_found(
@@ -128,6 +134,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         model: arguments.model.clone(),
         count: arguments.count,
         anchor: arguments.anchor,
+        endorsement: arguments.endorsement,
         init_servers: vec![format!("https://{}", arguments.init_listen)],
         device_type: arguments.device_type.into(),
         buyer,
@@ -187,6 +194,7 @@ pub fn sell(arguments: &Sell) -> Result<()> {
 
 /// Configuration of the manufacturer's init server.
 pub fn write_init_config(dir: &Path, vendor: &Vendor, listen: SocketAddr, log_frames: bool) -> Result<()> {
-    let init = config::InitServer { listen, voucher_keys: vec![vendor.voucher_key()], log_frames };
+    let init =
+        config::InitServer { listen, voucher_keys: vec![vendor.voucher_key()], challenge: true, log_frames };
     config::save(&dir.join("config.toml"), &init).context("init server")
 }

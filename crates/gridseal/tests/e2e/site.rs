@@ -50,6 +50,8 @@ impl Told {
 pub(crate) struct Plan {
     pub(crate) meters: usize,
     pub(crate) anchor: &'static str,
+    /// Endorsement keys of TPMs.
+    pub(crate) endorsement: &'static str,
     /// Let config server and init server tell every message in hex.
     pub(crate) log_frames: bool,
     /// Let the key service write down its keys.
@@ -60,7 +62,14 @@ pub(crate) struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { meters: 1, anchor: "software", log_frames: false, inventory: false, field: None }
+        Self {
+            meters: 1,
+            anchor: "software",
+            endorsement: "p256",
+            log_frames: false,
+            inventory: false,
+            field: None,
+        }
     }
 }
 
@@ -174,7 +183,7 @@ impl Site {
         gridseal_ok(&[
             &["factory", "make", "--vendor", "ACME", "--model", "GS-1", "--count", &count, "--anchor"][..],
             &[plan.anchor, "--owner", &owner_file, "--init-listen", &init.to_string(), "--out", &factory],
-            &["--interval-s", "1"],
+            &["--interval-s", "1", "--endorsement", plan.endorsement],
         ]
         .concat());
         let test_mode: &[&str] =

@@ -2,9 +2,11 @@
 
 use alloc::{string::String, vec::Vec};
 
-use gridseal_crypto::PublicKey;
+use gridseal_crypto::{PublicKey, sha256};
 use gridseal_trust::{
     audit::{self, Act},
+    csr::endorsement_key_info,
+    endorsement::{Assured, Endorsements, Fault},
     enrol::{
         cose::{Sign1, SignedType, key_id},
         document::{Manifest, Redirect},
@@ -13,6 +15,7 @@ use gridseal_trust::{
         voucher::{VerifiedVoucher, Voucher, VoucherKey},
         voucher_log::{LogHead, LogProof},
     },
+    measured::{Progress, Verdict},
     tpm,
 };
 use gridseal_types::{
@@ -93,9 +96,32 @@ pub struct RegisterEntry {
     /// Its sessions, oldest first.
     #[n(20)]
     pub sessions: Vec<Sid>,
+    /// What its software was judged to be when its evidence was verified last.
+    #[n(21)]
+    pub software: Option<Software>,
+    /// Certificate of its endorsement key and those of issuers, as presented; evidence.
+    #[n(22)]
+    pub ek_chain: Option<Vec<Bytes>>,
+    /// What the certificate says, when it was believed.
+    #[n(23)]
+    pub endorsed: Option<Assured>,
     /// What it is.
     #[n(24)]
     pub device_type: DeviceType,
+}
+
+/// What a device's software was judged to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Software {
+    /// Outcome.
+    #[n(0)]
+    pub verdict: Verdict,
+    /// Digest of the policy that it met.
+    #[n(1)]
+    pub policy: Digest,
+    /// How far its IMA list was judged.
+    #[n(2)]
+    pub progress: Option<Progress>,
 }
 
 impl RegisterEntry {
@@ -115,6 +141,24 @@ impl RegisterEntry {
             state: self.state,
             policy_version: self.policy_version,
             configuration: self.configuration,
+            measured: self.software.and_then(|software| software.progress),
+            is_endorsed: self.endorsed.is_some(),
+        }
+    }
+
+    /// Keeps a chain, and what was believed of it.
+    pub(super) fn endorse(&mut self, chain: Vec<Vec<u8>>, assured: Assured) {
+        self.ek_chain = Some(chain.into_iter().map(Bytes).collect());
+        self.endorsed = Some(assured);
+    }
+
+    /// What our word about this device's root rests on: `software`, a believed `certificate`, or the `manifest` alone.
+    #[must_use]
+    pub const fn assurance(&self) -> &'static str {
+        match (self.software_root, &self.endorsed) {
+            (true, _) => "software",
+            (false, Some(_)) => "certificate",
+            (false, None) => "manifest",
         }
     }
 
@@ -149,6 +193,8 @@ pub struct RegistrationRules {
     pub config_pins: Vec<Digest>,
     /// How long a redirect is good for, seconds.
     pub redirect_lifetime_s: u64,
+    /// Whom to believe about TPMs.
+    pub endorsements: Endorsements,
 }
 
 /// A shipped device whose papers are in order.
@@ -158,6 +204,7 @@ pub struct Shipped {
     system_title: SystemTitle,
     voucher: VerifiedVoucher,
     voucher_bytes: Vec<u8>,
+    endorsed: Option<Assured>,
 }
 
 impl Shipped {
@@ -166,7 +213,7 @@ impl Shipped {
     /// # Errors
     /// [`Code::Voucher`] when a signature or a link is wrong, or the voucher does not end with our owner key;
     /// [`Code::Label`] when manifest and voucher disagree; [`Code::Endorsement`] when the endorsement key is not one that
-    /// we support or its Name is another; [`Code::Policy`] for a software root where none is accepted.
+    /// we support or its Name or SubjectPublicKeyInfo is another; [`Code::Suite`] for one on P-384; [`Code::Policy`] for a software root where none is accepted.
     pub fn check(rules: &RegistrationRules, manifest: &[u8], voucher: &[u8]) -> Result<Self, Code> {
         let signed = Sign1::decode(manifest)?;
         let vendor = rules
@@ -190,15 +237,34 @@ impl Shipped {
         if !agree {
             return Err(Code::Label);
         }
-        tpm::endorsement_key(&manifest.ek_pub)?;
-        if tpm::name(&manifest.ek_pub) != manifest.ek_name {
+        let endorsement = tpm::endorsement_key(&manifest.ek_pub)?;
+        let spki = Digest(sha256(&[&endorsement_key_info(&endorsement)]));
+        if tpm::name(&manifest.ek_pub) != manifest.ek_name || spki != manifest.spki {
             return Err(Code::Endorsement);
         }
         if manifest.software_root && !rules.danger_accept_software_roots {
             return Err(Code::Policy);
         }
         let system_title = manifest.system_title.ok_or(Code::Label)?;
-        Ok(Self { manifest, system_title, voucher: verified, voucher_bytes: voucher.to_vec() })
+        Ok(Self {
+            manifest,
+            system_title,
+            voucher: verified,
+            voucher_bytes: voucher.to_vec(),
+            endorsed: None,
+        })
+    }
+
+    /// Judges the certificate of the endorsement key in the manifest, when there is one and somebody is named whom to
+    /// believe. A device whose manifest has none may still bring one itself.
+    ///
+    /// # Errors
+    /// [`Fault`]: the device is not to be entered.
+    pub fn endorse(&mut self, rules: &RegistrationRules, now: UtcTime) -> Result<(), Fault> {
+        let Manifest { model, ek_pub, ek_chain, .. } = &self.manifest;
+        let endorsement = tpm::endorsement_key(ek_pub).map_err(|_| Fault::OtherKey)?;
+        self.endorsed = rules.endorsements.judge(model, &endorsement, ek_chain, now)?;
+        Ok(())
     }
 
     /// Serial number.
@@ -322,7 +388,14 @@ impl Shipped {
             admission_pending: false,
             sessions: Vec::new(),
             device_type: self.manifest.device_type,
+            software: None,
+            ek_chain: None,
+            endorsed: None,
         });
+        if !self.manifest.ek_chain.is_empty() {
+            entry.ek_chain = Some(self.manifest.ek_chain.into_iter().map(Bytes).collect());
+        }
+        entry.endorsed = self.endorsed.or(entry.endorsed);
         entry.redirects.push(SignedType::Redirect.hash(redirect_payload));
         entry.registration_pending = Some(Bytes(encode_registration(&signed)));
         let act = Act {

@@ -176,11 +176,11 @@ fn evidence_that_fails_a_check_quarantines_the_device_for_good() {
             ("a certify as quote", Code::Quote, |spy, wire| {
                 spy.evidence(wire, |evidence| evidence.quote = evidence.certify_tls.clone())
             }),
-            ("an event log that nobody replays", Code::Policy, |spy, wire| {
-                spy.evidence(wire, |evidence| evidence.event_log = vec![1])
+            ("an event log that is none", Code::Policy, |spy, wire| {
+                spy.evidence(wire, |evidence| evidence.logs.event_log = vec![1])
             }),
-            ("an IMA log that nobody replays", Code::Policy, |spy, wire| {
-                spy.evidence(wire, |evidence| evidence.ima_log = vec![1])
+            ("an IMA log that is none", Code::Policy, |spy, wire| {
+                spy.evidence(wire, |evidence| evidence.logs.ima_log = vec![1])
             }),
             ("certificate request of another key", Code::Csr, |spy, wire| {
                 let key: SigningKey<ServiceTls> = signing_key("software");

@@ -15,16 +15,18 @@ use gridseal_keys::{Core, Keystore, KeystoreFile};
 use gridseal_onboarding::endpoint_manager::register::RegistrationRules;
 use gridseal_pki::{Authority, Issuer, Settings, Validity, profile, self_signed};
 use gridseal_trust::{
-    csr::subject_public_key_info,
+    csr::endorsement_key_info,
+    endorsement::Endorsements,
     enrol::{
         cose::{SignedType, key_id, sign},
         delivery::{Release, deliver},
         device::Firmware,
-        document::{Delegation, Entry, EntryKind, Header, Manifest, Policy},
+        document::{Delegation, Entry, EntryKind, Header, Manifest, OutOfDate, Policy},
         registrar::Rules,
         secrets::{OwnerSecretExt, owner_secret},
         voucher::{Voucher, VoucherKey},
     },
+    measured::PolicySet,
     root::{DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
     tpm,
 };
@@ -102,7 +104,8 @@ impl Factory {
             model: MODEL.into(),
             ek_name,
             ek_pub: description.ek_public,
-            spki: Digest(sha256(&[&subject_public_key_info(&endorsement)])),
+            ek_chain: Vec::new(),
+            spki: Digest(sha256(&[&endorsement_key_info(&endorsement)])),
             n_commit: n_1.commitment(),
             vendor: "Test works".into(),
             made: START,
@@ -235,19 +238,33 @@ impl Owner {
         Core::new(keystore.unwrap(), Core::ATTESTATION_AGE_DEFAULT_S)
     }
 
+    /// The policy of the release that devices run.
+    pub fn policy() -> Policy {
+        Policy {
+            model: MODEL.into(),
+            release: "1".into(),
+            pcrs: MEASURED.iter().map(|(pcr, what)| (*pcr, vec![Digest([9; 32]), measured(what)])).collect(),
+            ima_keys: Vec::new(),
+            ima_paths: Vec::new(),
+            version: 1,
+            out_of_date: OutOfDate::Grace,
+            logs_may_be_empty: true,
+            issued: START,
+        }
+    }
+
     pub fn rules(&self) -> Rules {
+        Self::rules_of([Self::policy()])
+    }
+
+    pub fn rules_of<const N: usize>(policies: [Policy; N]) -> Rules {
+        let mut set = PolicySet::default();
+        for policy in policies {
+            set.add(SignedType::Policy.hash(&policy.encode()), policy).unwrap();
+        }
         Rules {
-            policy: Policy {
-                model: MODEL.into(),
-                release: "1".into(),
-                pcrs: MEASURED
-                    .iter()
-                    .map(|(pcr, what)| (*pcr, vec![Digest([9; 32]), measured(what)]))
-                    .collect(),
-                version: 1,
-                logs_may_be_empty: true,
-                issued: START,
-            },
+            policies: set,
+            endorsements: Endorsements::default(),
             danger_accept_open_platform: false,
             terminus: vec!["https://meters.example:8443".into()],
         }
@@ -261,6 +278,7 @@ impl Owner {
             config_urls: vec!["https://config.example:8443".into()],
             config_pins: vec![Digest([3; 32])],
             redirect_lifetime_s: 365 * 86_400,
+            endorsements: Endorsements::default(),
         }
     }
 }

@@ -28,13 +28,14 @@ use gridseal_onboarding::{
         self, EndpointManager, EventKind,
         register::{DEVICES, RegisterEntry, Shipped, Told, outbox, told},
     },
-    init_server::InitServer,
+    init_server::{Challenges, InitServer},
 };
 use gridseal_pki::{Authority, Call, CertificateRecord, CertificateRecords, ENDPOINT_MANAGER, RecordsError};
 use gridseal_trust::{
     enrol::{
         device::{Device, DeviceRecord, Event, Input, Output, Peer},
-        init::{SignedRedirect, decode_registered},
+        init::{SignedRedirect, decode_registered, is_challenge, is_proof},
+        registrar::Rules,
         relay::{RelayItem, RelayPull},
         session::{Envelope, Step},
     },
@@ -84,6 +85,10 @@ impl Rng for TestRng {
 pub enum Leg {
     /// I1 on its way to the init server.
     InitHello,
+    /// I1C on its way to the device.
+    InitChallenge,
+    /// I1P on its way to the init server.
+    InitProof,
     /// I2 on its way to the device.
     InitRedirect,
     /// C1 to C8.
@@ -153,6 +158,8 @@ pub struct World {
     pub made: Made,
     pub init: InitServer<SigningKey<InitSigning>>,
     pub init_records: MemoryRecords,
+    pub challenges: Challenges,
+    init_rng: TestRng,
     pub init_refusals: Vec<Code>,
     pub relay: ConfigServer,
     pub manager: EndpointManager,
@@ -204,16 +211,28 @@ impl World {
 
     /// As [`World::new`], with something done to root and flash before its first power-on.
     pub fn with(prepare: impl FnOnce(&mut Made, &mut DeviceRecord)) -> Self {
-        Self::of(DeviceType::Meter, prepare)
+        Self::made(DeviceType::Meter, Owner::new(1).rules(), prepare)
     }
 
     /// As [`World::with`], with another kind of device.
     pub fn of(device_type: DeviceType, prepare: impl FnOnce(&mut Made, &mut DeviceRecord)) -> Self {
+        Self::made(device_type, Owner::new(1).rules(), prepare)
+    }
+
+    /// As [`World::with`], with rules of its own.
+    pub fn with_rules(rules: Rules, prepare: impl FnOnce(&mut Made, &mut DeviceRecord)) -> Self {
+        Self::made(DeviceType::Meter, rules, prepare)
+    }
+
+    fn made(
+        device_type: DeviceType,
+        rules: Rules,
+        prepare: impl FnOnce(&mut Made, &mut DeviceRecord),
+    ) -> Self {
         let (factory, owner) = (Factory::new(), Owner::new(1));
         let mut made = factory.make_as(device_type, "GS-0000001", &owner);
         let mut record = DeviceRecord::default();
         prepare(&mut made, &mut record);
-        let rules = owner.rules();
         let registration = owner.registration_rules(&factory);
         let keys = owner.open_keys(&factory);
         let root = std::mem::replace(&mut made.root, SoftwareRoot::new(Box::new(TestRng::new("none", 0))));
@@ -231,6 +250,8 @@ impl World {
             },
             init: InitServer::new(factory.init_key(), vec![factory.voucher_key()]),
             init_records: MemoryRecords::default(),
+            challenges: Challenges::default(),
+            init_rng: TestRng::new("init", 0),
             init_refusals: Vec::new(),
             relay: ConfigServer::new(1),
             manager: EndpointManager::new(rules),
@@ -413,9 +434,11 @@ impl World {
         self.before = Some(Before { meter: self.meter_state(), owner: self.owner_state() });
         match peer {
             Peer::InitServer => {
-                let wire = self.on_the_way(Leg::InitHello, wire)?;
+                let asked = if is_proof(&wire) { Leg::InitProof } else { Leg::InitHello };
+                let wire = self.on_the_way(asked, wire)?;
                 let reply = self.ask_init(&wire);
-                self.on_the_way(Leg::InitRedirect, reply)
+                let answered = if is_challenge(&reply) { Leg::InitChallenge } else { Leg::InitRedirect };
+                self.on_the_way(answered, reply)
             }
             Peer::ConfigServer => {
                 let leg = leg_of(&wire);
@@ -428,7 +451,9 @@ impl World {
 
     /// A message to the init server.
     pub fn ask_init(&mut self, wire: &[u8]) -> Vec<u8> {
-        let answer = self.init.answer(&self.init_records, self.utc(), wire).expect("records");
+        let utc = self.utc();
+        let sources = (&self.init_records, &mut self.init_rng as &mut dyn Rng);
+        let answer = self.challenges.answer(&self.init, sources, utc, wire).expect("records");
         self.init_refusals.extend(answer.refused);
         self.init_records.commit(answer.writes).unwrap();
         answer.reply

@@ -14,16 +14,18 @@ use gridseal_keys::{Core, Keystore, KeystoreFile};
 use gridseal_onboarding::{endpoint_manager::register::RegistrationRules, init_server::InitServer};
 use gridseal_pki::{Authority, Issuer, Settings, Validity, profile, self_signed};
 use gridseal_trust::{
-    csr::subject_public_key_info,
+    csr::endorsement_key_info,
+    endorsement::Endorsements,
     enrol::{
         cose::{SignedType, key_id, sign},
         delivery::{Release, deliver},
         device::{Firmware, Pace},
-        document::{Delegation, Entry, EntryKind, Header, Manifest, Policy},
+        document::{Delegation, Entry, EntryKind, Header, Manifest, OutOfDate, Policy},
         registrar::Rules,
         secrets::{OwnerSecretExt, owner_secret},
         voucher::Voucher,
     },
+    measured::PolicySet,
     root::{DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
     tpm,
 };
@@ -115,15 +117,22 @@ impl Works {
 
     /// What the owner decided for all devices.
     pub(super) fn rules() -> Rules {
+        let policy = Policy {
+            model: MODEL.into(),
+            release: "1".into(),
+            pcrs: MEASURED.iter().map(|(pcr, what)| (*pcr, vec![measured(what)])).collect(),
+            ima_keys: Vec::new(),
+            ima_paths: Vec::new(),
+            version: 1,
+            out_of_date: OutOfDate::Grace,
+            logs_may_be_empty: true,
+            issued: START,
+        };
+        let mut policies = PolicySet::default();
+        policies.add(SignedType::Policy.hash(&policy.encode()), policy).expect("one policy");
         Rules {
-            policy: Policy {
-                model: MODEL.into(),
-                release: "1".into(),
-                pcrs: MEASURED.iter().map(|(pcr, what)| (*pcr, vec![measured(what)])).collect(),
-                version: 1,
-                logs_may_be_empty: true,
-                issued: START,
-            },
+            policies,
+            endorsements: Endorsements::default(),
             danger_accept_open_platform: false,
             terminus: vec!["https://meters.example:8443".into()],
         }
@@ -138,6 +147,7 @@ impl Works {
             config_urls: vec!["https://config.example:8443".into()],
             config_pins: vec![Digest([3; 32])],
             redirect_lifetime_s: 365 * 86_400,
+            endorsements: Endorsements::default(),
         }
     }
 
@@ -161,7 +171,8 @@ impl Works {
             model: MODEL.into(),
             ek_name: name,
             ek_pub: description.ek_public,
-            spki: Digest(sha256(&[&subject_public_key_info(&endorsement)])),
+            ek_chain: Vec::new(),
+            spki: Digest(sha256(&[&endorsement_key_info(&endorsement)])),
             n_commit: first_secret.commitment(),
             vendor: "Simulated works".into(),
             made: START,

@@ -65,6 +65,10 @@ impl Pace {
 
 /// After this many failures in a row the session is given up and a new one begins with a fresh M.
 pub const FAILURES_MAX: u32 = 3;
+/// Most challenges of init servers that are answered in [`CHALLENGES_WINDOW`]: nobody uses a device as an oracle.
+pub const CHALLENGES_MAX: usize = 3;
+/// See [`CHALLENGES_MAX`].
+pub const CHALLENGES_WINDOW: Duration = Duration::from_secs(3_600);
 /// Most steps of the epoch counter in one session.
 const EPOCH_STEPS_MAX: u32 = 32;
 
@@ -154,6 +158,7 @@ pub struct Unexpected;
 struct Session {
     redirect: VerifiedRedirect,
     ek_name: EkName,
+    suite: u16,
     m: Nonce,
     sid: Sid,
     transcript: Transcript,
@@ -181,7 +186,7 @@ struct Secrets {
 /// The public part of [`Attested`], kept until C3 is made.
 struct Attested2 {
     sessions: [gridseal_types::service::keys::TpmSession; 2],
-    statements: Option<([crate::root::Attest; 3], crate::root::Attest)>,
+    statements: Option<([crate::root::Attest; 3], crate::root::Attest, crate::measured::Logs)>,
 }
 
 enum State {
@@ -189,9 +194,18 @@ enum State {
     Describing,
     /// Random values for I1: M of the init exchange and jitter.
     NamingInit,
+    /// I1 was sent, or I1P once the init server had asked for it.
     AwaitingRedirect {
         m: Nonce,
         wire: Vec<u8>,
+        is_proof: bool,
+    },
+    /// The credential of an I1C is being recovered.
+    ProvingIdentity {
+        m: Nonce,
+        n: Nonce,
+        wire: Vec<u8>,
+        challenge: Vec<u8>,
     },
     StoringRedirect,
     MakingKeys,
@@ -240,6 +254,8 @@ pub struct Device {
     /// The redirect of the record, once its signatures were checked since power came.
     verified: Option<VerifiedRedirect>,
     failures: u32,
+    /// When the last challenges of init servers were answered: at most [`CHALLENGES_MAX`] in [`CHALLENGES_WINDOW`].
+    challenged: VecDeque<Tick>,
     /// A new session is to replace a configuration that the owner never confirmed.
     is_renewing: bool,
     reply_due: Option<Tick>,
@@ -263,6 +279,7 @@ impl Device {
             description: None,
             verified: None,
             failures: 0,
+            challenged: VecDeque::new(),
             is_renewing: false,
             reply_due: None,
             outputs: VecDeque::new(),
@@ -332,6 +349,7 @@ impl State {
             Self::Describing => "describing",
             Self::NamingInit => "naming-init",
             Self::AwaitingRedirect { .. } => "awaiting-redirect",
+            Self::ProvingIdentity { .. } => "proving-identity",
             Self::StoringRedirect => "storing-redirect",
             Self::MakingKeys => "making-keys",
             Self::StoringKeys => "storing-keys",
@@ -359,6 +377,6 @@ impl State {
 
 /// Splits the answer of the root into what is kept and what goes into C3.
 fn keep(attested: Attested) -> (Key<ActivationSecret, 32>, Attested2) {
-    let Attested { activation, sessions, certify, quote } = attested;
-    (activation, Attested2 { sessions, statements: Some((certify, quote)) })
+    let Attested { activation, sessions, certify, quote, logs } = attested;
+    (activation, Attested2 { sessions, statements: Some((certify, quote, logs)) })
 }

@@ -9,6 +9,7 @@ use super::{
     cose::{read_key, write_key},
     wire::{Read, Reader, encode},
 };
+use crate::endorsement::{CERTIFICATE_SIZE_MAX, CHAIN_MAX};
 
 /// Most addresses in a redirect or a terminus.
 pub const URLS_MAX: usize = 8;
@@ -27,6 +28,11 @@ pub(super) fn read_digest(r: &mut Reader<'_>) -> Read<Digest> {
     r.fixed().map(Digest)
 }
 
+/// Certificates of an endorsement key, leaf first.
+pub(super) fn read_chain(r: &mut Reader<'_>) -> Read<Vec<Vec<u8>>> {
+    r.list(1..=CHAIN_MAX, |r| Ok(r.bytes(16..=CERTIFICATE_SIZE_MAX)?.to_vec()))
+}
+
 /// What the manufacturer says of one device (payload ManifestP).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -38,6 +44,8 @@ pub struct Manifest {
     pub ek_name: EkName,
     /// TPMT_PUBLIC of the endorsement key.
     pub ek_pub: Vec<u8>,
+    /// Certificate of the endorsement key and those of issuers, DER, leaf first; may be empty.
+    pub ek_chain: Vec<Vec<u8>>,
     /// SHA-256 of the endorsement key's SubjectPublicKeyInfo.
     pub spki: Digest,
     /// Commitment to N_1.
@@ -60,10 +68,15 @@ impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
             let is_other = self.device_type != DeviceType::Meter;
-            let extensions = [self.system_title.is_some(), self.software_root, is_other];
+            let extensions = [self.system_title.is_some(), self.software_root, is_other, !self.ek_chain.is_empty()];
             w.map(8 + extensions.into_iter().filter(|is_there| *is_there).count());
             w.key(1).text(&self.serial).key(2).text(&self.model);
             w.key(3).bytes(self.ek_name.as_bytes()).key(4).bytes(&self.ek_pub);
+            if !self.ek_chain.is_empty() {
+                w.key(5).list(&self.ek_chain, |w, der| {
+                    w.bytes(der);
+                });
+            }
             w.key(6).bytes(self.spki.as_bytes()).key(7).bytes(self.n_commit.as_bytes());
             w.key(8).text(&self.vendor).key(9).uint(self.made.0);
             if let Some(title) = self.system_title {
@@ -86,6 +99,7 @@ impl Manifest {
         let (mut serial, mut model, mut ek_name, mut ek_pub, mut spki) = (None, None, None, None, None);
         let (mut n_commit, mut vendor, mut made, mut system_title) = (None, None, None, None);
         let (mut software_root, mut device_type) = (false, DeviceType::Meter);
+        let mut ek_chain = Vec::new();
         Reader::whole(bytes, |r| {
             r.map(|r, key| {
                 match key {
@@ -93,8 +107,7 @@ impl Manifest {
                     2 => model = Some(r.text(1..=20)?.into()),
                     3 => ek_name = Some(read_name(r)?),
                     4 => ek_pub = Some(r.bytes(10..=600)?.to_vec()),
-                    // EK certificate chain: carried and bound by the signature, checked by a later suite of rules.
-                    5 => drop(r.list(1..=4, |r| r.bytes(16..=4096).map(drop))?),
+                    5 => ek_chain = read_chain(r)?,
                     6 => spki = Some(read_digest(r)?),
                     7 => n_commit = Some(read_digest(r)?),
                     8 => vendor = Some(r.text(1..=64)?.into()),
@@ -116,6 +129,7 @@ impl Manifest {
                 model: r.required(model)?,
                 ek_name: r.required(ek_name)?,
                 ek_pub: r.required(ek_pub)?,
+                ek_chain,
                 spki: r.required(spki)?,
                 n_commit: r.required(n_commit)?,
                 vendor: r.required(vendor)?,
@@ -452,7 +466,30 @@ impl Redirect {
     }
 }
 
-/// Which software a device may show (payload PolicyP, the members that need no log replay).
+/// What becomes of a device that shows a known release which is not current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutOfDate {
+    /// It is provisioned, and an update is due.
+    Grace,
+    /// It is refused.
+    Fail,
+}
+
+impl OutOfDate {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Grace => 0,
+            Self::Fail => 1,
+        }
+    }
+}
+
+/// Most keys of signed files in one policy.
+const IMA_KEYS_MAX: usize = 8;
+/// Most rules for files in one policy.
+const PATHS_MAX: usize = 1_024;
+
+/// Which software a device may show, one document per release (payload PolicyP).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Model.
@@ -461,15 +498,43 @@ pub struct Policy {
     pub release: String,
     /// PCR and its allowed values, ascending.
     pub pcrs: Vec<(u8, Vec<Digest>)>,
-    /// Version of the policy.
+    /// SHA-256 of the SubjectPublicKeyInfo of each key whose signature of a file counts.
+    pub ima_keys: Vec<Digest>,
+    /// Path of a file and its SHA-256, ascending; a path may have several.
+    pub ima_paths: Vec<(String, Digest)>,
+    /// Version: the highest of a model is the current release.
     pub version: u64,
+    /// What this policy means once it is not current.
+    pub out_of_date: OutOfDate,
     /// Whether event log and IMA log may be empty.
     pub logs_may_be_empty: bool,
     /// When it was issued.
     pub issued: UtcTime,
 }
 
+fn read_paths(r: &mut Reader<'_>) -> Read<Vec<(String, Digest)>> {
+    let paths = r.list(0..=PATHS_MAX, |r| {
+        r.array(2..=2, |r, _| Ok((String::from(r.text(1..=1_024)?), read_digest(r)?)))
+    })?;
+    // Ascending, so that a look-up is a bisection and one set of rules has one form.
+    let is_ascending = paths.iter().zip(paths.iter().skip(1)).all(|(before, after)| before < after);
+    if is_ascending { Ok(paths) } else { r.fail("rules for files not ascending") }
+}
+
 impl Policy {
+    /// Whether a rule names this file with this digest.
+    #[must_use]
+    pub fn allows_file(&self, path: &[u8], algorithm: &[u8], digest: &[u8]) -> bool {
+        let (Ok(path), Some(digest)) = (core::str::from_utf8(path), Digest::from_slice(digest)) else {
+            return false;
+        };
+        algorithm == b"sha256"
+            && self
+                .ima_paths
+                .binary_search_by(|(known, allowed)| (known.as_str(), allowed).cmp(&(path, &digest)))
+                .is_ok()
+    }
+
     /// Encoded payload.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -480,18 +545,25 @@ impl Policy {
                     w.bytes(value.as_bytes());
                 });
             });
-            w.key(4).array(0).key(5).array(0).key(6).uint(self.version).key(7).uint(1u8);
+            w.key(4).list(&self.ima_keys, |w, id| {
+                w.bytes(id.as_bytes());
+            });
+            w.key(5).list(&self.ima_paths, |w, (path, digest)| {
+                w.array(2).text(path).bytes(digest.as_bytes());
+            });
+            w.key(6).uint(self.version).key(7).uint(self.out_of_date.number());
             w.key(8).boolean(self.logs_may_be_empty).key(9).uint(self.issued.0);
         })
     }
 
-    /// Decodes a payload. Rules for IMA (members 4 and 5) must be empty until their replay exists.
+    /// Decodes a payload.
     ///
     /// # Errors
     /// [`super::wire::FormatError`].
     pub fn decode(bytes: &[u8]) -> Read<Self> {
         let (mut model, mut release, mut pcrs, mut version) = (None, None, None, None);
-        let (mut verdict, mut logs_may_be_empty, mut issued) = (None, None, None);
+        let (mut ima_keys, mut ima_paths) = (None, None);
+        let (mut out_of_date, mut logs_may_be_empty, mut issued) = (None, None, None);
         Reader::whole(bytes, |r| {
             r.map(|r, key| {
                 match key {
@@ -505,21 +577,27 @@ impl Policy {
                             })
                         })?);
                     }
-                    4 | 5 => r.array(0..=0, |_, _| Ok(()))?,
+                    4 => ima_keys = Some(r.list(0..=IMA_KEYS_MAX, read_digest)?),
+                    5 => ima_paths = Some(read_paths(r)?),
                     6 => version = Some(r.uint(0..=u64::MAX)?),
-                    7 => verdict = Some(r.uint(0..=1)?),
+                    7 => {
+                        out_of_date =
+                            Some(if r.uint(0..=1)? == 0 { OutOfDate::Grace } else { OutOfDate::Fail });
+                    }
                     8 => logs_may_be_empty = Some(r.boolean()?),
                     9 => issued = Some(UtcTime(r.uint(0..=u64::MAX)?)),
                     _ => return Ok(false),
                 }
                 Ok(true)
             })?;
-            r.required(verdict)?;
             Ok(Self {
                 model: r.required(model)?,
                 release: r.required(release)?,
                 pcrs: r.required(pcrs)?,
+                ima_keys: r.required(ima_keys)?,
+                ima_paths: r.required(ima_paths)?,
                 version: r.required(version)?,
+                out_of_date: r.required(out_of_date)?,
                 logs_may_be_empty: r.required(logs_may_be_empty)?,
                 issued: r.required(issued)?,
             })

@@ -12,8 +12,8 @@ use super::{
     delivery,
     document::{Delegation, Entry, Header, Manifest, Policy, Redirect},
     init::{
-        InitHello, InitRedirect, decode_registered, decode_registration, encode_registered,
-        encode_registration,
+        InitChallenge, InitHello, InitProof, InitRedirect, decode_registered, decode_registration,
+        encode_registered, encode_registration,
     },
     installation::InstallRequest,
     label,
@@ -57,6 +57,8 @@ pub fn voucher(bytes: &[u8]) {
 /// Messages with the init server.
 pub fn init_message(bytes: &[u8]) {
     round_trip(bytes, InitHello::decode, InitHello::encode);
+    round_trip(bytes, InitChallenge::decode, InitChallenge::encode);
+    round_trip(bytes, InitProof::decode, InitProof::encode);
     round_trip(bytes, InitRedirect::decode_payload, InitRedirect::encode_payload);
     round_trip(bytes, decode_registration, encode_registration);
     round_trip(bytes, decode_registered, |seq| encode_registered(*seq));

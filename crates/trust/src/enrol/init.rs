@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-use gridseal_crypto::PublicKey;
-use gridseal_types::{Code, EkName, Epoch, Nonce, OrderSeq};
+use gridseal_crypto::{Key, PublicKey, role::ActivationSecret, sha256};
+use gridseal_types::{Code, Digest, EkName, Epoch, Nonce, OrderSeq};
 
 use super::{
     cose::{Sign1, SignedType, key_id},
-    document::{Redirect, Use, read_name},
+    document::{Redirect, Use, read_digest, read_name},
     voucher::{Voucher, VoucherKey},
     wire::{Read, Reader, encode},
 };
@@ -18,6 +18,8 @@ pub const INIT_HELLO_SIZE_MAX: usize = 16 * 1024;
 pub const INIT_SIZE_MAX: usize = 64 * 1024;
 
 const I1: u64 = 20;
+const I1C: u64 = 21;
+const I1P: u64 = 22;
 const I2: u64 = 23;
 const T1: u64 = 30;
 const T2: u64 = 31;
@@ -33,6 +35,11 @@ pub struct InitHello {
     pub ek_name: EkName,
     /// Its epoch.
     pub epoch: Epoch,
+    /// TPMT_PUBLIC of the identity key, to which a challenge is bound.
+    pub iak_pub: Option<Vec<u8>>,
+    /// TPMT_PUBLIC of the endorsement key, an extension of ours (member -1, see ADR 22): its Name is `ek_name`, so that
+    /// an init server needs no register of keys to make a challenge.
+    pub ek_pub: Option<Vec<u8>>,
 }
 
 impl InitHello {
@@ -40,11 +47,18 @@ impl InitHello {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.array(4).uint(1u8).uint(I1).bytes(self.m.as_bytes()).map(3);
+            w.array(4).uint(1u8).uint(I1).bytes(self.m.as_bytes());
+            w.map(3 + usize::from(self.iak_pub.is_some()) + usize::from(self.ek_pub.is_some()));
             w.key(1).list(&self.suites, |w, suite| {
                 w.uint(*suite);
             });
             w.key(2).bytes(self.ek_name.as_bytes()).key(3).uint(self.epoch);
+            if let Some(public) = &self.iak_pub {
+                w.key(4).bytes(public);
+            }
+            if let Some(public) = &self.ek_pub {
+                w.key(-1).bytes(public);
+            }
         })
     }
 
@@ -54,6 +68,7 @@ impl InitHello {
     /// [`super::wire::FormatError`].
     pub fn decode(bytes: &[u8]) -> Read<Self> {
         let (mut suites, mut ek_name, mut epoch) = (None, None, None);
+        let (mut iak_pub, mut ek_pub) = (None, None);
         Reader::whole(bytes, |r| {
             r.array(4..=4, |r, _| {
                 r.constant(1)?;
@@ -64,7 +79,8 @@ impl InitHello {
                         1 => suites = Some(r.list(1..=8, Reader::suite)?),
                         2 => ek_name = Some(read_name(r)?),
                         3 => epoch = Some(r.uint32()?),
-                        4 => r.bytes(10..=600).map(drop)?,
+                        4 => iak_pub = Some(r.bytes(10..=600)?.to_vec()),
+                        -1 => ek_pub = Some(r.bytes(10..=600)?.to_vec()),
                         _ => return Ok(false),
                     }
                     Ok(true)
@@ -74,10 +90,117 @@ impl InitHello {
                     suites: r.required(suites)?,
                     ek_name: r.required(ek_name)?,
                     epoch: r.required(epoch)?,
+                    iak_pub,
+                    ek_pub,
                 })
             })
         })
     }
+}
+
+/// I1C: the init server asks for proof of the endorsement key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitChallenge {
+    /// m of the I1.
+    pub m: Nonce,
+    /// Credential for the identity key: TPM2B_ID_OBJECT with its size word.
+    pub credential: Vec<u8>,
+    /// TPM2B_ENCRYPTED_SECRET with its size word.
+    pub secret: Vec<u8>,
+    /// Names the challenge.
+    pub n: Nonce,
+}
+
+impl InitChallenge {
+    /// Encoded message.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(|w| {
+            w.array(4).uint(1u8).uint(I1C).bytes(self.m.as_bytes()).map(3);
+            w.key(1).bytes(&self.credential).key(2).bytes(&self.secret).key(3).bytes(self.n.as_bytes());
+        })
+    }
+
+    /// Decodes a message.
+    ///
+    /// # Errors
+    /// [`super::wire::FormatError`].
+    pub fn decode(bytes: &[u8]) -> Read<Self> {
+        let (mut credential, mut secret, mut n) = (None, None, None);
+        Reader::whole(bytes, |r| {
+            r.array(4..=4, |r, _| {
+                r.constant(1)?;
+                r.constant(I1C)?;
+                let m = Nonce(r.fixed()?);
+                r.map(|r, key| {
+                    match key {
+                        1 => credential = Some(r.bytes(2..=1_026)?.to_vec()),
+                        2 => secret = Some(r.bytes(2..=1_026)?.to_vec()),
+                        3 => n = Some(Nonce(r.fixed()?)),
+                        _ => return Ok(false),
+                    }
+                    Ok(true)
+                })?;
+                let (credential, secret) = (r.required(credential)?, r.required(secret)?);
+                Ok(Self { m, credential, secret, n: r.required(n)? })
+            })
+        })
+    }
+}
+
+/// I1P: the device's answer to a challenge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InitProof {
+    /// m of the I1.
+    pub m: Nonce,
+    /// Names the challenge.
+    pub n: Nonce,
+    /// [`init_proof`].
+    pub proof: Digest,
+}
+
+impl InitProof {
+    /// Encoded message.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(|w| {
+            w.array(4).uint(1u8).uint(I1P).bytes(self.m.as_bytes()).map(2);
+            w.key(1).bytes(self.n.as_bytes()).key(2).bytes(self.proof.as_bytes());
+        })
+    }
+
+    /// Decodes a message.
+    ///
+    /// # Errors
+    /// [`super::wire::FormatError`].
+    pub fn decode(bytes: &[u8]) -> Read<Self> {
+        let (mut n, mut proof) = (None, None);
+        Reader::whole(bytes, |r| {
+            r.array(4..=4, |r, _| {
+                r.constant(1)?;
+                r.constant(I1P)?;
+                let m = Nonce(r.fixed()?);
+                r.map(|r, key| {
+                    match key {
+                        1 => n = Some(Nonce(r.fixed()?)),
+                        2 => proof = Some(read_digest(r)?),
+                        _ => return Ok(false),
+                    }
+                    Ok(true)
+                })?;
+                Ok(Self { m, n: r.required(n)?, proof: r.required(proof)? })
+            })
+        })
+    }
+}
+
+/// `HMAC(K_chal, "gs-init-proof-v1" || SHA-256(I1 || I1C))` over the whole messages.
+///
+/// # Source
+/// Onboarding specification, section 18.4.
+#[must_use]
+pub fn init_proof(credential: &Key<ActivationSecret, 32>, hello: &[u8], challenge: &[u8]) -> Digest {
+    Digest(credential.mac(&[b"gs-init-proof-v1", &sha256(&[hello, challenge])]))
 }
 
 /// A redirect with what proves it: signed redirect, delegation when a delegate signed it, voucher.
@@ -284,14 +407,29 @@ pub fn decode_registered(bytes: &[u8]) -> Read<OrderSeq> {
     })
 }
 
-/// What a message to the init server is, by its second element; `None` when it is none we know.
+/// Second element of a message with the init server.
+fn kind_of(bytes: &[u8]) -> Option<u64> {
+    let kind = Reader::new(bytes).array(3..=4, |r, _| {
+        r.constant(1)?;
+        r.uint(0..=u64::MAX)
+    });
+    kind.ok()
+}
+
+/// Whether a message claims to be T1.
 #[must_use]
 pub fn is_registration(bytes: &[u8]) -> bool {
-    let mut reader = Reader::new(bytes);
-    reader
-        .array(3..=4, |r, _| {
-            r.constant(1)?;
-            r.uint(0..=u64::MAX)
-        })
-        .is_ok_and(|kind| kind == T1)
+    kind_of(bytes) == Some(T1)
+}
+
+/// Whether a message claims to be I1C.
+#[must_use]
+pub fn is_challenge(bytes: &[u8]) -> bool {
+    kind_of(bytes) == Some(I1C)
+}
+
+/// Whether a message claims to be I1P.
+#[must_use]
+pub fn is_proof(bytes: &[u8]) -> bool {
+    kind_of(bytes) == Some(I1P)
 }

@@ -18,10 +18,14 @@ use gridseal_types::{
 };
 
 use super::{
-    document::Policy,
     session::{EvidenceBody, HelloBody, InstalledBody, ResponsesBody, Step, Transcript, sid_of},
+    wire::FormatError,
 };
-use crate::tpm;
+use crate::{
+    endorsement::{Assured, Endorsements, Fault},
+    measured::{Appraisal, PolicySet, Progress, Reason, Verdict},
+    tpm,
+};
 
 /// What the owner's register knows of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,13 +54,19 @@ pub struct DeviceFacts {
     pub policy_version: u64,
     /// Its hash.
     pub configuration: Digest,
+    /// How far its IMA list was judged.
+    pub measured: Option<Progress>,
+    /// Whether a certificate of its endorsement key was believed.
+    pub is_endorsed: bool,
 }
 
-/// What the owner has decided for all its devices of a model.
+/// What the owner has decided for all its devices.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// Which software a device may show.
-    pub policy: Policy,
+    /// Which software devices may show.
+    pub policies: PolicySet,
+    /// Whom to believe about their TPMs.
+    pub endorsements: Endorsements,
     /// Accept a device whose platform hierarchy is open (test mode).
     pub danger_accept_open_platform: bool,
     /// Terminus addresses.
@@ -120,13 +130,62 @@ pub struct SessionRecord {
     /// PKCS#10 of C3, DER, once the evidence was verified.
     #[cbor(n(11), with = "minicbor::bytes")]
     pub csr: Vec<u8>,
+    /// First IMA entry that C2 asked for.
+    #[n(12)]
+    #[cbor(default)]
+    pub ima_next: u64,
+}
+
+/// A certificate that was believed, with what was presented.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endorsed {
+    /// Certificates as presented, DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// What the device's says.
+    pub assured: Assured,
+}
+
+/// Why a session does not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotBegun {
+    /// A check with a code of its own.
+    Check(Code),
+    /// The certificate of the endorsement key.
+    Endorsement(Fault),
+}
+
+impl NotBegun {
+    /// The protocol's code.
+    #[must_use]
+    pub const fn code(self) -> Code {
+        match self {
+            Self::Check(code) => code,
+            Self::Endorsement(_) => Code::Endorsement,
+        }
+    }
+}
+
+impl From<Code> for NotBegun {
+    fn from(code: Code) -> Self {
+        Self::Check(code)
+    }
+}
+
+impl From<FormatError> for NotBegun {
+    fn from(_: FormatError) -> Self {
+        Self::Check(Code::Format)
+    }
 }
 
 /// A change of the device's entry in the register, durable together with the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceChange {
+    /// The certificate of its endorsement key was believed: kept as evidence.
+    Endorsed(Endorsed),
     /// Evidence passed.
-    Installing,
+    Installing(Appraisal),
+    /// The IMA list does not continue what was judged before: the next session asks for all of it.
+    MeasureAnew,
     /// Installed: what the head-end is told, and the configuration that now counts.
     Operating {
         /// SHA-256 of the SubjectPublicKeyInfo of the LDevID key.
@@ -139,7 +198,7 @@ pub enum DeviceChange {
         attested_at: UtcTime,
     },
     /// An authenticated check failed; a person may release the device, never override the check.
-    Quarantined(Code),
+    Quarantined(Code, Option<Reason>),
 }
 
 /// What the shell must do.
@@ -156,6 +215,8 @@ pub enum Output {
     Reply(Vec<u8>),
     /// A message was accepted.
     Accepted(Step),
+    /// The measured software was judged.
+    Appraised(Result<Verdict, Reason>),
 }
 
 /// What the shell tells.
@@ -175,7 +236,7 @@ pub enum Input<'i> {
 enum State {
     /// Waits for the device.
     Idle,
-    SealingChallenge,
+    SealingChallenge(Option<Endorsed>),
     OpeningEvidence {
         wire: Vec<u8>,
     },
@@ -203,8 +264,8 @@ enum State {
         th7: Digest,
     },
     Storing,
-    /// Refused for good: the device was quarantined.
-    StoringQuarantine(Code),
+    /// Refused: the device was quarantined, or is to measure anew.
+    StoringRefusal(Code),
 }
 
 /// What an accepted C3 changes in the record, once C4 is there.
@@ -212,6 +273,7 @@ struct Proven {
     th3: Digest,
     attested: UtcTime,
     csr: Vec<u8>,
+    appraisal: Appraisal,
 }
 
 /// One session.
@@ -233,24 +295,29 @@ impl Registrar {
     /// Begins a session with a C1 whose seal the key service has opened.
     ///
     /// # Errors
-    /// The code of the first check that failed, in the order of the specification.
+    /// The first check that failed, in the order of the specification.
     pub fn begin(
         facts: DeviceFacts,
         rules: alloc::sync::Arc<Rules>,
         wire: &[u8],
         body: &[u8],
         now: UtcTime,
-    ) -> Result<Self, Code> {
+    ) -> Result<Self, NotBegun> {
         let hello = HelloBody::decode(body)?;
         let ak_name = evidence::check_hello(&facts, &hello)?;
+        let assured =
+            evidence::check_endorsement(&facts, &rules, &hello, now).map_err(NotBegun::Endorsement)?;
+        let endorsed = assured.map(|assured| Endorsed { chain: hello.ek_chain, assured });
         let endorsement = tpm::endorsement_key(&facts.ek_pub)?;
+        let pcr_selection = rules.policies.pcr_selection(&facts.model).ok_or(Code::Policy)?;
+        let ima_next = rules.policies.ima_next(&facts.model, &ak_name, facts.measured.as_ref());
         let challenge = Challenge {
             c1: wire.to_vec(),
-            endorsement_point: *endorsement.point(),
+            endorsement: endorsement.bytes().to_vec(),
             ak_name,
             suites: hello.suites,
-            pcr_selection: evidence::pcr_selection(&rules.policy),
-            ima_next: 0,
+            pcr_selection,
+            ima_next,
             voucher_head: facts.entry,
         };
         let record = SessionRecord {
@@ -266,10 +333,11 @@ impl Registrar {
             began: now,
             attested: UtcTime(0),
             csr: Vec::new(),
+            ima_next,
         };
         let outputs =
             VecDeque::from([Output::Accepted(Step::HELLO), Output::Keys(KeyRequest::Challenge(challenge))]);
-        Ok(Self { facts, rules, record, state: State::SealingChallenge, outputs })
+        Ok(Self { facts, rules, record, state: State::SealingChallenge(endorsed), outputs })
     }
 
     /// Continues a stored session.
@@ -298,8 +366,8 @@ impl Registrar {
         let state = core::mem::replace(&mut self.state, State::Idle);
         match (state, input) {
             (State::Idle, Input::Message(wire)) => self.message(wire),
-            (State::SealingChallenge, Input::Keys(KeyReply::Sealed { wire })) => {
-                self.answer(Step::CHALLENGE, wire, None);
+            (State::SealingChallenge(endorsed), Input::Keys(KeyReply::Sealed { wire })) => {
+                self.answer(Step::CHALLENGE, wire, endorsed.map(DeviceChange::Endorsed));
                 Ok(())
             }
             (State::OpeningEvidence { wire }, Input::Keys(KeyReply::Opened { body })) => {
@@ -311,12 +379,12 @@ impl Registrar {
                 self.record.transcript = proven.th3;
                 self.record.attested = proven.attested;
                 self.record.csr = proven.csr;
-                self.answer(Step::COMMANDS, reply, Some(DeviceChange::Installing));
+                self.answer(Step::COMMANDS, reply, Some(DeviceChange::Installing(proven.appraisal)));
                 Ok(())
             }
             (State::SealingCommands { .. }, Input::Keys(KeyReply::Refused { code: Code::Owned })) => {
                 // Somebody else owns this TPM: a person has to find out who.
-                self.quarantine(Code::Owned);
+                self.quarantine(Code::Owned, None);
                 Ok(())
             }
             (State::OpeningResponses { wire }, Input::Keys(KeyReply::Opened { body })) => {
@@ -348,7 +416,7 @@ impl Registrar {
                 self.outputs.push_back(Output::Reply(self.record.reply.clone()));
                 Ok(())
             }
-            (State::StoringQuarantine(code), Input::Persisted) => Err(code),
+            (State::StoringRefusal(code), Input::Persisted) => Err(code),
             (
                 _,
                 Input::Keys(KeyReply::Refused { code })
@@ -402,14 +470,22 @@ impl Registrar {
 
     fn evidence(&mut self, now: UtcTime, wire: Vec<u8>, body: &[u8]) -> Result<(), Code> {
         let body = EvidenceBody::decode(body)?;
-        if let Err(code) = evidence::check_evidence(&self.facts, &self.record, &self.rules, &body) {
-            // The seal proved that this came from the registered TPM: what fails now is the device itself.
-            self.quarantine(code);
-            return Ok(());
-        }
+        // The seal proved that this came from the registered TPM: what fails now is the device itself.
+        let appraisal = match evidence::check_evidence(&self.facts, &self.record, &self.rules, &body) {
+            Ok(appraisal) => appraisal,
+            Err(evidence::Failure::Check(code)) => {
+                self.quarantine(code, None);
+                return Ok(());
+            }
+            Err(evidence::Failure::Software(reason)) => {
+                self.software_failed(reason);
+                return Ok(());
+            }
+        };
+        self.outputs.push_back(Output::Appraised(Ok(appraisal.verdict)));
         self.outputs.push_back(Output::Accepted(Step::EVIDENCE));
         let th3 = self.take_in(Step::EVIDENCE, &wire);
-        let proven = Proven { th3, attested: now, csr: body.csr };
+        let proven = Proven { th3, attested: now, csr: body.csr, appraisal };
         let own = KeyRequest::Own {
             sid: self.record.sid,
             act: body.act,
@@ -420,9 +496,20 @@ impl Registrar {
         self.ask(Output::Keys(own), State::SealingCommands { wire, proven })
     }
 
-    fn quarantine(&mut self, code: Code) {
-        self.outputs.push_back(Output::Persist(Some(DeviceChange::Quarantined(code))));
-        self.state = State::StoringQuarantine(code);
+    fn quarantine(&mut self, code: Code, reason: Option<Reason>) {
+        self.outputs.push_back(Output::Persist(Some(DeviceChange::Quarantined(code, reason))));
+        self.state = State::StoringRefusal(code);
+    }
+
+    fn software_failed(&mut self, reason: Reason) {
+        self.outputs.push_back(Output::Appraised(Err(reason)));
+        if reason == Reason::ImaDiscontinuous {
+            // No proof of anything: the device may have restarted since it was asked.
+            self.outputs.push_back(Output::Persist(Some(DeviceChange::MeasureAnew)));
+            self.state = State::StoringRefusal(reason.code());
+        } else {
+            self.quarantine(reason.code(), Some(reason));
+        }
     }
 
     fn responses(&mut self, wire: Vec<u8>, body: &[u8]) -> Result<(), Code> {

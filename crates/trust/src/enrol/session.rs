@@ -10,19 +10,32 @@ pub use payload::{
 
 use alloc::vec::Vec;
 
-use gridseal_crypto::{Key, role::Seal, sha256};
+use gridseal_crypto::{Key, role::Seal, sha256, tpm::EndorsementKey};
 use gridseal_types::{Code, Digest, Kid, Nonce, Sid};
 
 use super::wire::{FormatError, Read, Reader, encode};
 
 /// Suite 1: P-256 endorsement key, ES256, SHA-256, AES-128-CFB TPM wrap, AES-256-GCM seal.
 pub const SUITE_P256: u16 = 1;
+/// Suite 2: RSA 2048 endorsement key, otherwise as suite 1.
+pub const SUITE_RSA_2048: u16 = 2;
 /// Largest C1 in bytes.
 pub const HELLO_SIZE_MAX: usize = 16 * 1024;
 /// Largest C3 in bytes.
 pub const EVIDENCE_SIZE_MAX: usize = 528 * 1024;
 /// Largest other message in bytes.
 pub const MESSAGE_SIZE_MAX: usize = 64 * 1024;
+
+/// The suite of an endorsement key (TPMT_PUBLIC): a device offers this one and no other.
+///
+/// # Errors
+/// As [`crate::tpm::endorsement_key`].
+pub fn suite_of(ek_pub: &[u8]) -> Result<u16, Code> {
+    Ok(match crate::tpm::endorsement_key(ek_pub)? {
+        EndorsementKey::P256(_) => SUITE_P256,
+        EndorsementKey::Rsa2048(_) => SUITE_RSA_2048,
+    })
+}
 
 /// Number of a message in a session: 1 is C1, 8 is C8. Odd ones come from the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

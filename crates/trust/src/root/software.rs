@@ -22,10 +22,11 @@ use gridseal_crypto::{
 use gridseal_types::{Digest, EkName, N16, service::keys::TpmSession};
 
 use super::{
-    Assurance, AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, RootError,
-    RootReply, RootRequest,
+    Assurance, AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, MeasurementSource,
+    OwnerKeys, RootError, RootReply, RootRequest,
 };
 use crate::enrol::secrets::owner_secret;
+use crate::measured::Logs;
 use crate::tpm::{
     self, ATTESTATION_TEMPLATE, ENDORSEMENT_TEMPLATE, PCR_COUNT, STORAGE_TEMPLATE, TLS_TEMPLATE,
 };
@@ -79,6 +80,8 @@ pub struct SoftwareRoot {
     kept: Option<NonVolatile>,
     volatile: Volatile,
     platform_open: bool,
+    measurements: Option<Box<dyn MeasurementSource + Send>>,
+    certificate: Vec<u8>,
 }
 
 impl core::fmt::Debug for SoftwareRoot {
@@ -94,7 +97,14 @@ impl SoftwareRoot {
     /// A blank root: [`RootRequest::Manufacture`] comes first.
     #[must_use]
     pub fn new(rng: Box<dyn Rng + Send>) -> Self {
-        Self { rng, kept: None, volatile: Volatile::new(), platform_open: false }
+        Self {
+            rng,
+            kept: None,
+            volatile: Volatile::new(),
+            platform_open: false,
+            measurements: None,
+            certificate: Vec::new(),
+        }
     }
 
     /// Loses what a TPM loses with its power: sessions and PCR values.
@@ -123,6 +133,16 @@ impl SoftwareRoot {
         let pcr = self.volatile.pcrs.get_mut(usize::from(index)).ok_or(RootError::Unsuitable)?;
         *pcr = tpm::digest(&[pcr.as_bytes(), measured.as_bytes()]);
         Ok(())
+    }
+
+    /// Gives the root logs of what was measured. Without them it hands over empty ones.
+    pub fn set_measurements(&mut self, source: Box<dyn MeasurementSource + Send>) {
+        self.measurements = Some(source);
+    }
+
+    /// Gives the root a certificate of its endorsement key, as the maker of a TPM does.
+    pub fn set_certificate(&mut self, der: Vec<u8>) {
+        self.certificate = der;
     }
 
     /// Makes the root report a platform hierarchy that anybody local can use, as a device with bad firmware does.
@@ -174,6 +194,8 @@ impl SoftwareRoot {
             pin: kept.pin,
             permanent: kept.permanent(),
             platform_open: self.platform_open,
+            iak_public: tpm::with_point(&ATTESTATION_TEMPLATE, &kept.identity),
+            ek_certificate: self.certificate.clone(),
         }))
     }
 
@@ -185,6 +207,15 @@ impl SoftwareRoot {
             tls: kept.create(&TLS_TEMPLATE, &mut *self.rng)?,
             iak_public: tpm::with_point(&ATTESTATION_TEMPLATE, &kept.identity),
         }))
+    }
+
+    fn activate_identity(&self, credential: &[u8], secret: &[u8]) -> Result<RootReply, RootError> {
+        let kept = self.kept()?;
+        let name = tpm::name(&tpm::with_point(&ATTESTATION_TEMPLATE, &kept.identity));
+        recover_secret(SecretLabel::Identity, &kept.endorsement, secret)
+            .and_then(|seed| open_credential(&seed, name.as_bytes(), credential))
+            .map(RootReply::Activated)
+            .ok_or(refused(cc::ACTIVATE_CREDENTIAL, rc::INTEGRITY_P1))
     }
 
     fn attest(&mut self, request: &AttestRequest) -> Result<RootReply, RootError> {
@@ -222,8 +253,12 @@ impl SoftwareRoot {
             .filter_map(|index| self.volatile.pcrs.get(usize::from(index)).copied())
             .collect();
         let quote = context.quote(quote, &selection, &tpm::pcr_digest(&values))?;
+        let logs = match &mut self.measurements {
+            Some(source) => source.read(request.ima_next)?,
+            None => Logs::default(),
+        };
         let sessions = self.start_sessions(request)?;
-        Ok(RootReply::Attested(Box::new(Attested { activation, sessions, certify, quote })))
+        Ok(RootReply::Attested(Box::new(Attested { activation, sessions, certify, quote, logs })))
     }
 
     /// Opens the owner's and the lockout session.
@@ -307,6 +342,9 @@ impl DeviceRoot for SoftwareRoot {
                 let kept = self.kept.as_mut().ok_or(RootError::Unsuitable)?;
                 kept.epoch = kept.epoch.checked_add(1).ok_or(RootError::Unsuitable)?;
                 Ok(RootReply::Done)
+            }
+            RootRequest::ActivateIdentity { credential, secret } => {
+                self.activate_identity(&credential, &secret)
             }
             RootRequest::Attest(request) => self.attest(&request),
             RootRequest::Execute(commands) => self.execute(&commands).map(RootReply::Responses),

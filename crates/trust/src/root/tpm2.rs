@@ -23,10 +23,13 @@ use gridseal_crypto::{
 use gridseal_types::{N16, service::keys::TpmSession};
 
 use super::{
-    Assurance, AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, RootError,
-    RootReply, RootRequest, TpmTransport,
+    Assurance, AttestRequest, Attested, Description, DeviceRoot, EndorsementKind, ImportObject, KeyBlob,
+    MeasurementSource, OwnerKeys, RootError, RootReply, RootRequest, TpmTransport,
 };
-use crate::tpm::{self, ATTESTATION_TEMPLATE, RH_PLATFORM, STORAGE_TEMPLATE, TLS_TEMPLATE};
+use crate::{
+    measured::Logs,
+    tpm::{self, ATTESTATION_TEMPLATE, RH_PLATFORM, STORAGE_TEMPLATE, TLS_TEMPLATE},
+};
 
 use wire::{Answer, Call, cc, rc};
 
@@ -43,6 +46,8 @@ const PT_PERMANENT: u32 = 0x200;
 pub struct Tpm2Root<T> {
     transport: T,
     rng: Box<dyn Rng + Send>,
+    endorsement: EndorsementKind,
+    measurements: Option<Box<dyn MeasurementSource + Send>>,
     /// Read once: the endorsement key is the same for the device's life.
     endorsement_public: Option<Vec<u8>>,
 }
@@ -57,7 +62,27 @@ impl<T: TpmTransport> Tpm2Root<T> {
     /// A root over this transport. Sends nothing: [`Tpm2Root::boot`] comes first.
     #[must_use]
     pub fn new(transport: T, rng: Box<dyn Rng + Send>) -> Self {
-        Self { transport, rng, endorsement_public: None }
+        Self {
+            transport,
+            rng,
+            endorsement: EndorsementKind::P256,
+            measurements: None,
+            endorsement_public: None,
+        }
+    }
+
+    /// The same root with this kind of endorsement key, which is made from its template where none is kept.
+    #[must_use]
+    pub fn with_endorsement(mut self, kind: EndorsementKind) -> Self {
+        self.endorsement = kind;
+        self
+    }
+
+    /// The same root with logs of what was measured. Without them it hands over empty ones.
+    #[must_use]
+    pub fn with_measurements(mut self, source: Box<dyn MeasurementSource + Send>) -> Self {
+        self.measurements = Some(source);
+        self
     }
 
     /// The transport, to cut its power in a test.
@@ -146,6 +171,8 @@ impl<T: TpmTransport> Tpm2Root<T> {
             pin: self.pin()?,
             permanent: self.property(PT_PERMANENT)?,
             platform_open: self.is_platform_open()?,
+            iak_public: self.identity_public()?,
+            ek_certificate: self.endorsement_certificate()?,
         }))
     }
 
@@ -182,8 +209,12 @@ impl<T: TpmTransport> Tpm2Root<T> {
                 let quote = root.quote(signer, qd_quote, &request.pcr_selection)?;
                 Ok((activation, [storage, tls, identity], quote))
             })?;
+        let logs = match &mut self.measurements {
+            Some(source) => source.read(request.ima_next)?,
+            None => Logs::default(),
+        };
         let sessions = self.start_sessions(request)?;
-        Ok(RootReply::Attested(Box::new(Attested { activation, sessions, certify, quote })))
+        Ok(RootReply::Attested(Box::new(Attested { activation, sessions, certify, quote, logs })))
     }
 
     /// Opens the owner's and the lockout session; none stays open when one fails.
@@ -241,6 +272,11 @@ impl<T: TpmTransport> DeviceRoot for Tpm2Root<T> {
             RootRequest::OwnerSecret(epoch) => self.owner_secret(epoch).map(RootReply::OwnerSecret),
             RootRequest::WritePin(pin) => self.write_pin(&pin).map(|()| RootReply::Done),
             RootRequest::RaiseEpoch => self.raise_epoch().map(|()| RootReply::Done),
+            RootRequest::ActivateIdentity { credential, secret } => self
+                .with_identity(|root, key, public| {
+                    root.activate((key, &tpm::name(public)), &credential, &secret)
+                })
+                .map(RootReply::Activated),
             RootRequest::Attest(request) => self.attest(&request),
             RootRequest::Execute(commands) => self.execute(&commands),
             RootRequest::Import { storage, objects } => self.import_all(&storage, &objects),

@@ -9,13 +9,13 @@
 
 use alloc::vec::Vec;
 
-use gridseal_crypto::PublicKey;
+use gridseal_crypto::{PublicKey, RsaPublicKey, tpm::EndorsementKey};
 use gridseal_types::Code;
 
 use super::{
     ALG_AES, ALG_ECC, ALG_ECDSA, ALG_KEYEDHASH, ALG_NULL, ALG_RSA, ALG_SHA256, ATTESTATION_TEMPLATE,
-    CURVE_P256, ENDORSEMENT_TEMPLATE, Flaw, Reader, STORAGE_TEMPLATE, StructureError, TLS_TEMPLATE,
-    signature::pad, tpm2b,
+    CURVE_P256, ENDORSEMENT_RSA_TEMPLATE, ENDORSEMENT_TEMPLATE, Flaw, Reader, STORAGE_TEMPLATE,
+    StructureError, TLS_TEMPLATE, signature::pad, tpm2b,
 };
 
 const ALG_SHA384: u16 = 0x000c;
@@ -63,6 +63,8 @@ pub struct PublicArea {
     pub curve: Option<u16>,
     /// The point of a P-256 key; `None` for other types and for a template, whose `unique` is empty or zero.
     pub point: Option<PublicKey>,
+    /// The key of an RSA area with 2,048 bits and the default exponent (written 0); `None` otherwise.
+    pub rsa: Option<RsaPublicKey>,
 }
 
 impl PublicArea {
@@ -85,6 +87,7 @@ impl PublicArea {
             scheme: None,
             curve: None,
             point: None,
+            rsa: None,
         };
         match object_type {
             ALG_ECC => area.read_ecc(&mut reader)?,
@@ -114,9 +117,12 @@ impl PublicArea {
     fn read_rsa(&mut self, reader: &mut Reader<'_>) -> Result<(), StructureError> {
         self.symmetric_bits = read_symmetric(reader)?;
         self.scheme = read_scheme(reader, &[ALG_RSASSA, ALG_RSAPSS, ALG_OAEP])?;
-        reader.u16("keyBits")?;
-        reader.u32("exponent")?;
-        reader.tpm2b(MODULUS_SIZE_MAX, "unique")?;
+        let bits = reader.u16("keyBits")?;
+        let exponent = reader.u32("exponent")?;
+        let modulus = reader.tpm2b(MODULUS_SIZE_MAX, "unique")?;
+        if bits == 2_048 && exponent == 0 && modulus.len() == 256 {
+            self.rsa = RsaPublicKey::from_modulus(modulus);
+        }
         Ok(())
     }
 
@@ -168,12 +174,27 @@ fn key_of(public: &[u8], template: &[u8], code: Code) -> Result<PublicKey, Code>
     PublicArea::parse(public).ok().and_then(|area| area.point).ok_or(code)
 }
 
-/// The endorsement key: the P-256 template of the TCG, byte for byte apart from `unique`.
+/// TPMA_OBJECT of every endorsement key: restricted, decrypt, fixedTPM, fixedParent, sensitiveDataOrigin.
+const ENDORSEMENT_ATTRIBUTES: u32 = 0x0003_0032;
+
+/// The endorsement key: a template of the TCG, P-256 or RSA 2048, byte for byte apart from `unique`.
 ///
 /// # Errors
-/// [`Code::Endorsement`] for anything else, well-formed RSA-2048 and P-384 keys among it.
-pub fn endorsement_key(public: &[u8]) -> Result<PublicKey, Code> {
-    key_of(public, &ENDORSEMENT_TEMPLATE, Code::Endorsement)
+/// [`Code::Suite`] for a well-formed endorsement key on P-384, which no suite covers yet; [`Code::Endorsement`] for
+/// anything else.
+pub fn endorsement_key(public: &[u8]) -> Result<EndorsementKey, Code> {
+    let area = PublicArea::parse(public).map_err(|_| Code::Endorsement)?;
+    if public.starts_with(&ENDORSEMENT_TEMPLATE) {
+        area.point.map(EndorsementKey::P256).ok_or(Code::Endorsement)
+    } else if public.starts_with(&ENDORSEMENT_RSA_TEMPLATE) {
+        area.rsa.map(EndorsementKey::Rsa2048).ok_or(Code::Endorsement)
+    } else if area.curve == Some(CURVE_P384)
+        && area.attributes & ENDORSEMENT_ATTRIBUTES == ENDORSEMENT_ATTRIBUTES
+    {
+        Err(Code::Suite)
+    } else {
+        Err(Code::Endorsement)
+    }
 }
 
 /// The attestation key: exactly P-256, `00050472`, ECDSA with SHA-256, symmetric and kdf NULL, empty policy.
@@ -209,6 +230,19 @@ pub fn tls_key(public: &[u8]) -> Result<PublicKey, Code> {
 /// [`Code::Certify`].
 pub fn identity_key(public: &[u8]) -> Result<PublicKey, Code> {
     key_of(public, &ATTESTATION_TEMPLATE, Code::Certify)
+}
+
+/// The TPMT_PUBLIC of an endorsement key: its template, then the point or the modulus. Its Name is the device's.
+#[must_use]
+pub fn endorsement_public(key: &EndorsementKey) -> Vec<u8> {
+    match key {
+        EndorsementKey::P256(key) => with_point(&ENDORSEMENT_TEMPLATE, key),
+        EndorsementKey::Rsa2048(key) => {
+            let mut public = ENDORSEMENT_RSA_TEMPLATE.to_vec();
+            tpm2b(&mut public, key.modulus());
+            public
+        }
+    }
 }
 
 /// The TPMT_PUBLIC of a P-256 key: template, then x and y of 32 bytes.

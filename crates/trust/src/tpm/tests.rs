@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use gridseal_crypto::{
     Key, PublicKey, Rng, RngError, Signer, SigningKey,
     role::{AuthValue, SoftwareRootKey, TpmSession},
-    tpm::{AuthInForce, ChangeAuth, change_auth_command},
+    tpm::{AuthInForce, ChangeAuth, EndorsementKey, change_auth_command},
 };
 use gridseal_types::Code;
 
@@ -224,8 +224,15 @@ fn short_r_and_s_are_padded_and_empty_or_long_ones_refused() {
 
 type Check = fn(&[u8]) -> Result<PublicKey, Code>;
 
+fn p256_endorsement_key(public: &[u8]) -> Result<PublicKey, Code> {
+    match endorsement_key(public)? {
+        EndorsementKey::P256(key) => Ok(key),
+        EndorsementKey::Rsa2048(_) => Err(Code::Endorsement),
+    }
+}
+
 const CHECKS: [(&[u8], Check, Code); 5] = [
-    (&ENDORSEMENT_TEMPLATE, endorsement_key, Code::Endorsement),
+    (&ENDORSEMENT_TEMPLATE, p256_endorsement_key, Code::Endorsement),
     (&ATTESTATION_TEMPLATE, attestation_key, Code::AkAttr),
     (&STORAGE_TEMPLATE, storage_key, Code::Certify),
     (&TLS_TEMPLATE, tls_key, Code::Certify),
@@ -273,18 +280,38 @@ fn a_coordinate_without_its_leading_zero_is_the_same_key() {
 }
 
 #[test]
-fn well_formed_rsa_and_p384_endorsement_keys_are_not_supported() {
-    let rsa_head = "0001000b000300b20020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa0006008000430010080000000000";
-    let mut rsa = hex::decode(rsa_head).unwrap();
+fn an_rsa_endorsement_key_is_its_template_and_nothing_else() {
+    let mut rsa = ENDORSEMENT_RSA_TEMPLATE.to_vec();
     tpm2b(&mut rsa, &[0xc5; 256]);
+    let key = endorsement_key(&rsa).unwrap();
+    assert_eq!(key.bytes(), [0xc5; 256]);
     assert_eq!(PublicArea::parse(&rsa).unwrap().object_type, ALG_RSA);
-    assert_eq!(endorsement_key(&rsa), Err(Code::Endorsement));
+    for (at, what) in [(3, "nameAlg"), (7, "attributes"), (20, "policy"), (45, "key bits"), (55, "exponent")]
+    {
+        let mut changed = rsa.clone();
+        changed[at] ^= 0x10;
+        assert_eq!(endorsement_key(&changed), Err(Code::Endorsement), "{what}");
+    }
+    let mut even = rsa.clone();
+    *even.last_mut().unwrap() = 0xc4;
+    assert_eq!(endorsement_key(&even), Err(Code::Endorsement), "even modulus");
+    let mut short = ENDORSEMENT_RSA_TEMPLATE.to_vec();
+    tpm2b(&mut short, &[0xc5; 255]);
+    assert_eq!(endorsement_key(&short), Err(Code::Endorsement), "short modulus");
+    rsa.push(0);
+    assert_eq!(endorsement_key(&rsa), Err(Code::Endorsement), "trailing byte");
+}
+
+#[test]
+fn a_p384_endorsement_key_is_recognised_and_has_no_suite() {
     let mut p384 = hex::decode("0023000c000300f20000000601000043001000040010").unwrap();
     tpm2b(&mut p384, &[1; 48]);
     tpm2b(&mut p384, &[2; 48]);
     let area = PublicArea::parse(&p384).unwrap();
     assert_eq!((area.point, area.symmetric_bits, area.curve), (None, Some(256), Some(4)));
-    assert_eq!(endorsement_key(&p384), Err(Code::Endorsement));
+    assert_eq!(endorsement_key(&p384), Err(Code::Suite));
+    p384[5] = 0x04;
+    assert_eq!(endorsement_key(&p384), Err(Code::Endorsement), "a signing key is no endorsement key");
 }
 
 #[test]

@@ -82,11 +82,11 @@ impl<'r> Owner<'r> {
         let endorsement = tpm::endorsement_key(&description.ek_public).unwrap();
         tpm::attestation_key(&keys.attestation.public).unwrap();
         let activation = Key::generate(self.rng).unwrap();
-        let (seed, secret) = share_secret(SecretLabel::Identity, &endorsement, self.rng).unwrap();
+        let (seed, secret) = endorsement.share_secret(SecretLabel::Identity, self.rng).unwrap();
         let name = tpm::name(&keys.attestation.public);
         let credential = make_credential(&seed, name.as_bytes(), &activation);
-        let (owner_seed, owner_salt) = share_secret(SecretLabel::Secret, &endorsement, self.rng).unwrap();
-        let (lockout_seed, lockout_salt) = share_secret(SecretLabel::Secret, &endorsement, self.rng).unwrap();
+        let (owner_seed, owner_salt) = endorsement.share_secret(SecretLabel::Secret, self.rng).unwrap();
+        let (lockout_seed, lockout_salt) = endorsement.share_secret(SecretLabel::Secret, self.rng).unwrap();
         let nonce = |rng: &mut dyn Rng| N16(random(rng).unwrap());
         let request = AttestRequest {
             keys: keys.clone(),
@@ -96,6 +96,7 @@ impl<'r> Owner<'r> {
             nonce_callers: [nonce(self.rng), nonce(self.rng)],
             qualifying: [1, 2, 3, 4].map(|purpose| Digest([purpose; 32])),
             pcr_selection: tpm::pcr_selection(&[0, 7, 23]),
+            ima_next: 0,
         };
         Challenge { request, activation, seeds: [owner_seed, lockout_seed] }
     }

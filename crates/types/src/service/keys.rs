@@ -286,9 +286,10 @@ pub struct Challenge {
     /// The whole wire message C1; names device and session.
     #[cbor(n(0), with = "minicbor::bytes")]
     pub c1: Vec<u8>,
-    /// Point of the endorsement key, x || y, 64 bytes, from the registered public area.
+    /// Endorsement key of the registered public area: x || y of a P-256 key, 64 bytes, or the modulus of an RSA key, 256
+    /// bytes.
     #[cbor(n(1), with = "minicbor::bytes")]
-    pub endorsement_point: [u8; 64],
+    pub endorsement: Vec<u8>,
     /// TPM Name of the attestation key.
     #[n(2)]
     pub ak_name: EkName,

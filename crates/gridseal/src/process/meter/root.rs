@@ -10,12 +10,16 @@ use gridseal_io::{
     rng::OsRng,
     tpm::{DeviceFile, Swtpm},
 };
-use gridseal_trust::root::{
-    Assurance, DeviceRoot, RootError, RootReply, RootRequest, software::SoftwareRoot, tpm2::Tpm2Root,
+use gridseal_trust::{
+    measured::{Logs, ima},
+    root::{
+        Assurance, DeviceRoot, MeasurementSource, RootError, RootReply, RootRequest, TpmTransport,
+        software::SoftwareRoot, tpm2::Tpm2Root,
+    },
 };
 
 use crate::{
-    config::Root,
+    config::{Measurements, Root},
     files::{Zone, read_if_there, write_atomic},
 };
 
@@ -69,6 +73,39 @@ fn save(root: &mut SoftwareRoot, zone: &Zone, state: &Path) -> Result<()> {
     write_atomic(state, &bytes)
 }
 
+/// Measurement logs as files, of the kernel or of a test.
+struct LogFiles {
+    event_log: Option<PathBuf>,
+    ima_log: Option<PathBuf>,
+}
+
+impl LogFiles {
+    fn new(logs: &Measurements, dir: &Path) -> Self {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| dir.join(path));
+        Self { event_log: path(&logs.event_log), ima_log: path(&logs.ima_log) }
+    }
+}
+
+impl MeasurementSource for LogFiles {
+    fn read(&mut self, ima_next: u64) -> Result<Logs, RootError> {
+        let read = |path: &Option<PathBuf>| match path {
+            Some(path) => std::fs::read(path).map_err(|_| RootError::Transport),
+            None => Ok(Vec::new()),
+        };
+        let list = read(&self.ima_log)?;
+        // A list that we cannot read goes out whole: who asked for it says what is wrong.
+        let (ima_first, part) = ima::from(&list, ima_next).unwrap_or((0, &list));
+        Ok(Logs { event_log: read(&self.event_log)?, ima_first, ima_log: part.to_vec() })
+    }
+}
+
+fn with_logs<T: TpmTransport>(root: Tpm2Root<T>, logs: Option<LogFiles>) -> Tpm2Root<T> {
+    match logs {
+        Some(logs) => root.with_measurements(Box::new(logs)),
+        None => root,
+    }
+}
+
 /// A root that the TLS stack, the onboarding and the push share.
 #[derive(Clone)]
 pub struct SharedRoot(Arc<Mutex<AnyRoot>>);
@@ -88,26 +125,37 @@ impl DeviceRoot for Held<'_> {
 
 impl SharedRoot {
     /// Gives power to the root and does what firmware does before the application starts.
-    pub fn power_on(config: &Root, dir: &Path) -> Result<Self> {
+    pub fn power_on(config: &Root, measurements: Option<&Measurements>, dir: &Path) -> Result<Self> {
+        let logs = measurements.map(|logs| LogFiles::new(logs, dir));
         let root = match config {
-            Root::Device { path } => {
-                let mut root = Tpm2Root::new(DeviceFile::open(path)?, Box::new(OsRng));
+            Root::Device { path, endorsement } => {
+                let mut root = with_logs(
+                    Tpm2Root::new(DeviceFile::open(path)?, Box::new(OsRng))
+                        .with_endorsement((*endorsement).into()),
+                    logs,
+                );
                 root.boot().context("the TPM does not start")?;
                 AnyRoot::Device(root)
             }
-            Root::Emulator { dir: state } => {
+            Root::Emulator { dir: state, endorsement } => {
                 let swtpm = Swtpm::start(&dir.join(state)).context("cannot start the TPM emulator")?;
-                let mut root = Tpm2Root::new(swtpm, Box::new(OsRng));
+                let mut root = with_logs(
+                    Tpm2Root::new(swtpm, Box::new(OsRng)).with_endorsement((*endorsement).into()),
+                    logs,
+                );
                 root.boot().context("the TPM emulator does not start")?;
                 AnyRoot::Emulator(root)
             }
             Root::Software { state } => {
                 let (zone, state) = (Zone::open_or_create(dir)?, dir.join(state));
-                let root = match read_if_there(&state)? {
+                let mut root = match read_if_there(&state)? {
                     None => SoftwareRoot::new(Box::new(OsRng)),
                     Some(bytes) => SoftwareRoot::restore(Box::new(OsRng), zone.dek(), &bytes)
                         .map_err(|error| anyhow!("software root: {error}"))?,
                 };
+                if let Some(logs) = logs {
+                    root.set_measurements(Box::new(logs));
+                }
                 AnyRoot::Software { root, zone, state }
             }
         };

@@ -6,19 +6,19 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use gridseal_crypto::tpm::SEALED_PUBLIC_HEAD;
-use gridseal_types::{Code, Digest, EkName, Nonce, service::keys::Bytes};
+use gridseal_types::{Code, Digest, EkName, Nonce, Tick, service::keys::Bytes};
 
-use super::{Challenge, DeliveredKey, Device, Installed, Session};
+use super::{CHALLENGES_MAX, CHALLENGES_WINDOW, Challenge, DeliveredKey, Device, Installed, Session};
 use crate::{
     csr::certificate_key,
     enrol::{
         cose::{Sign1, SignedType},
         document::Use,
-        init::{InitRedirect, VerifiedRedirect},
+        init::{INIT_SIZE_MAX, InitChallenge, InitRedirect, VerifiedRedirect},
         secrets::{OwnerSecretExt, SessionSecretExt},
         session::{
             ChallengeBody, ChallengePayload, Configuration, Envelope, FinishedPayload, MESSAGE_SIZE_MAX,
-            OwnPayload, SUITE_P256, Step, open,
+            OwnPayload, Step, open, suite_of,
         },
         wire::Reader,
     },
@@ -27,6 +27,29 @@ use crate::{
 };
 
 impl Device {
+    /// I1C: for our nonce, asked once, and not too often. It is not signed: what it costs is one operation of the root,
+    /// whose result leaves only as an HMAC.
+    pub(super) fn check_init_challenge(
+        &mut self,
+        now: Tick,
+        m: &Nonce,
+        is_proof: bool,
+        wire: &[u8],
+    ) -> Result<InitChallenge, Code> {
+        if wire.len() > INIT_SIZE_MAX {
+            return Err(Code::Size);
+        }
+        let challenge = InitChallenge::decode(wire)?;
+        if challenge.m != *m {
+            return Err(Code::Nonce);
+        }
+        if is_proof {
+            return Err(Code::State);
+        }
+        self.challenged.retain(|at| now.since(*at) < CHALLENGES_WINDOW);
+        if self.challenged.len() >= CHALLENGES_MAX { Err(Code::Busy) } else { Ok(challenge) }
+    }
+
     /// I2: signed by an init key, for this device and nonce; voucher and redirect valid; not older than what was accepted.
     pub(super) fn check_redirect(
         &self,
@@ -38,7 +61,7 @@ impl Device {
         if answer.ek_name != tpm::name(&description.ek_public) {
             return Err(Code::RedirectSig);
         }
-        if answer.suite != SUITE_P256 {
+        if answer.suite != suite_of(&description.ek_public)? {
             return Err(Code::Suite);
         }
         let verified = answer.signed.verify(&self.firmware.voucher_keys)?;
@@ -92,7 +115,7 @@ impl Device {
         if payload.epoch != voucher.epoch {
             return Err(Code::EpochMismatch);
         }
-        if payload.suites != [SUITE_P256] || payload.suite != SUITE_P256 {
+        if payload.suites != [session.suite] || payload.suite != session.suite {
             return Err(Code::Suite);
         }
         if payload.m != session.m || payload.m_em != m_em {

@@ -12,13 +12,14 @@ use super::{
 use crate::{
     csr::{assemble_csr, csr_to_be_signed},
     enrol::{
-        init::InitHello,
+        init::{InitChallenge, InitHello, InitProof, init_proof, is_challenge},
         secrets::{ActivationSecretExt, OwnerSecretExt, SessionSecretExt},
         session::{
-            Envelope, EvidenceBody, HelloBody, InstalledBody, ResponsesBody, SUITE_P256, Step, Transcript,
-            qualifying, seal_hello, seal_message, sid_of,
+            Envelope, EvidenceBody, HelloBody, InstalledBody, ResponsesBody, Step, Transcript, qualifying,
+            seal_hello, seal_message, sid_of, suite_of,
         },
     },
+    measured::LOG_SIZE_MAX,
     root::{AttestRequest, Description, RootReply, RootRequest},
     tpm,
 };
@@ -41,8 +42,17 @@ impl Device {
                 self.described(description);
             }
             (State::NamingInit, Input::Random(bytes)) => self.say_init_hello(now, bytes),
-            (State::AwaitingRedirect { m, wire }, Input::Received(answer)) => {
-                self.redirect_received(now, m, wire, answer);
+            (State::AwaitingRedirect { m, wire, is_proof }, Input::Received(answer)) => {
+                self.init_answered(now, (m, wire, is_proof), answer);
+            }
+            (
+                State::ProvingIdentity { m, n, wire, challenge },
+                Input::Root(Ok(RootReply::Activated(credential))),
+            ) => {
+                let proof = init_proof(&credential, &wire, &challenge);
+                let wire = InitProof { m, n, proof }.encode();
+                self.transmit(now, Peer::InitServer, wire.clone());
+                self.state = State::AwaitingRedirect { m, wire, is_proof: true };
             }
             (State::StoringRedirect, Input::Persisted) => {
                 self.event(Event::OwnerFound);
@@ -116,6 +126,7 @@ impl Device {
             // A root that fails leaves nothing to rely on: the attempt starts over after a wait.
             (
                 State::Describing
+                | State::ProvingIdentity { .. }
                 | State::MakingKeys
                 | State::DerivingSecret
                 | State::Pinning(_)
@@ -194,18 +205,36 @@ impl Device {
         let (Some(m), Some(description)) = (Nonce::from_slice(random), &self.description) else {
             return self.back_off(State::Off);
         };
+        let Ok(suite) = suite_of(&description.ek_public) else { return self.give_up(Code::Suite) };
         let hello = InitHello {
             m,
-            suites: alloc::vec![SUITE_P256],
+            suites: alloc::vec![suite],
             ek_name: tpm::name(&description.ek_public),
             epoch: description.epoch,
+            iak_pub: Some(description.iak_public.clone()),
+            ek_pub: Some(description.ek_public.clone()),
         };
         let wire = hello.encode();
         self.transmit(now, Peer::InitServer, wire.clone());
-        self.state = State::AwaitingRedirect { m, wire };
+        self.state = State::AwaitingRedirect { m, wire, is_proof: false };
     }
 
-    fn redirect_received(&mut self, now: Tick, m: Nonce, wire: Vec<u8>, answer: &[u8]) {
+    fn init_answered(&mut self, now: Tick, (m, wire, is_proof): (Nonce, Vec<u8>, bool), answer: &[u8]) {
+        if !is_challenge(answer) {
+            return self.redirect_received(now, (m, wire, is_proof), answer);
+        }
+        self.reply_due = None;
+        match self.check_init_challenge(now, &m, is_proof, answer) {
+            Ok(InitChallenge { credential, secret, n, .. }) => {
+                self.challenged.push_back(now);
+                self.root(RootRequest::ActivateIdentity { credential, secret });
+                self.state = State::ProvingIdentity { m, n, wire, challenge: answer.to_vec() };
+            }
+            Err(code) => self.refuse(now, code, State::AwaitingRedirect { m, wire, is_proof }, answer),
+        }
+    }
+
+    fn redirect_received(&mut self, now: Tick, (m, wire, is_proof): (Nonce, Vec<u8>, bool), answer: &[u8]) {
         self.reply_due = None;
         match self.check_redirect(answer, &m) {
             Ok((answer, verified)) => {
@@ -216,7 +245,7 @@ impl Device {
                 self.outputs.push_back(Output::Persist);
                 self.state = State::StoringRedirect;
             }
-            Err(code) => self.refuse(now, code, State::AwaitingRedirect { m, wire }, answer),
+            Err(code) => self.refuse(now, code, State::AwaitingRedirect { m, wire, is_proof }, answer),
         }
     }
 
@@ -252,10 +281,15 @@ impl Device {
             return self.give_up(Code::State);
         };
         let ek_name = tpm::name(&description.ek_public);
+        let Ok(suite) = suite_of(&description.ek_public) else { return self.give_up(Code::Suite) };
         let body = HelloBody {
-            suites: alloc::vec![SUITE_P256],
+            suites: alloc::vec![suite],
             ek_name,
             ek_pub: description.ek_public.clone(),
+            ek_chain: Some(description.ek_certificate.clone())
+                .filter(|der| !der.is_empty())
+                .into_iter()
+                .collect(),
             epoch: redirect.voucher.epoch,
             ak_pub: keys.attestation.public.clone(),
             sto_pub: keys.storage.public.clone(),
@@ -271,6 +305,7 @@ impl Device {
         let session = Session {
             redirect,
             ek_name,
+            suite,
             m,
             sid: sid_of(&wire),
             transcript: Transcript::new().after(Step::HELLO, &wire),
@@ -326,6 +361,7 @@ impl Device {
                     nonce_callers: challenge.payload.nonce_callers,
                     qualifying: [1, 2, 3, 4].map(|purpose| qualifying(purpose, &th2)),
                     pcr_selection: challenge.payload.pcr_selection.clone(),
+                    ima_next: challenge.payload.ima_next,
                 };
                 self.root(RootRequest::Attest(request));
                 self.state = State::Attesting(session);
@@ -358,9 +394,13 @@ impl Device {
         else {
             return self.give_up(Code::State);
         };
-        let Some(([storage, tls, identity], quote)) = statements.take() else {
+        let Some(([storage, tls, identity], quote, logs)) = statements.take() else {
             return self.give_up(Code::State);
         };
+        if logs.event_log.len().max(logs.ima_log.len()) > LOG_SIZE_MAX {
+            // A log is never cut: this device measures more than the protocol carries.
+            return self.give_up(Code::Size);
+        }
         let body = EvidenceBody {
             act: activation.act(&th2),
             sessions: *sessions,
@@ -368,9 +408,7 @@ impl Device {
             certify_tls: tls,
             certify_identity: identity,
             quote,
-            event_log: Vec::new(),
-            ima_first: 0,
-            ima_log: Vec::new(),
+            logs,
             csr: csr.to_vec(),
             permanent: description.permanent,
             platform_open: description.platform_open,
@@ -423,7 +461,7 @@ impl Device {
         self.accepted(Step::PROVISION, &mut session, wire);
         self.record.installed = Some(*installed);
         self.is_renewing = false;
-        self.record.suite = SUITE_P256;
+        self.record.suite = session.suite;
         self.outputs.push_back(Output::Persist);
         self.state = State::Installing { session, names };
     }

@@ -3,25 +3,36 @@
 //! # Source
 //! Onboarding specification, sections 6.3, 6.6 and 7.2.
 
-use alloc::vec::Vec;
-
-use gridseal_types::{Code, Digest, EkName};
+use gridseal_types::{Code, EkName, UtcTime};
 
 use super::{DeviceFacts, Rules, SessionRecord};
 use crate::{
     csr::parse_csr,
-    enrol::{
-        document::Policy,
-        session::{EvidenceBody, HelloBody, SUITE_P256, qualifying},
-    },
+    endorsement::{Assured, Fault},
+    enrol::session::{EvidenceBody, HelloBody, qualifying, suite_of},
+    measured::{Appraisal, Measurements, Reason},
     root::Attest,
     tpm,
 };
 
-/// Most combinations of allowed PCR values that are tried without a log.
-const COMBINATIONS_MAX: usize = 256;
 /// TPM_PT_PERMANENT: somebody has disabled Clear.
 const DISABLE_CLEAR: u32 = 1 << 8;
+
+/// The certificate of the endorsement key, unless it was believed before; costs signatures, so it comes after everything
+/// that costs none. What it says, when one was presented and could be judged.
+pub(super) fn check_endorsement(
+    facts: &DeviceFacts,
+    rules: &Rules,
+    hello: &HelloBody,
+    now: UtcTime,
+) -> Result<Option<Assured>, Fault> {
+    if facts.is_endorsed {
+        return Ok(None);
+    }
+    let endorsement = tpm::endorsement_key(&facts.ek_pub).map_err(|_| Fault::OtherKey)?;
+    let assured = rules.endorsements.judge(&facts.model, &endorsement, &hello.ek_chain, now)?;
+    if rules.endorsements.required && assured.is_none() { Err(Fault::Missing) } else { Ok(assured) }
+}
 
 /// C1, opened: everything that needs no answer of the device. Returns the Name of the attestation key.
 pub(super) fn check_hello(facts: &DeviceFacts, hello: &HelloBody) -> Result<EkName, Code> {
@@ -43,7 +54,7 @@ pub(super) fn check_hello(facts: &DeviceFacts, hello: &HelloBody) -> Result<EkNa
     if hello.ek_pub != facts.ek_pub || tpm::name(&hello.ek_pub) != facts.device {
         return Err(Code::Endorsement);
     }
-    if hello.suites != [SUITE_P256] {
+    if hello.suites != [suite_of(&facts.ek_pub)?] {
         return Err(Code::Suite);
     }
     let attestation = tpm::attestation_key(&hello.ak_pub)?;
@@ -58,10 +69,24 @@ pub(super) fn check_hello(facts: &DeviceFacts, hello: &HelloBody) -> Result<EkNa
     if distinct { Ok(tpm::name(&hello.ak_pub)) } else { Err(Code::AkAttr) }
 }
 
-/// TPML_PCR_SELECTION that covers the policy's PCRs in the SHA-256 bank.
-pub(super) fn pcr_selection(policy: &Policy) -> Vec<u8> {
-    let indices: Vec<u8> = policy.pcrs.iter().map(|(pcr, _)| *pcr).collect();
-    tpm::pcr_selection(&indices)
+/// Why evidence fails.
+pub(super) enum Failure {
+    /// A check with a code of its own.
+    Check(Code),
+    /// The measured software.
+    Software(Reason),
+}
+
+impl From<Code> for Failure {
+    fn from(code: Code) -> Self {
+        Self::Check(code)
+    }
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self::Software(reason)
+    }
 }
 
 /// C3, opened: certify of three keys, quote, measured software, certificate request, state of the TPM.
@@ -70,9 +95,9 @@ pub(super) fn check_evidence(
     record: &SessionRecord,
     rules: &Rules,
     body: &EvidenceBody,
-) -> Result<(), Code> {
-    let [attestation, storage, tls, identity] = &record.keys;
-    let attestation = tpm::attestation_key(&attestation.0)?;
+) -> Result<Appraisal, Failure> {
+    let [attestation_public, storage, tls, identity] = &record.keys;
+    let attestation = tpm::attestation_key(&attestation_public.0)?;
     // The transcript after C2 is what the evidence is bound to.
     let th2 = record.transcript;
     let certified: [(&Attest, u8, &[u8]); 3] = [
@@ -83,46 +108,27 @@ pub(super) fn check_evidence(
     for (attest, purpose, public) in certified {
         tpm::attest::verify_certify(attest, &attestation, &qualifying(purpose, &th2), &tpm::name(public))?;
     }
-    let selection = pcr_selection(&rules.policy);
+    let selection = rules.policies.pcr_selection(&facts.model).ok_or(Reason::NoPolicy)?;
     let quoted =
         tpm::attest::verify_quote(&body.quote, &attestation, &qualifying(4, &th2), &selection, None)?;
-    if rules.policy.model != facts.model {
-        return Err(Code::Policy);
-    }
-    check_measurements(&rules.policy, body, &quoted.pcr_digest)?;
+    let appraisal = rules.policies.appraise(
+        &facts.model,
+        &Measurements {
+            logs: &body.logs,
+            ima_next: record.ima_next,
+            quoted: &quoted,
+            attestation_key: tpm::name(&attestation_public.0),
+            before: facts.measured.as_ref(),
+        },
+    )?;
     if parse_csr(&body.csr)? != tpm::tls_key(&tls.0)? {
-        return Err(Code::Csr);
+        return Err(Code::Csr.into());
     }
     if body.permanent & DISABLE_CLEAR != 0 {
-        return Err(Code::Owned);
+        return Err(Code::Owned.into());
     }
     if body.platform_open && !rules.danger_accept_open_platform {
-        return Err(Code::PlatformOpen);
+        return Err(Code::PlatformOpen.into());
     }
-    Ok(())
-}
-
-/// Whether the quoted digest is that of allowed PCR values. Log replay comes later: logs must be empty, and the policy
-/// must say that they may be.
-fn check_measurements(policy: &Policy, body: &EvidenceBody, quoted: &Digest) -> Result<(), Code> {
-    if !policy.logs_may_be_empty || !body.event_log.is_empty() || !body.ima_log.is_empty() {
-        return Err(Code::Policy);
-    }
-    let combinations =
-        policy.pcrs.iter().try_fold(1usize, |product, (_, values)| product.checked_mul(values.len()));
-    let combinations = combinations.filter(|count| *count <= COMBINATIONS_MAX).ok_or(Code::Policy)?;
-    let matches = (0..combinations).any(|combination| {
-        let mut rest = combination;
-        let values: Vec<Digest> = policy
-            .pcrs
-            .iter()
-            .filter_map(|(_, values)| {
-                let at = rest.checked_rem(values.len())?;
-                rest = rest.checked_div(values.len())?;
-                values.get(at).copied()
-            })
-            .collect();
-        tpm::pcr_digest(&values) == *quoted
-    });
-    if matches { Ok(()) } else { Err(Code::Policy) }
+    Ok(appraisal)
 }

@@ -5,14 +5,14 @@ use alloc::{string::String, vec::Vec};
 use gridseal_types::{Digest, EkName, Epoch, N16, service::keys::TpmSession};
 
 use super::super::{
-    document::{read_digest, read_name},
+    document::{read_chain, read_digest, read_name},
     installation::read_point,
     wire::{Read, Reader, Writer, encode},
 };
-use crate::root::Attest;
-
-/// Largest event log or IMA log in one C3, bytes.
-const LOG_SIZE_MAX: usize = 262_144;
+use crate::{
+    measured::{LOG_SIZE_MAX, Logs},
+    root::Attest,
+};
 
 /// C1: who the device is and which keys it made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct HelloBody {
     pub ek_name: EkName,
     /// TPMT_PUBLIC of the endorsement key.
     pub ek_pub: Vec<u8>,
+    /// Its certificate and those of issuers, DER, leaf first; empty where the device has none.
+    pub ek_chain: Vec<Vec<u8>>,
     /// Epoch.
     pub epoch: Epoch,
     /// TPMT_PUBLIC of attestation, storage, TLS and identity key.
@@ -64,10 +66,16 @@ impl HelloBody {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.map(10 + usize::from(self.place.is_some())).key(1).list(&self.suites, |w, suite| {
+            let optional = usize::from(self.place.is_some()) + usize::from(!self.ek_chain.is_empty());
+            w.map(10 + optional).key(1).list(&self.suites, |w, suite| {
                 w.uint(*suite);
             });
             w.key(2).bytes(self.ek_name.as_bytes()).key(3).bytes(&self.ek_pub);
+            if !self.ek_chain.is_empty() {
+                w.key(4).list(&self.ek_chain, |w, der| {
+                    w.bytes(der);
+                });
+            }
             w.key(5).uint(self.epoch).key(6).bytes(&self.ak_pub).key(7).bytes(&self.sto_pub);
             w.key(8).bytes(&self.tls_pub).key(9).bytes(&self.iak_pub);
             w.key(10).bytes(self.redirect.as_bytes()).key(11).bytes(self.voucher_head.as_bytes());
@@ -85,14 +93,14 @@ impl HelloBody {
         let (mut suites, mut ek_name, mut ek_pub, mut epoch) = (None, None, None, None);
         let (mut ak_pub, mut sto_pub, mut tls_pub, mut iak_pub) = (None, None, None, None);
         let (mut redirect, mut voucher_head, mut place) = (None, None, None);
+        let mut ek_chain = Vec::new();
         Reader::whole(bytes, |r| {
             r.map(|r, key| {
                 match key {
                     1 => suites = Some(r.list(1..=8, Reader::suite)?),
                     2 => ek_name = Some(read_name(r)?),
                     3 => ek_pub = Some(read_pub(r)?),
-                    // EK certificate chain: not judged by this version, the register is the anchor.
-                    4 => drop(r.list(1..=4, |r| r.bytes(16..=4096).map(drop))?),
+                    4 => ek_chain = read_chain(r)?,
                     5 => epoch = Some(r.uint32()?),
                     6 => ak_pub = Some(read_pub(r)?),
                     7 => sto_pub = Some(read_pub(r)?),
@@ -109,6 +117,7 @@ impl HelloBody {
                 suites: r.required(suites)?,
                 ek_name: r.required(ek_name)?,
                 ek_pub: r.required(ek_pub)?,
+                ek_chain,
                 epoch: r.required(epoch)?,
                 ak_pub: r.required(ak_pub)?,
                 sto_pub: r.required(sto_pub)?,
@@ -137,12 +146,8 @@ pub struct EvidenceBody {
     pub certify_identity: Attest,
     /// Quote.
     pub quote: Attest,
-    /// TCG event log, may be empty where the policy says so.
-    pub event_log: Vec<u8>,
-    /// First IMA entry that follows.
-    pub ima_first: u64,
-    /// IMA entries.
-    pub ima_log: Vec<u8>,
+    /// Event log and IMA list, may be empty where the policy says so.
+    pub logs: Logs,
     /// PKCS#10 of the TLS key, DER.
     pub csr: Vec<u8>,
     /// TPM_PT_PERMANENT.
@@ -178,7 +183,8 @@ impl EvidenceBody {
             write_attest(w.key(4), &self.certify_tls);
             write_attest(w.key(5), &self.certify_identity);
             write_attest(w.key(6), &self.quote);
-            w.key(7).bytes(&self.event_log).key(8).uint(self.ima_first).key(9).bytes(&self.ima_log);
+            let Logs { event_log, ima_first, ima_log } = &self.logs;
+            w.key(7).bytes(event_log).key(8).uint(*ima_first).key(9).bytes(ima_log);
             w.key(10).bytes(&self.csr).key(11).uint(self.permanent).key(12).boolean(self.platform_open);
         })
     }
@@ -217,9 +223,11 @@ impl EvidenceBody {
                 certify_tls: r.required(certify_tls)?,
                 certify_identity: r.required(certify_identity)?,
                 quote: r.required(quote)?,
-                event_log: r.required(event_log)?,
-                ima_first: r.required(ima_first)?,
-                ima_log: r.required(ima_log)?,
+                logs: Logs {
+                    event_log: r.required(event_log)?,
+                    ima_first: r.required(ima_first)?,
+                    ima_log: r.required(ima_log)?,
+                },
                 csr: r.required(csr)?,
                 permanent: r.required(permanent)?,
                 platform_open: r.required(platform_open)?,

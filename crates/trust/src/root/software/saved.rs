@@ -219,6 +219,13 @@ impl SoftwareRoot {
             pin: saved_root.pin,
             reset_count: saved_root.reset_count.wrapping_add(1),
         };
-        Ok(Self { rng, kept: Some(kept), volatile: Volatile::new(), platform_open: saved_root.platform_open })
+        Ok(Self {
+            rng,
+            kept: Some(kept),
+            volatile: Volatile::new(),
+            platform_open: saved_root.platform_open,
+            measurements: None,
+            certificate: Vec::new(),
+        })
     }
 }

@@ -6,9 +6,9 @@ use gridseal_crypto::{
     Key, Signature, random,
     role::{ActivationSecret, DeviceRootSecret, OwnerSecret},
     sha256,
-    tpm::{SealedSecret, encrypted_device_root},
+    tpm::{EndorsementKey, SealedSecret, encrypted_device_root},
 };
-use gridseal_types::{Digest, EkName, Epoch};
+use gridseal_types::{Code, Digest, EkName, Epoch};
 
 use super::{
     DEVICE_ROOT_HANDLE, ENDORSEMENT_HANDLE, STORAGE_ROOT_HANDLE, Tpm2Root,
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     enrol::secrets::owner_secret_input,
-    root::{Attest, ImportObject, KeyBlob, RootError, TpmTransport},
+    root::{Attest, EndorsementKind, ImportObject, KeyBlob, RootError, TpmTransport},
     tpm::{
-        self, ALG_NULL, ALG_SHA256, DEVICE_ROOT_TEMPLATE, ENDORSEMENT_TEMPLATE, RH_ENDORSEMENT, RH_NULL,
-        RH_OWNER, RH_PLATFORM, Reader, STORAGE_TEMPLATE, parse_signature, tpm2b,
+        self, ALG_NULL, ALG_SHA256, DEVICE_ROOT_TEMPLATE, ENDORSEMENT_RSA_TEMPLATE, ENDORSEMENT_TEMPLATE,
+        RH_ENDORSEMENT, RH_NULL, RH_OWNER, RH_PLATFORM, Reader, STORAGE_TEMPLATE, parse_signature, tpm2b,
     },
 };
 
@@ -32,11 +32,20 @@ pub(super) fn without_point(template: &[u8]) -> Vec<u8> {
     [template, &[0; 4]].concat()
 }
 
-/// The TCG fixes `unique` of the endorsement template: two coordinates of 32 zero bytes.
-fn endorsement_template() -> Vec<u8> {
-    let mut public = ENDORSEMENT_TEMPLATE.to_vec();
-    tpm2b(&mut public, &[0; 32]);
-    tpm2b(&mut public, &[0; 32]);
+/// The TCG fixes `unique` of the endorsement templates: two coordinates of 32 zero bytes, or a modulus of 256.
+fn endorsement_template(kind: EndorsementKind) -> Vec<u8> {
+    let mut public;
+    match kind {
+        EndorsementKind::P256 => {
+            public = ENDORSEMENT_TEMPLATE.to_vec();
+            tpm2b(&mut public, &[0; 32]);
+            tpm2b(&mut public, &[0; 32]);
+        }
+        EndorsementKind::Rsa2048 => {
+            public = ENDORSEMENT_RSA_TEMPLATE.to_vec();
+            tpm2b(&mut public, &[0; 256]);
+        }
+    }
     public
 }
 
@@ -120,8 +129,14 @@ impl<T: TpmTransport> Tpm2Root<T> {
         if let Some(public) = &self.endorsement_public {
             return Ok(public.clone());
         }
-        let public = self.persistent_primary(RH_ENDORSEMENT, &endorsement_template(), ENDORSEMENT_HANDLE)?;
-        tpm::endorsement_key(&public).map_err(|_| RootError::Unsuitable)?;
+        let template = endorsement_template(self.endorsement);
+        let public = self.persistent_primary(RH_ENDORSEMENT, &template, ENDORSEMENT_HANDLE)?;
+        match (tpm::endorsement_key(&public).map_err(RootError::Endorsement)?, self.endorsement) {
+            (EndorsementKey::P256(_), EndorsementKind::P256)
+            | (EndorsementKey::Rsa2048(_), EndorsementKind::Rsa2048) => {}
+            // Somebody keeps another kind at the handle: this device has another Name than it was made with.
+            _ => return Err(RootError::Endorsement(Code::Endorsement)),
+        }
         self.endorsement_public = Some(public.clone());
         Ok(public)
     }

@@ -1,4 +1,4 @@
-//! NV indices: epoch counter, its base, and the owner pin.
+//! NV indices: epoch counter, its base, the owner pin, and the certificate of the endorsement key.
 
 use alloc::vec::Vec;
 
@@ -6,10 +6,11 @@ use gridseal_types::{Digest, Epoch};
 
 use super::{
     Tpm2Root,
-    wire::{Auth, Call, cc, rc},
+    wire::{Auth, Call, PARAMETER_SIZE_MAX, cc, rc},
 };
 use crate::{
-    root::{OwnerPin, RootError, TpmTransport},
+    endorsement,
+    root::{EndorsementKind, OwnerPin, RootError, TpmTransport},
     tpm::{ALG_SHA256, RH_PLATFORM, Reader, tpm2b},
 };
 
@@ -27,6 +28,14 @@ const EPOCH_COUNTER: Index = Index { handle: 0x0141_0001, attributes: 0x4204_041
 const OWNER_PIN: Index = Index { handle: 0x0141_0002, attributes: 0x4204_0404, size: 40 };
 /// Ordinary with WRITEDEFINE: locked for ever at production.
 const EPOCH_BASE: Index = Index { handle: 0x0141_0003, attributes: 0x4204_2404, size: 8 };
+
+/// Certificate of an RSA 2048 endorsement key, and of one on P-256, where the TCG has them.
+const CERTIFICATE_RSA_2048: u32 = 0x01c0_0002;
+const CERTIFICATE_P256: u32 = 0x01c0_000a;
+/// What is read of a certificate's index, bytes: no certificate that is taken is longer.
+const CERTIFICATE_READ_MAX: u16 = 4_096;
+/// What is read at once, bytes.
+const NV_PIECE: u16 = 512;
 
 /// `Ok(None)` for one response code that is an answer and no failure.
 fn unless<R>(result: Result<R, RootError>, code: u32) -> Result<Option<R>, RootError> {
@@ -71,6 +80,38 @@ impl<T: TpmTransport> Tpm2Root<T> {
         let data = reader.tpm2b(usize::from(index.size), "data")?.to_vec();
         reader.finish("parameters")?;
         if data.len() == usize::from(index.size) { Ok(Some(data)) } else { Err(RootError::Malformed) }
+    }
+
+    /// The endorsement key's certificate as the TPM's maker left it, cut at its own length; empty where there is none.
+    pub(super) fn endorsement_certificate(&mut self) -> Result<Vec<u8>, RootError> {
+        let handle = match self.endorsement {
+            EndorsementKind::Rsa2048 => CERTIFICATE_RSA_2048,
+            EndorsementKind::P256 => CERTIFICATE_P256,
+        };
+        let call = Call { cc: cc::NV_READ_PUBLIC, handles: &[handle], auths: &[], parameters: &[] };
+        let Some(answer) = unless(self.run(&call), rc::HANDLE_H1)? else { return Ok(Vec::new()) };
+        let mut reader = Reader::new(&answer.parameters);
+        let mut public = Reader::new(reader.tpm2b(PARAMETER_SIZE_MAX, "nvPublic")?);
+        public.u32("nvIndex")?;
+        public.u16("nameAlg")?;
+        let attributes = public.u32("attributes")?;
+        public.tpm2b(PARAMETER_SIZE_MAX, "authPolicy")?;
+        let size = public.u16("dataSize")?;
+        let index = Index { handle, attributes, size };
+        let mut certificate = Vec::with_capacity(usize::from(size));
+        // In pieces that every TPM reads at once. One that is too large for a message is as good as none.
+        for offset in (0..size.min(CERTIFICATE_READ_MAX)).step_by(usize::from(NV_PIECE)) {
+            let piece = size.saturating_sub(offset).min(NV_PIECE);
+            let parameters = [piece, offset].map(u16::to_be_bytes).concat();
+            let answer = match self.nv_call(cc::NV_READ, index, &parameters) {
+                Ok(answer) => answer,
+                // Never written, or not for us to read: as good as none.
+                Err(RootError::Refused { .. }) => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            };
+            certificate.extend_from_slice(Reader::new(&answer).tpm2b(usize::from(piece), "data")?);
+        }
+        Ok(endorsement::cut(&certificate).unwrap_or_default().to_vec())
     }
 
     fn nv_write(&mut self, index: Index, data: &[u8]) -> Result<(), RootError> {

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use gridseal_crypto::{
     random, sha256,
-    tpm::{SealedSecret, SecretLabel, SessionNonces, TpmSessionKey, decrypted_response, share_secret},
+    tpm::{SealedSecret, SecretLabel, SessionNonces, TpmSessionKey, decrypted_response},
 };
 use gridseal_types::N16;
 
@@ -65,7 +65,7 @@ impl<T: TpmTransport> Tpm2Root<T> {
         salt: &[u8],
         kind: u8,
     ) -> Result<(u32, [u8; 16]), RootError> {
-        let mut parameters = Vec::with_capacity(128);
+        let mut parameters = Vec::with_capacity(320);
         tpm2b(&mut parameters, nonce_caller);
         parameters.extend_from_slice(salt);
         parameters.push(kind);
@@ -100,7 +100,7 @@ impl<T: TpmTransport> Tpm2Root<T> {
         let endorsement_public = self.endorsement_public()?;
         let endorsement = tpm::endorsement_key(&endorsement_public).map_err(|_| RootError::Unsuitable)?;
         let (seed, salt) =
-            share_secret(SecretLabel::Secret, &endorsement, &mut *self.rng).map_err(|_| RootError::Rng)?;
+            endorsement.share_secret(SecretLabel::Secret, &mut *self.rng).map_err(|_| RootError::Rng)?;
         let caller = random::<16>(&mut *self.rng).map_err(|_| RootError::Rng)?;
         let (handle, nonce_tpm) = self.start_salted(&caller, &salt)?;
         let key = SessionNonces { caller, tpm: nonce_tpm }.session_key(&seed);

@@ -34,6 +34,7 @@ pub(super) mod cc {
     pub(in super::super) const SIGN: u32 = 0x15d;
     pub(in super::super) const UNSEAL: u32 = 0x15e;
     pub(in super::super) const FLUSH_CONTEXT: u32 = 0x165;
+    pub(in super::super) const NV_READ_PUBLIC: u32 = 0x169;
     pub(in super::super) const READ_PUBLIC: u32 = 0x173;
     pub(in super::super) const START_AUTH_SESSION: u32 = 0x176;
     pub(in super::super) const GET_CAPABILITY: u32 = 0x17a;
