@@ -57,14 +57,14 @@ fn a_release_that_is_not_current_is_provisioned_with_grace_or_refused_as_its_pol
 }
 
 #[test]
-fn a_model_without_a_policy_is_asked_nothing() {
+fn a_model_without_a_policy_is_held() {
     let rules = Owner::rules_of([Policy { model: "Other".into(), ..Owner::policy() }]);
     let mut world = World::with_rules(rules, |_, _| ());
     world.start();
     assert!(world.run_until(|world| !world.owner_refusals().is_empty()));
     assert_eq!(world.owner_refusals(), [Code::Policy]);
-    assert!(!world.key_requests.contains(&"challenge"));
-    assert_eq!(world.entry().state, DeviceState::Registered);
+    assert_eq!(appraisals(&world), [Err(Reason::NoPolicy)]);
+    assert_eq!(world.entry().state, DeviceState::Quarantined);
 }
 
 /// The kernel of a device: measures files into PCR 10 and keeps the list.

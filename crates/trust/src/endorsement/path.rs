@@ -177,7 +177,7 @@ impl Issuers {
             EndorsementKey::P256(_) => KEY_AGREEMENT,
             EndorsementKey::Rsa2048(_) => KEY_ENCIPHERMENT,
         };
-        if !extensions.is_endorsement || !extensions.key_usage.is_none_or(|usage| usage & wanted != 0) {
+        if !extensions.is_endorsement || extensions.key_usage.is_some_and(|usage| usage & wanted == 0) {
             return Err(Fault::Purpose);
         }
         let tpm = &extensions.tpm;

@@ -61,14 +61,18 @@ impl Pace {
         most: Duration::from_secs(86_400),
         reply: Duration::from_secs(60),
     };
+
+    /// Window in which [`CHALLENGES_MAX`] challenges are answered: 120 times the first ceiling, an hour in the field.
+    #[must_use]
+    pub const fn challenges(&self) -> Duration {
+        self.first.saturating_mul(120)
+    }
 }
 
 /// After this many failures in a row the session is given up and a new one begins with a fresh M.
 pub const FAILURES_MAX: u32 = 3;
-/// Most challenges of init servers that are answered in [`CHALLENGES_WINDOW`]: nobody uses a device as an oracle.
+/// Most challenges of init servers that are answered in [`Pace::challenges`]: nobody uses a device as an oracle.
 pub const CHALLENGES_MAX: usize = 3;
-/// See [`CHALLENGES_MAX`].
-pub const CHALLENGES_WINDOW: Duration = Duration::from_secs(3_600);
 /// Most steps of the epoch counter in one session.
 const EPOCH_STEPS_MAX: u32 = 32;
 
@@ -254,7 +258,7 @@ pub struct Device {
     /// The redirect of the record, once its signatures were checked since power came.
     verified: Option<VerifiedRedirect>,
     failures: u32,
-    /// When the last challenges of init servers were answered: at most [`CHALLENGES_MAX`] in [`CHALLENGES_WINDOW`].
+    /// When the last challenges of init servers were answered: at most [`CHALLENGES_MAX`] in [`Pace::challenges`].
     challenged: VecDeque<Tick>,
     /// A new session is to replace a configuration that the owner never confirmed.
     is_renewing: bool,

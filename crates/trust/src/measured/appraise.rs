@@ -325,10 +325,12 @@ impl PolicySet {
         self.models.keys().map(String::as_str)
     }
 
-    /// TPML_PCR_SELECTION that a device of this model has to quote; `None` without a policy.
+    /// TPML_PCR_SELECTION that a device of this model has to quote. One whose model has no policy quotes what another's
+    /// would, so that its evidence is complete when it is refused. `None` without any policy.
     #[must_use]
     pub fn pcr_selection(&self, model: &str) -> Option<Vec<u8>> {
-        self.known(model).first().map(|known| tpm::pcr_selection(&known.indices()))
+        let known = self.known(model).first().or_else(|| self.models.values().flatten().next())?;
+        Some(tpm::pcr_selection(&known.indices()))
     }
 
     /// First IMA entry that a device is asked for: what was judged before, by the same key under a policy that is still

@@ -180,7 +180,8 @@ fn a_certificate_with_the_oddities_of_vendors_is_believed() {
     assert_eq!(cut(&leaf).unwrap().len(), leaf.len() - 100);
     let mut issuers = vendor.issuers.clone();
     assert!(issuers.intermediate(&vendor.issuing));
-    assert_eq!(issuers.judge(&endorsement(), &[leaf], NOW).unwrap().path, assured.path);
+    let again = issuers.judge(&endorsement(), &[leaf], NOW).unwrap();
+    assert_eq!((&again.path[1..], again.tpm), (&assured.path[1..], assured.tpm));
     // An RSA key, named RSAES-OAEP as some do.
     let rsa = EndorsementKey::Rsa2048(RsaPublicKey::from_modulus(&[0xc5; 256]).unwrap());
     let mut draft = Draft::leaf(&rsa);

@@ -209,7 +209,7 @@ fn a_hostile_ima_list_is_refused_where_its_flaw_is() {
     assert!(flaw(b"10 \xff\xff\xff\xff\n").is_err());
     assert_eq!(flaw(&vec![b'1'; LOG_SIZE_MAX + 1]), Err(LogFlaw::Size));
     assert_eq!(flaw(&vec![b'1'; LOG_SIZE_MAX]), Err(LogFlaw::Value));
-    assert_eq!(flaw(&[10, 0, 0, 0].repeat(LOG_SIZE_MAX / 4)), Err(LogFlaw::Length));
+    assert_eq!(flaw(&[10, 0, 0, 0].repeat(LOG_SIZE_MAX / 4)), Err(LogFlaw::Value));
     assert!(flaw(&b"\n".repeat(LOG_SIZE_MAX)).is_err());
 }
 
@@ -450,7 +450,8 @@ fn only_new_entries_are_asked_for_while_key_boot_and_policy_stay() {
     // Another boot, or nothing on record: no verdict, the whole list is asked for.
     let reset = Quoted { reset_count: 8, ..quote };
     assert_eq!(judge(&policies, &rest, &reset, Some(&before)), Err(Reason::ImaDiscontinuous));
-    assert_eq!(judge(&policies, &rest, &quote_of(1, &first), Some(&before)), Err(Reason::ImaDiscontinuous));
+    let other = [entry("/bin/b", [2; 32], None, false)];
+    assert_eq!(judge(&policies, &rest, &quote_of(1, &other), Some(&before)), Err(Reason::ImaDiscontinuous));
     let forgotten =
         Measurements { logs: &rest, ima_next: 2, quoted: &quote, attestation_key: KEY_NAME, before: None };
     assert_eq!(policies.appraise(MODEL, &forgotten), Err(Reason::ImaDiscontinuous));

@@ -8,7 +8,7 @@ use alloc::{boxed::Box, vec::Vec};
 use gridseal_crypto::tpm::SEALED_PUBLIC_HEAD;
 use gridseal_types::{Code, Digest, EkName, Nonce, Tick, service::keys::Bytes};
 
-use super::{CHALLENGES_MAX, CHALLENGES_WINDOW, Challenge, DeliveredKey, Device, Installed, Session};
+use super::{CHALLENGES_MAX, Challenge, DeliveredKey, Device, Installed, Session};
 use crate::{
     csr::certificate_key,
     enrol::{
@@ -46,7 +46,8 @@ impl Device {
         if is_proof {
             return Err(Code::State);
         }
-        self.challenged.retain(|at| now.since(*at) < CHALLENGES_WINDOW);
+        let window = self.firmware.pace.challenges();
+        self.challenged.retain(|at| now.since(*at) < window);
         if self.challenged.len() >= CHALLENGES_MAX { Err(Code::Busy) } else { Ok(challenge) }
     }
 
