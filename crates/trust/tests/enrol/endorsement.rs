@@ -288,7 +288,7 @@ fn circles_and_ladders_end() {
         }
     }
     let leaf = Draft::leaf(&endorsement()).sign(&key(2));
-    assert_eq!(issuers.judge(&endorsement(), &[leaf.clone()], NOW), Err(Fault::NoPath));
+    assert_eq!(issuers.judge(&endorsement(), core::slice::from_ref(&leaf), NOW), Err(Fault::NoPath));
     let ladder: Vec<std::string::String> = (0..6).map(|step| std::format!("Step {step}")).collect();
     let mut issuers = Vendor::new().issuers;
     for step in 0..5usize {

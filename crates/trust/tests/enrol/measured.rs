@@ -332,7 +332,7 @@ fn logs_count_only_when_they_lead_to_what_was_quoted() {
 fn a_policy_that_allows_it_is_met_without_logs_as_before() {
     let free = Policy { logs_may_be_empty: true, ima_paths: Vec::new(), ..policy(1, 1) };
     let [pcr0, pcr4] = booted(1);
-    let policies = set(&[free.clone()]);
+    let policies = set(&[free]);
     let pass = judge(&policies, &Logs::default(), &quoted(&[pcr0, pcr4]), None).unwrap();
     assert_eq!((pass.verdict, pass.progress), (Verdict::Pass, None));
     let other = judge(&policies, &Logs::default(), &quoted(&[pcr4, pcr4]), None);
