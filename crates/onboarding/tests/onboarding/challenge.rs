@@ -106,7 +106,8 @@ fn a_name_from_a_label_is_worth_nothing_without_its_tpm() {
         secret: challenge.secret.clone(),
     });
     assert_eq!(opened.err(), Some(RootError::Refused { command: 0x147, rc: 0x1df }));
-    let rows: [(&str, fn(&mut InitHello)); 4] = [
+    type Spoil = fn(&mut InitHello);
+    let rows: [(&str, Spoil); 4] = [
         ("no endorsement key", |hello| hello.ek_pub = None),
         ("no identity key", |hello| hello.iak_pub = None),
         ("another suite", |hello| hello.suites = vec![2]),
