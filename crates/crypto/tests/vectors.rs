@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use gridseal_crypto::{
-    AgreementKey, InvocationCounter, Key, PairContext, PairSeal, PublicKey, RsaPublicKey, SecondKey, SecondSigner, apdu,
+    AgreementKey, InvocationCounter, Key, PairContext, PairSeal, PublicKey, RsaPublicKey, SecondKey,
+    SecondSigner, apdu,
     backend::{Backend, rustcrypto::RustCrypto},
     role::{Ephemeral, Guek, Kek, SoftwareRootKey, VoucherSecond},
     tpm::{

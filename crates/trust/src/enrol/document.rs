@@ -68,7 +68,8 @@ impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
             let is_other = self.device_type != DeviceType::Meter;
-            let extensions = [self.system_title.is_some(), self.software_root, is_other, !self.ek_chain.is_empty()];
+            let extensions =
+                [self.system_title.is_some(), self.software_root, is_other, !self.ek_chain.is_empty()];
             w.map(8 + extensions.into_iter().filter(|is_there| *is_there).count());
             w.key(1).text(&self.serial).key(2).text(&self.model);
             w.key(3).bytes(self.ek_name.as_bytes()).key(4).bytes(&self.ek_pub);
