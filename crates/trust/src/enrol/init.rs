@@ -37,7 +37,7 @@ pub struct InitHello {
     pub epoch: Epoch,
     /// TPMT_PUBLIC of the identity key, to which a challenge is bound.
     pub iak_pub: Option<Vec<u8>>,
-    /// TPMT_PUBLIC of the endorsement key, an extension of ours (member -1, see ADR 22): its Name is `ek_name`, so that
+    /// TPMT_PUBLIC of the endorsement key, an extension of ours (member -1, see ADR 24): its Name is `ek_name`, so that
     /// an init server needs no register of keys to make a challenge.
     pub ek_pub: Option<Vec<u8>>,
 }
