@@ -44,17 +44,20 @@ pub(crate) const DONE: u8 = 6;
 /// What of a ciphered APDU is read before it is opened.
 struct Header {
     title: Option<SystemTitle>,
+    /// Tag that the plain APDU must have, when the carrier says it.
+    inner: Option<u8>,
     counter: u32,
     body: Range<usize>,
     tag: TagHead,
 }
 
 fn header(apdu: &[u8]) -> Option<Header> {
-    let (title, protected) = if apdu.first() == Some(&GENERAL_GLO_CIPHERING) {
+    let (title, inner, protected) = if apdu.first() == Some(&GENERAL_GLO_CIPHERING) {
         let general = GeneralGlo::from_bytes(apdu).ok()?;
-        (general.system_title, general.protected())
+        (general.system_title, None, general.protected())
     } else {
-        (None, service_carrier(apdu)?)
+        let tag = *apdu.first()?;
+        (None, Some(inner_tag(tag)), service_carrier(apdu)?)
     };
     if protected.security_control != SecurityControl::AUTHENTICATED_ENCRYPTION {
         return None;
@@ -62,7 +65,7 @@ fn header(apdu: &[u8]) -> Option<Header> {
     let body = apdu.len().checked_sub(protected.body.len())?..apdu.len();
     let tag_at = protected.body.len().checked_sub(TAG_SIZE)?;
     let tag = protected.body.get(tag_at..)?.first_chunk::<8>()?;
-    Some(Header { title, counter: protected.invocation_counter, body, tag: *tag })
+    Some(Header { title, inner, counter: protected.invocation_counter, body, tag: *tag })
 }
 
 /// What a fuzzer drives.
@@ -78,6 +81,17 @@ pub(crate) fn look_at(apdu: &[u8]) {
 /// DLMS fact sheet, section 5.4.
 const fn is_service_carrier(tag: u8) -> bool {
     matches!(tag, 0x28 | 0x2E | 0xC8..=0xCF)
+}
+
+/// Tag of the service in a carrier.
+///
+/// # Source
+/// DLMS fact sheet, section 5.4.
+const fn inner_tag(carrier: u8) -> u8 {
+    match carrier {
+        0x28 | 0x2E => carrier - 0x20,
+        _ => carrier.wrapping_sub(8),
+    }
 }
 
 fn service_carrier(apdu: &[u8]) -> Option<Protected<'_>> {
@@ -141,6 +155,11 @@ impl<R: Records> Work<'_, R> {
         let Some(hot) = found.or_else(|| self.try_candidates(number, &header, &mut apdu)) else {
             return Err(Code::Grant.into());
         };
+        //= DLMS 5.4: the tag inside must be the one that the carrier names
+        // Before the counter is used up: whoever changes the carrier on its way must not take it from the true APDU.
+        if header.inner.is_some_and(|inner| apdu.get(header.body.start) != Some(&inner)) {
+            return Err(Code::Format.into());
+        }
         let size = header.body.len().saturating_sub(TAG_SIZE);
         apdu.copy_within(header.body.start..header.body.start.saturating_add(size), 0);
         apdu.truncate(size);

@@ -24,8 +24,8 @@ use crate::{
     record::{CHANGES, ChangeEntry, DEVICES, ProofEntry, TransferEntry, VersionEntry},
 };
 
-/// How often a proof under the new master key is tried before one under the old one is.
-const PROOFS_UNDER_NEW_MAX: u32 = 3;
+/// How often a proof under one master key is tried before one under another is.
+const PROOFS_MAX: u32 = 3;
 
 /// ACTION normal on method 2 of the security setup 0.0.43.0.0.255, with parameter.
 const TRANSFER_HEAD: [u8; 13] =
@@ -109,7 +109,7 @@ impl<R: Records> Work<'_, R> {
         if items.is_empty() || (changes_kek && items.len() > 1) {
             return Err(Denial::Malformed.into());
         }
-        let wrapped_by = device.kek().ok_or(Denial::UnknownKey)?.version;
+        let wrapped_by = device.kek_in_turn().ok_or(Denial::UnknownKey)?;
         let id = draw_id(self.rng)?;
         let version = self.next_version(device)?;
         for kind in &items {
@@ -148,7 +148,7 @@ impl<R: Records> Work<'_, R> {
         let Some(mut change) = device.change.clone() else { return Ok(None) };
         if matches!(change.phase, ChangePhase::Prepared | ChangePhase::NotInstalled) {
             self.replicate()?;
-            let kek = change.wrapped_by;
+            let kek = self.wrapping(device, &mut change)?;
             let missing: Vec<(KeyKind, u32)> = change
                 .items
                 .iter()
@@ -174,6 +174,23 @@ impl<R: Records> Work<'_, R> {
         Ok(None)
     }
 
+    /// The master key for the next transfer of a change; the change and its versions say which one it is.
+    fn wrapping(&self, device: &mut Device, change: &mut ChangeEntry) -> Result<u32, Stop> {
+        let mut keks = device.kek_in_turn();
+        // A new master key does not wrap itself.
+        if change.items.contains(&KeyKind::Kek) && keks == Some(change.version) {
+            keks = Some(change.wrapped_by);
+        }
+        let kek = keks.ok_or(Denial::UnknownKey)?;
+        change.wrapped_by = kek;
+        for kind in &change.items {
+            if let Some(entry) = device.version_mut(*kind, change.version) {
+                entry.wrapped_by = Some(kek);
+            }
+        }
+        Ok(kek)
+    }
+
     /// 7.4: a fresh encryption key under the new master key proves that one; if the meter refuses it, one under the old
     /// master key proves the old one.
     fn advance_proof(
@@ -186,7 +203,7 @@ impl<R: Records> Work<'_, R> {
                 self.next_proof(device, &change, &proof)?
             }
             Some(proof) if proof.phase == ChangePhase::NotInstalled => {
-                if proof.wrapped_by == change.version && proof.attempts >= PROOFS_UNDER_NEW_MAX {
+                if proof.attempts >= PROOFS_MAX {
                     self.next_proof(device, &change, &proof)?
                 } else {
                     proof
@@ -207,14 +224,24 @@ impl<R: Records> Work<'_, R> {
         Ok(Some(sealed))
     }
 
-    /// The other master key's turn.
+    /// The next master key's turn: the new one, the one that wrapped it, then whatever else the meter may have.
     fn next_proof(
         &mut self,
         device: &mut Device,
         change: &ChangeEntry,
         proof: &ProofEntry,
     ) -> Result<ProofEntry, Stop> {
-        let kek = if proof.wrapped_by == change.version { change.wrapped_by } else { change.version };
+        let mut keks = alloc::vec![change.version, change.wrapped_by];
+        keks.extend(device.keks().into_iter().filter(|kek| !keks.contains(kek)).collect::<Vec<u32>>());
+        let place = keks.iter().position(|kek| *kek == proof.wrapped_by).unwrap_or_default();
+        let kek = keks.into_iter().cycle().nth(place.saturating_add(1)).ok_or(Denial::UnknownKey)?;
+        if proof.phase == ChangePhase::Refused
+            && let Some(entry) = device.version_mut(KeyKind::Guek, proof.version)
+        {
+            // The meter has said that it did not take it: the same key will do.
+            entry.wrapped_by = Some(kek);
+            return Ok(ProofEntry { wrapped_by: kek, phase: ChangePhase::Prepared, attempts: 0, ..*proof });
+        }
         self.new_proof(device, change, kek)
     }
 
@@ -314,6 +341,7 @@ impl<R: Records> Work<'_, R> {
                 proof.phase = change_after(proof.phase, ChangeEvent::NoEvidence).unwrap_or(proof.phase);
             }
             (None, Some(_)) => {
+                device.transfer_failed(true);
                 step(&mut change, self.now.0, &[ChangeEvent::Refuse]);
                 if device.entry.claim == ClaimState::Claiming {
                     device.entry.claim = ClaimState::ClaimFailed;

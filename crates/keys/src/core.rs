@@ -14,8 +14,8 @@ use crate::{
     Decision, Keystore, Service,
     associations::Associations,
     record::{DEVICES, DeviceEntry, SITE, context, opened},
-    service::SiteState,
-    site::{Site, Standby},
+    service::{SiteState, decoded},
+    site::{Site, SiteRow, Standby},
     traffic::Traffic,
 };
 
@@ -150,7 +150,10 @@ impl Core {
         rng: &mut dyn Rng,
         requests: Vec<KeyRequest>,
     ) -> Result<Decision, KeysError> {
-        let site = Site::single(Self::CLIENT_TITLE);
+        // The caller vouches that these records are the newest.
+        let row: Option<SiteRow> = decoded(records.get(SITE, &[])?)?;
+        let marker = row.map(|row| row.epoch);
+        let site = Site { marker, ..Site::single(Self::CLIENT_TITLE) };
         let mut service = Service::load(self, records, site, &mut NoSecrets)?;
         service.decide(records, now, rng, requests)
     }
@@ -337,6 +340,14 @@ impl<R: Records> Work<'_, R> {
             Standby::Lost => return Err(Stop::Denied(Denial::NoStandby)),
         }
         Ok(())
+    }
+
+    /// What no approval lets go without a standby: plain counters, which the standby would use again when it takes over.
+    pub(crate) fn replicate_always(&mut self) -> Result<(), Stop> {
+        match self.site.site.standby {
+            Standby::Lost => Err(Stop::Denied(Denial::NoStandby)),
+            _ => self.replicate(),
+        }
     }
 
     pub(crate) fn device(&self, device: &EkName) -> Result<DeviceEntry, Stop> {

@@ -75,12 +75,7 @@ impl Core {
             if version.envelope.0.is_empty() {
                 continue;
             }
-            let context = key_context(&self.keystore, device, &version);
-            let revealed = match version.kind {
-                KeyKind::Gak => opened::<Gak, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
-                KeyKind::Kek => opened::<Kek, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
-                _ => opened::<Guek, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
-            };
+            let revealed = self.danger_version_key(device, &version)?;
             let role = match version.kind {
                 KeyKind::Gak => "Gak",
                 KeyKind::Kek => "Kek",
@@ -92,6 +87,23 @@ impl Core {
             self.danger_session(&epochs, &session, &mut inventory)?;
         }
         Ok(inventory)
+    }
+
+    /// The key of one version of a device, in hex.
+    ///
+    /// # Errors
+    /// [`KeysError::Keystore`] when its envelope does not open.
+    pub fn danger_version_key(
+        &self,
+        device: &DeviceEntry,
+        version: &VersionEntry,
+    ) -> Result<String, KeysError> {
+        let (dek, context) = (&self.keystore.dek, key_context(&self.keystore, device, version));
+        Ok(match version.kind {
+            KeyKind::Gak => opened::<Gak, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
+            KeyKind::Kek => opened::<Kek, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
+            _ => opened::<Guek, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
+        })
     }
 
     fn danger_session(

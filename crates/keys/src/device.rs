@@ -23,7 +23,10 @@ use crate::{
 };
 
 /// Most pairs that are tried for one device.
-const PAIRS_MAX: usize = 16;
+const PAIRS_MAX: usize = 64;
+
+/// Transfers that are not installed before another master key has its turn. One that is refused counts as so many.
+const TRANSFERS_BEFORE_NEXT: u8 = 3;
 
 /// One device.
 #[derive(Debug, Clone)]
@@ -146,6 +149,12 @@ impl Device {
         Some(Pair { guek: of(KeyKind::Guek)?, gak: of(KeyKind::Gak)? })
     }
 
+    /// The version of a kind that was proven last.
+    pub(crate) fn newest_proven(&self, kind: KeyKind) -> Option<u32> {
+        let proven = self.versions.iter().filter(|entry| entry.kind == kind && entry.proven_order > 0);
+        proven.max_by_key(|entry| entry.proven_order).map(|entry| entry.version)
+    }
+
     /// The master key that the meter has, as far as is proven.
     pub(crate) fn kek(&self) -> Option<&VersionEntry> {
         let compromised = |entry: &&VersionEntry| {
@@ -153,6 +162,36 @@ impl Device {
         };
         self.active(KeyKind::Kek)
             .or_else(|| self.versions.iter().filter(compromised).max_by_key(|entry| entry.proven_order))
+    }
+
+    /// Master keys that the meter may have: the one in use, then what may have reached it, newest first, then what it has
+    /// used before.
+    pub(crate) fn keks(&self) -> Vec<u32> {
+        let first = self.kek().map(|kek| kek.version);
+        let mut others: Vec<&VersionEntry> = self
+            .versions
+            .iter()
+            .filter(|entry| entry.kind == KeyKind::Kek && !entry.closed && !entry.envelope.0.is_empty())
+            .filter(|entry| (entry.sent || entry.proven_order > 0) && Some(entry.version) != first)
+            .collect();
+        others.sort_by_key(|entry| {
+            (entry.state == VersionState::Deactivated, core::cmp::Reverse(entry.version))
+        });
+        first.into_iter().chain(others.into_iter().map(|entry| entry.version)).collect()
+    }
+
+    /// The master key that wraps the next transfer: the one in use, until transfers under it fail again and again; then the
+    /// others have their turn.
+    pub(crate) fn kek_in_turn(&self) -> Option<u32> {
+        let keks = self.keks();
+        let turn = usize::from(self.entry.transfers_failed / TRANSFERS_BEFORE_NEXT);
+        keks.get(turn.checked_rem(keks.len())?).copied()
+    }
+
+    /// A transfer has failed: refused by the meter, or not installed.
+    pub(crate) fn transfer_failed(&mut self, is_refused: bool) {
+        let step = if is_refused { TRANSFERS_BEFORE_NEXT } else { 1 };
+        self.entry.transfers_failed = self.entry.transfers_failed.saturating_add(step);
     }
 
     pub(crate) fn next_act(&mut self) -> u64 {
@@ -182,14 +221,25 @@ impl Device {
     pub(crate) fn prove(&mut self, kind: KeyKind, number: u32, now: UtcTime) -> bool {
         let Some(entry) = self.version(kind, number) else { return false };
         let (bundled, wrapped_by) = (entry.bundled, entry.wrapped_by);
+        let is_first = entry.proven_order <= entry.sent_order;
         let kinds: &[KeyKind] = if bundled { &KeyKind::ALL } else { core::slice::from_ref(&kind) };
         let mut changed = false;
         for kind in kinds {
             changed |= self.activate(*kind, number, now, bundled);
         }
         let awaited = wrapped_by.and_then(|kek| self.version(KeyKind::Kek, kek));
-        if let Some(kek) = awaited.filter(|kek| kek.state == VersionState::PreActive && kek.sent) {
-            let kek = kek.version;
+        let is_news = |kek: &&VersionEntry| match kek.state {
+            VersionState::PreActive => kek.sent,
+            VersionState::Compromised => kek.sent && kek.proven_order <= kek.sent_order,
+            // The meter has gone back to it, and has opened a new key with it.
+            VersionState::Deactivated => is_first,
+            _ => false,
+        };
+        let news = awaited.filter(is_news).map(|kek| kek.version);
+        if changed {
+            self.entry.transfers_failed = 0;
+        }
+        if let Some(kek) = news {
             changed |= self.activate(KeyKind::Kek, kek, now, false);
         }
         changed
@@ -201,8 +251,11 @@ impl Device {
         if entry.state == VersionState::Active {
             return false;
         }
-        let Ok(state) = version::after(entry.state, VersionEvent::Activate) else { return false };
-        entry.state = state;
+        // A compromised key that the meter uses stays compromised, and is what its replacement goes by.
+        if entry.state != VersionState::Compromised {
+            let Ok(state) = version::after(entry.state, VersionEvent::Activate) else { return false };
+            entry.state = state;
+        }
         entry.proven_at = Some(now);
         entry.proven_order = act;
         entry.deactivated_at = None;

@@ -74,6 +74,7 @@ impl<R: Records> Work<'_, R> {
             device.entry.probe.invoke = None;
             device.entry.probe.tries = 0;
             device.entry.probe.backoff_s = 0;
+            device.entry.probe.first = 0;
             changed = true;
         }
         changed |= self.settle(device, evidence)?;
@@ -130,7 +131,7 @@ impl<R: Records> Work<'_, R> {
         } else if let Some(proof) = change.proof {
             let installed = device
                 .version(KeyKind::Guek, proof.version)
-                .is_some_and(|entry| entry.state == VersionState::Active);
+                .is_some_and(|entry| entry.proven_order > entry.sent_order);
             if installed && proof.wrapped_by != change.version {
                 // The meter opened a key under the old master key: that one is still in place.
                 step(&mut change, self.now.0, &[ChangeEvent::NoEvidence, ChangeEvent::OldProven]);
@@ -146,6 +147,9 @@ impl<R: Records> Work<'_, R> {
             }
         } else if evidence.answered && !change.items.contains(&KeyKind::Kek) {
             // A probe was answered, and not every key of the change is in place.
+            if change.phase != ChangePhase::NotInstalled {
+                device.transfer_failed(false);
+            }
             step(&mut change, self.now.0, &[ChangeEvent::NoEvidence, ChangeEvent::OldProven]);
         }
         if change == before {
@@ -187,6 +191,12 @@ fn proves(device: &Device, evidence: &Evidence) -> Vec<(KeyKind, u32)> {
             VersionState::PreActive => true,
             // Back to an old key: a late APDU under it means nothing, the answer to a challenge does.
             VersionState::Deactivated => evidence.answered && !evidence.late,
+            // It stays compromised, but its replacement has to be sent under what the meter really uses.
+            VersionState::Compromised => {
+                let is_first = entry.proven_order <= entry.sent_order;
+                device.newest_proven(kind) != Some(version)
+                    && (is_first || evidence.answered && !evidence.late)
+            }
             _ => false,
         })
     };

@@ -163,6 +163,7 @@ impl<R: Records> Work<'_, R> {
             lockout: import.lockout,
             history: 0,
             doubt: false,
+            transfers_failed: 0,
         };
         let before = Device { entry, versions: vec![], change: None };
         let mut device = before.clone();

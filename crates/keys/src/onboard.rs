@@ -154,6 +154,7 @@ impl<R: Records> Work<'_, R> {
             lockout: LOCKOUT_DEFAULT,
             history: 0,
             doubt: false,
+            transfers_failed: 0,
         };
         self.traffic.admit(entry.slot, system_title)?;
         self.audit("owner-secret.imported", &device, &entry.epoch)?;

@@ -61,7 +61,7 @@ pub const fn change_after(phase: ChangePhase, event: ChangeEvent) -> Result<Chan
         (P::Sent | P::Unknown | P::NotInstalled | P::Refused | P::Abandoned, E::NewProven) => P::Confirmed,
         (P::Confirmed, E::Activate) => P::Activated,
         (P::Sent | P::Unknown, E::Refuse) => P::Refused,
-        (P::Created | P::Prepared | P::Unknown | P::NotInstalled, E::Abandon) => P::Abandoned,
+        (P::Prepared | P::Unknown | P::NotInstalled, E::Abandon) => P::Abandoned,
         _ => return Err(IllegalTransition),
     })
 }

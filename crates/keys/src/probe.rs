@@ -26,6 +26,12 @@ fn probe_apdu(invoke: u8) -> Vec<u8> {
     alloc::vec![0xC0, 1, 0xC0 | invoke & 0x0F, 0, 1, 0, 0, 42, 0, 0, 255, 2, 0]
 }
 
+/// The place after this one, in turn.
+fn next_place(place: u8, count: usize) -> u8 {
+    let next = place.saturating_add(1);
+    if usize::from(next) < count { next } else { 0 }
+}
+
 impl ProbeBudget {
     /// How many tries are left now, below the lock-out.
     ///
@@ -80,7 +86,9 @@ impl<R: Records> Work<'_, R> {
         }
         let invoke = entry.probe.spend(self.now, u16::try_from(count).unwrap_or(u16::MAX));
         let mut probes = Vec::with_capacity(count);
-        for (candidate, pair) in (0..).zip(pairs.into_iter().take(count)) {
+        let turn = (0..).zip(pairs.iter().copied()).cycle().skip(usize::from(entry.probe.first)).take(count);
+        for (candidate, pair) in turn {
+            entry.probe.first = next_place(candidate, pairs.len());
             let sealed = self.seal_own(&entry, pair, probe_apdu(invoke))?;
             probes.push(Probe { candidate, gak_version: pair.gak, sealed });
         }

@@ -111,6 +111,10 @@ pub struct DeviceEntry {
     /// Counts used for it are in doubt since a restore (plain layout).
     #[n(24)]
     pub doubt: bool,
+    /// Transfers that have failed since a new key was proven last, a refused one counted three times: whether the meter has
+    /// the master key that wraps them comes into doubt.
+    #[cbor(n(26), default)]
+    pub transfers_failed: u8,
 }
 
 /// One onboarding session.
@@ -305,6 +309,10 @@ pub struct ProbeBudget {
     /// Number of plans, for the next identifier.
     #[n(4)]
     pub plans: u32,
+    /// Place among the candidates where the next plan begins: when the budget is smaller than their number, each has its
+    /// turn.
+    #[cbor(n(5), default)]
+    pub first: u8,
 }
 
 /// Key of a version: device, kind, version, big-endian.

@@ -167,14 +167,17 @@ impl<R: Records> Work<'_, R> {
         if lease.epoch < epoch {
             *lease = Lease::resume(epoch, Some(*lease), layout);
         }
+        // Before the block is extended: a refusal leaves it as it was.
+        if layout == CounterLayout::Plain && lease.next >= lease.end {
+            self.replicate_always()?;
+        }
+        let slot = self.traffic.slot_mut(number).ok_or(Denial::UnknownDevice)?;
+        let lease = &mut slot.counters_of(hot.pair.guek).lease;
         let leased = lease.take(layout, hot.first_epoch).map_err(|_| Denial::CounterExhausted)?;
         let end = lease.end;
         if leased.extended && !self.lease_fault() {
             self.traffic.log.leased(number, hot.pair.guek, epoch, end);
             self.traffic.touch(number);
-            if layout == CounterLayout::Plain {
-                self.replicate()?;
-            }
         }
         Ok(leased.ticket)
     }

@@ -63,8 +63,8 @@ pub struct Service<C> {
 impl<C: Borrow<Core>> Service<C> {
     /// Loads what is on record: devices with their keys, folded rows, then the traffic log.
     ///
-    /// A site whose database was written by another one is a standby, one whose marker is above its database is outdated:
-    /// both read only, until they are promoted or restored.
+    /// A site whose database was written by another one is a standby, one whose marker is missing or above its database is
+    /// outdated: both read only, until they are promoted or restored.
     ///
     /// # Errors
     /// [`KeysError`] when a record cannot be read or a key does not open: a row was moved or changed.
@@ -79,7 +79,9 @@ impl<C: Borrow<Core>> Service<C> {
             degraded_until: UtcTime(0),
             slots: 0,
         });
-        let mode = mode_of(&row, &site);
+        // Only a site that is new adopts a marker; for any other one it is the proof that its database is the newest.
+        let adopted = site.marker.or(founded.then_some(row.epoch));
+        let mode = mode_of(&row, &Site { marker: adopted, ..site });
         let mut traffic = Traffic::new(rng)?;
         load_devices(core.borrow(), records, &mut traffic)?;
         traffic.load(records)?;
@@ -188,7 +190,9 @@ impl<C: Borrow<Core>> Service<C> {
     }
 }
 
-fn decoded<T: for<'b> minicbor::Decode<'b, ()>>(bytes: Option<Vec<u8>>) -> Result<Option<T>, RecordsError> {
+pub(crate) fn decoded<T: for<'b> minicbor::Decode<'b, ()>>(
+    bytes: Option<Vec<u8>>,
+) -> Result<Option<T>, RecordsError> {
     bytes.map(|bytes| minicbor::decode(&bytes).map_err(|_| RecordsError::Damaged)).transpose()
 }
 

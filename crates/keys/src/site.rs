@@ -22,7 +22,8 @@ pub struct Site {
     pub count: u8,
     /// System title under which this service seals for head-ends of this site.
     pub client_title: SystemTitle,
-    /// Epoch in the marker outside the database, `None` where there is none (yet).
+    /// Epoch in the marker outside the database, `None` where there is none. Whoever notices that an old database was put
+    /// back raises the marker by one first: the site then serves no more until it is restored.
     pub marker: Option<u32>,
     /// Standby that acknowledges commits.
     pub standby: Standby,
@@ -77,7 +78,8 @@ pub const fn next_of_site(above: u32, index: u8, count: u8) -> Option<u32> {
     first.checked_add(step)
 }
 
-/// The mode of a site that finds this row, being who it is and having this marker.
+/// The mode of a site that finds this row, being who it is and having this marker. Without a marker it cannot tell whether
+/// its database is the newest.
 #[must_use]
 pub const fn mode_of(row: &SiteRow, site: &Site) -> SiteMode {
     if row.fenced || row.highest > row.epoch {
@@ -87,8 +89,8 @@ pub const fn mode_of(row: &SiteRow, site: &Site) -> SiteMode {
         return SiteMode::Standby;
     }
     match site.marker {
-        Some(marker) if marker > row.epoch => SiteMode::Outdated,
-        _ => SiteMode::Active,
+        Some(marker) if marker <= row.epoch => SiteMode::Active,
+        _ => SiteMode::Outdated,
     }
 }
 
@@ -118,7 +120,7 @@ mod tests {
     fn a_database_of_another_site_a_fenced_one_or_an_older_one_does_not_serve() {
         let row = SiteRow { epoch: 4, highest: 4, fenced: false, degraded_until: UtcTime(0), slots: 0 };
         let site = Site { count: 2, ..Site::single(SystemTitle([0; 8])) };
-        assert_eq!(mode_of(&row, &site), SiteMode::Active);
+        assert_eq!(mode_of(&row, &site), SiteMode::Outdated, "its marker was lost");
         assert_eq!(mode_of(&row, &Site { marker: Some(4), ..site }), SiteMode::Active);
         assert_eq!(mode_of(&row, &Site { marker: Some(6), ..site }), SiteMode::Outdated);
         assert_eq!(mode_of(&row, &Site { index: 1, ..site }), SiteMode::Standby);

@@ -1,10 +1,13 @@
 //! Acts on the site: promotion, fencing, restore, reconciliation (sections 8 and 18 of the specification).
 //!
-//! A standby is loaded anew right before it is promoted: what it holds in memory is what was on record when it was loaded.
+//! A standby is loaded anew right before it is promoted or restored: what it holds in memory is what was on record when it was loaded.
 
 use alloc::vec::Vec;
 
-use gridseal_crypto::role::{Gak, Guek, Kek};
+use gridseal_crypto::{
+    Key,
+    role::{Gak, Guek, Kek, Role},
+};
 use gridseal_types::{
     EkName, SystemTitle,
     records::Records,
@@ -28,6 +31,15 @@ use crate::{
 const EXPORT_ROWS: usize = 256;
 /// Rows of one reconciliation.
 const RECONCILE_ROWS_MAX: usize = 1_024;
+
+/// Whether a version of another site is brought in: the meter may have it.
+const fn is_joined(theirs: &VersionEntry) -> bool {
+    theirs.sent && !theirs.envelope.0.is_empty()
+}
+
+fn number_here(numbers: &[(u32, u32)], theirs: u32) -> u32 {
+    numbers.iter().find(|(number, _)| *number == theirs).map_or(theirs, |(_, here)| *here)
+}
 
 impl<R: Records> Work<'_, R> {
     pub(crate) fn site_act(&mut self, request: SiteRequest) -> Result<ExchangeReply, Stop> {
@@ -196,14 +208,23 @@ impl<R: Records> Work<'_, R> {
         let mut entry = self.titled(title)?;
         let epoch = self.site.row.epoch;
         let slot = self.traffic.slot_mut(entry.slot).ok_or(Denial::UnknownDevice)?;
-        let active = slot.active.filter(|_| slot.layout == CounterLayout::Plain);
-        let guek = active.ok_or(Denial::IllegalTransition)?.pair.guek;
-        let lease = &mut slot.counters_of(guek).lease;
-        // Only ever up.
-        let end = lease.end.max(u64::from(at_least));
-        *lease = Lease { epoch, next: end, end };
+        if slot.layout != CounterLayout::Plain {
+            return Err(Denial::IllegalTransition.into());
+        }
         slot.doubt = false;
-        self.traffic.log.leased(entry.slot, guek, epoch, end);
+        // Of every key that the meter may have: which ones were used elsewhere is not known either.
+        let mut gueks: Vec<u32> =
+            slot.active.iter().chain(slot.candidates()).map(|hot| hot.pair.guek).collect();
+        gueks.sort_unstable();
+        gueks.dedup();
+        for guek in gueks {
+            let Some(slot) = self.traffic.slot_mut(entry.slot) else { continue };
+            let lease = &mut slot.counters_of(guek).lease;
+            // Only ever up.
+            let end = lease.end.max(u64::from(at_least));
+            *lease = Lease { epoch, next: end, end };
+            self.traffic.log.leased(entry.slot, guek, epoch, end);
+        }
         self.traffic.touch(entry.slot);
         entry.doubt = false;
         let detail = alloc::format!("{at_least} {}", names(approvals));
@@ -254,15 +275,21 @@ impl<R: Records> Work<'_, R> {
                 self.records.load(DEVICES, name.as_bytes())?.ok_or(Denial::ForeignRow)?;
             let before = self.load_device(entry)?;
             let mut device = before.clone();
-            let of_device = versions.iter().filter(|(of, _)| *of == name).map(|(_, entry)| entry);
+            let of_device: Vec<&VersionEntry> =
+                versions.iter().filter(|(of, _)| *of == name).map(|(_, entry)| entry).collect();
+            let numbers = self.numbers_here(&mut device, &of_device)?;
             let mut joined = false;
             for theirs in of_device {
-                joined |= self.join(&mut device, theirs)?;
+                joined |= self.join(&mut device, theirs, &numbers)?;
             }
             if !joined {
                 continue;
             }
-            self.join_change(&mut device, &changes)?;
+            self.join_change(&mut device, &changes, &numbers)?;
+            if device.entry.layout == CounterLayout::Plain {
+                // Which counts the other site used is not among the rows.
+                device.entry.doubt = true;
+            }
             self.note(&mut device.entry, "device.unknown", &"reconciled")?;
             titles.push(device.entry.system_title);
             self.save(&before, &device)?;
@@ -273,52 +300,140 @@ impl<R: Records> Work<'_, R> {
         Ok(ExchangeReply::Reconciled { devices: titles })
     }
 
-    /// Takes a version of another site in, as one that the meter may have.
-    fn join(&mut self, device: &mut Device, theirs: &VersionEntry) -> Result<bool, Stop> {
-        if !theirs.sent || theirs.envelope.0.is_empty() {
-            return Ok(false);
+    /// Numbers here of the versions that the other site gives. A site whose database was put back may have given a number
+    /// again: that of other keys is replaced by the next one of this site.
+    fn numbers_here(&self, device: &mut Device, theirs: &[&VersionEntry]) -> Result<Vec<(u32, u32)>, Stop> {
+        let mut numbers: Vec<(u32, u32)> = Vec::new();
+        for entry in theirs.iter().filter(|entry| is_joined(entry)) {
+            let known = device.version(entry.kind, entry.version).cloned();
+            let is_other = match known {
+                Some(ours) if !ours.envelope.0.is_empty() => !self.is_same_key(device, &ours, entry)?,
+                _ => false,
+            };
+            if !is_other || numbers.iter().any(|(number, _)| *number == entry.version) {
+                continue;
+            }
+            let twin = self.twin(device, entry)?;
+            let number = match twin {
+                Some(number) => number,
+                None => {
+                    let number = self.next_version(device)?;
+                    device.entry.channel_version = number;
+                    number
+                }
+            };
+            numbers.push((entry.version, number));
         }
-        if device.version(theirs.kind, theirs.version).is_some_and(|ours| ours.sent) {
-            return Ok(false);
+        Ok(numbers)
+    }
+
+    /// The number under which a key is known here, when it is.
+    fn twin(&self, device: &Device, theirs: &VersionEntry) -> Result<Option<u32>, Stop> {
+        let held = |ours: &&VersionEntry| ours.kind == theirs.kind && !ours.envelope.0.is_empty();
+        for ours in device.versions.iter().filter(held) {
+            if self.is_same_key(device, ours, theirs)? {
+                return Ok(Some(ours.version));
+            }
         }
-        let opens = match theirs.kind {
-            KeyKind::Gak => self.key::<Gak>(device, theirs).is_ok(),
-            KeyKind::Kek => self.key::<Kek>(device, theirs).is_ok(),
-            _ => self.key::<Guek>(device, theirs).is_ok(),
-        };
-        if !opens || theirs.first_epoch > self.site.row.epoch {
-            return Err(Denial::ForeignRow.into());
-        }
-        let order = device.next_act();
-        if let Some(ours) = device.version_mut(theirs.kind, theirs.version) {
-            (ours.sent, ours.sent_order) = (true, order);
+        Ok(None)
+    }
+
+    fn is_same_key(&self, device: &Device, ours: &VersionEntry, theirs: &VersionEntry) -> Result<bool, Stop> {
+        if ours.envelope == theirs.envelope {
             return Ok(true);
         }
-        let entry = VersionEntry {
-            state: VersionState::PreActive,
+        Ok(match theirs.kind {
+            KeyKind::Gak => self.foreign::<Gak>(device, theirs)?.ct_eq(&self.key::<Gak>(device, ours)?),
+            KeyKind::Kek => self.foreign::<Kek>(device, theirs)?.ct_eq(&self.key::<Kek>(device, ours)?),
+            _ => self.foreign::<Guek>(device, theirs)?.ct_eq(&self.key::<Guek>(device, ours)?),
+        }
+        .into())
+    }
+
+    /// A key of another site's row, if it is what the row says.
+    fn foreign<K: Role>(&self, device: &Device, theirs: &VersionEntry) -> Result<Key<K, 16>, Stop> {
+        self.key::<K>(device, theirs).map_err(|_| Denial::ForeignRow.into())
+    }
+
+    /// Takes a version of another site in, as one that the meter may have.
+    fn join(
+        &mut self,
+        device: &mut Device,
+        theirs: &VersionEntry,
+        numbers: &[(u32, u32)],
+    ) -> Result<bool, Stop> {
+        if !is_joined(theirs) {
+            return Ok(false);
+        }
+        let number = number_here(numbers, theirs.version);
+        if device.version(theirs.kind, number).is_some_and(|ours| ours.sent) {
+            return Ok(false);
+        }
+        if theirs.first_epoch > self.site.row.epoch {
+            return Err(Denial::ForeignRow.into());
+        }
+        let blank = VersionEntry {
+            version: number,
+            state: match theirs.state {
+                VersionState::Compromised => VersionState::Compromised,
+                _ => VersionState::PreActive,
+            },
             proven_at: None,
             proven_order: 0,
             deactivated_at: None,
-            sent_order: order,
+            sent_order: device.next_act(),
             closed: false,
+            wrapped_by: theirs.wrapped_by.map(|kek| number_here(numbers, kek)),
             ..theirs.clone()
         };
+        // Under its number here: an envelope is bound to its row.
+        let entry = match theirs.kind {
+            KeyKind::Gak => {
+                let key = self.foreign::<Gak>(device, theirs)?;
+                self.new_version(device, &key, blank)?
+            }
+            KeyKind::Kek => {
+                let key = self.foreign::<Kek>(device, theirs)?;
+                self.new_version(device, &key, blank)?
+            }
+            _ => {
+                let key = self.foreign::<Guek>(device, theirs)?;
+                self.new_version(device, &key, blank)?
+            }
+        };
+        if let Some(ours) = device.version_mut(theirs.kind, number) {
+            (ours.sent, ours.sent_order) = (true, entry.sent_order);
+            return Ok(true);
+        }
         device.entry.channel_version = device.entry.channel_version.max(entry.version);
         device.add(entry);
         Ok(true)
     }
 
     /// The other site's change goes on here when none of ours does; otherwise its versions are candidates and no more.
-    fn join_change(&mut self, device: &mut Device, changes: &[ChangeEntry]) -> Result<(), Stop> {
+    fn join_change(
+        &mut self,
+        device: &mut Device,
+        changes: &[ChangeEntry],
+        numbers: &[(u32, u32)],
+    ) -> Result<(), Stop> {
         for theirs in changes.iter().filter(|change| change.device == device.entry.device) {
             if self.records.get(CHANGES, theirs.id.as_bytes())?.is_some() || theirs.attempts == 0 {
                 continue;
             }
-            let mut change = ChangeEntry { transfer: None, changed_at: self.now, ..theirs.clone() };
+            let mut change = ChangeEntry {
+                transfer: None,
+                changed_at: self.now,
+                version: number_here(numbers, theirs.version),
+                wrapped_by: number_here(numbers, theirs.wrapped_by),
+                ..theirs.clone()
+            };
             if device.change.as_ref().is_none_or(|ours| ours.phase.is_resolved()) {
                 change.phase = ChangePhase::Unknown;
                 if let Some(proof) = change.proof.as_mut() {
                     proof.phase = ChangePhase::Unknown;
+                    proof.version = number_here(numbers, proof.version);
+                    proof.wrapped_by = number_here(numbers, proof.wrapped_by);
                 }
                 device.change = Some(change);
             } else {

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod group;
+pub mod keys;
 pub mod onboarding;
 mod random;
 

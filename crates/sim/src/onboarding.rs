@@ -36,3 +36,8 @@ use world::World;
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
     World::new(seed, options).run()
 }
+
+/// The deciding part of a key service, for other simulations.
+pub(crate) fn key_core() -> &'static gridseal_keys::Core {
+    &works::works().keys
+}

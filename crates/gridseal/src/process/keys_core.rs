@@ -212,6 +212,15 @@ fn site_epoch(path: &Path) -> Result<Option<u32>> {
     Ok(Some(epoch.with_context(|| format!("{} holds no epoch", path.display()))?))
 }
 
+/// An older database was put back: the marker goes up by one, and the site serves only after it was restored. A marker that
+/// is missing has the same effect.
+fn outdate_site(dir: &Path) -> Result<()> {
+    let path = dir.join(SITE_EPOCH);
+    let Some(epoch) = site_epoch(&path)? else { return Ok(()) };
+    let raised = epoch.checked_add(1).context("no site epoch is left")?;
+    write_atomic(&path, raised.to_string().as_bytes())
+}
+
 /// Before the first key is opened: no dumps, no swap.
 fn keep_secrets_in_memory(config: &config::Keys) -> Result<()> {
     confine::forbid_dumps()?;

@@ -1,6 +1,7 @@
 //! `gridseal sim`: the simulations, from the command line.
 
 mod group;
+mod keys;
 
 use std::process::ExitCode;
 
@@ -16,11 +17,18 @@ pub enum Sim {
         Exit codes: 0 all remaining members have the key and no evicted one, 1 a rule is broken, 2 wrong arguments."
     )]
     Group(group::Arguments),
+    /// Key service, meters and network under thousands of seeds: kills, old databases, fail-over, split brain, lost answers.
+    #[command(after_help = "Examples:\n  gridseal sim keys --schedules 10000 --seed 1 --json\n  \
+        gridseal sim keys --schedules 1 --seed 77 --evidence DIR      one schedule again, with all that happened\n  \
+        gridseal sim keys --schedules 20000 --break lease             a planted fault, which must be found\n\n\
+        Exit codes: 0 no rule was broken, 1 one was, 2 wrong arguments.")]
+    Keys(keys::Arguments),
 }
 
 /// Runs it.
 pub fn run(sim: &Sim) -> Result<ExitCode> {
     match sim {
         Sim::Group(arguments) => group::run(arguments),
+        Sim::Keys(arguments) => keys::run(arguments),
     }
 }

@@ -27,6 +27,8 @@ type Call = (Actor, u64, usize);
 #[derive(Debug)]
 pub(super) struct KeysProcess {
     pub(super) records: MemoryRecords,
+    /// Epoch of the site, beside the records.
+    marker: Option<u32>,
     /// What it holds in memory; none until it is needed.
     service: Option<Service<&'static Core>>,
     inbox: VecDeque<(Actor, Content)>,
@@ -41,6 +43,7 @@ impl KeysProcess {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             records: MemoryRecords::default(),
+            marker: None,
             service: None,
             inbox: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -104,16 +107,17 @@ impl World {
         self.stir(Actor::Keys);
         let (calls, requests) = self.batch()?;
         let now = self.utc();
-        let KeysProcess { records, service, rng, .. } = &mut self.keys;
+        let KeysProcess { records, marker, service, rng, .. } = &mut self.keys;
         let failed = |error| Violation::new(Rule::Contract, format!("key service: {error}"));
         let service = match service {
             Some(service) => service,
             None => {
-                let site = Site::single(Core::CLIENT_TITLE);
+                let site = Site { marker: *marker, ..Site::single(Core::CLIENT_TITLE) };
                 service.insert(Service::load(&works().keys, records, site, rng).map_err(failed)?)
             }
         };
         let decision = service.decide(records, now, rng, requests).map_err(failed)?;
+        *marker = decision.marker.or(*marker);
         for reply in &decision.replies {
             if let KeyReply::Refused { code } = reply {
                 self.note(format_args!("key service refused: {code:?}"));

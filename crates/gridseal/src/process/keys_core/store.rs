@@ -36,6 +36,7 @@ pub fn claim(records: &mut impl SoleWriter, config: &config::Keys, dir: &Path) -
             records.claim(Claim::Adopt, &marker).map(|_| Some("keys.adopted"))
         }
         Err(error) if config.accept_restored.is_some() && config.accept_restored == stands_at(&error) => {
+            super::outdate_site(dir)?;
             records.claim(Claim::Restored, &marker).map(|_| Some("keys.restored"))
         }
         claimed => claimed.map(|_| None),

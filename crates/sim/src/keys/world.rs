@@ -1,0 +1,261 @@
+//! Everything there is: sites, meters, network, clock. What happens next comes out of the seed.
+
+use gridseal_crypto::{Key, random};
+use gridseal_keys::{Import, danger_faults::Fault, imported_name, lease::CounterLayout};
+use gridseal_types::{
+    EkName, N16, SystemTitle, UtcTime,
+    service::keys::{Carrier, DeviceKeyStatus, ExchangeReply, KeyReply, SiteMode},
+};
+
+use super::{
+    disk::Vault,
+    headend::Message,
+    meter::{Meter, MeterKeys, Quirks},
+    report::{Rule, Violation},
+    site::Site,
+    watch::{Broken, Watch, hex, site_name},
+};
+use crate::{HashRng, Schedule};
+
+/// Steps of a schedule before everything is healed.
+const STEPS_MIN: u64 = 40;
+const STEPS_MAX: u64 = 140;
+/// When schedules begin.
+const START: UtcTime = UtcTime(1_800_000_000);
+
+/// Result of what may break a rule.
+pub(super) type Step = Result<(), Broken>;
+
+/// What the head-ends know of a meter.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The change that was begun last.
+    pub(super) change: Option<N16>,
+    /// An idempotency key that was used, and for what.
+    pub(super) sealed: Option<(N16, u8)>,
+    /// What the key service said last.
+    pub(super) status: Option<DeviceKeyStatus>,
+    /// It has given a reading since the healing began.
+    pub(super) read: bool,
+    /// Probes that have failed since it answered last, and whether anything else has.
+    pub(super) probes_failed: Vec<Vec<u8>>,
+    pub(super) others_failed: bool,
+    /// It is gone for good, or stolen: nothing is expected of it.
+    pub(super) gone: bool,
+}
+
+pub(super) struct World<'e> {
+    pub(super) schedule: Schedule,
+    pub(super) plant: Option<Fault>,
+    /// Time of the sites' clocks, which jumps.
+    pub(super) now: UtcTime,
+    /// Seconds that really went by.
+    pub(super) tick: u64,
+    pub(super) sites: Vec<Site>,
+    pub(super) meters: Vec<Meter>,
+    pub(super) devices: Vec<EkName>,
+    pub(super) known: Vec<Known>,
+    pub(super) net: Vec<Message>,
+    pub(super) recorded: Vec<Message>,
+    pub(super) vault: Vault,
+    pub(super) watch: Watch<'e>,
+    pub(super) heals: bool,
+    /// Highest epoch in which a site ever served: somebody outside has noted it.
+    pub(super) witness: u32,
+    /// Whether the sites hear each other.
+    pub(super) linked: bool,
+    /// Probes are counted once, by one site with a true clock: the lock-out is its fault.
+    pub(super) budgets_hold: bool,
+    /// Keys or holdings changed since they were compared.
+    pub(super) stir: bool,
+    pub(super) unreachable: u64,
+    numbers: u64,
+}
+
+fn quirks(schedule: &mut Schedule) -> Quirks {
+    let layouts =
+        [CounterLayout::Epoch24, CounterLayout::Epoch24, CounterLayout::Epoch22, CounterLayout::Plain];
+    let layout = schedule.pick(&layouts).unwrap_or_default();
+    Quirks {
+        one_by_one: schedule.happens(500_000),
+        answers_under_new: schedule.happens(500_000),
+        goes_on_counting: schedule.happens(300_000),
+        layout,
+        carrier: if schedule.happens(500_000) { Carrier::GeneralGlo } else { Carrier::GloService },
+        jump_max: (layout == CounterLayout::Plain).then_some(100_000),
+        lockout: u16::try_from(4 + schedule.below(8)).unwrap_or(10),
+    }
+}
+
+impl<'e> World<'e> {
+    pub(super) fn new(seed: u64, plant: Option<Fault>, watch: Watch<'e>) -> Result<Self, Broken> {
+        let mut schedule = Schedule::new(seed);
+        let count: u8 = if schedule.happens(850_000) { 2 } else { 1 };
+        let same_title = schedule.happens(600_000);
+        let client =
+            |index: u8| SystemTitle([b'G', b'S', b'L', 0, 0, 0, 0, if same_title { 0 } else { index }]);
+        let sites = (0..count).map(|index| Site::new(seed, index, count, client(index))).collect();
+        let mut world = Self {
+            schedule,
+            plant,
+            now: START,
+            tick: START.0,
+            sites,
+            meters: Vec::new(),
+            devices: Vec::new(),
+            known: Vec::new(),
+            net: Vec::new(),
+            recorded: Vec::new(),
+            vault: Vault::default(),
+            watch,
+            heals: false,
+            witness: 0,
+            linked: true,
+            budgets_hold: true,
+            stir: true,
+            unreachable: 0,
+            numbers: 0,
+        };
+        world.found(seed)?;
+        Ok(world)
+    }
+
+    /// The first site with its meters, and the copy that follows it.
+    fn found(&mut self, seed: u64) -> Step {
+        self.sites[0].start(self.plant).map_err(contract)?;
+        self.watch.coverage.count("site/none/found");
+        let count = 1 + self.schedule.below(3);
+        for number in 0..count {
+            let mut rng = HashRng::new(seed, "meter", number);
+            let mut draw = || random(&mut rng).map_err(|error| contract(error.to_string()));
+            let keys = MeterKeys { guek: draw()?, gak: draw()?, kek: draw()? };
+            let last = u8::try_from(number + 1).unwrap_or_default();
+            let title = SystemTitle([b'M', b'T', b'R', 0, 0, 0, 0, last]);
+            let quirks = quirks(&mut self.schedule);
+            self.devices.push(imported_name(title));
+            self.known.push(Known::default());
+            self.meters.push(Meter::new(title, quirks, keys, rng));
+            self.import(usize::from(last) - 1)?;
+        }
+        if let [first, second] = self.sites.as_mut_slice() {
+            second.disk.durable = first.disk.durable.clone();
+            second.follows = true;
+            second.start(self.plant).map_err(contract)?;
+        }
+        (0..self.meters.len()).for_each(|meter| self.tell_keys(meter));
+        (0..self.sites.len()).for_each(|site| self.tell_holdings(site));
+        Ok(())
+    }
+
+    fn import(&mut self, meter: usize) -> Step {
+        let Meter { title, quirks, flash, .. } = &self.meters[meter];
+        let MeterKeys { mut guek, mut gak, mut kek } = flash.keys;
+        let import = Import {
+            layout: quirks.layout,
+            carrier: quirks.carrier,
+            lockout: quirks.lockout,
+            ..Import::operating(*title, Key::take(&mut guek), Key::take(&mut gak), Key::take(&mut kek))
+        };
+        let now = self.now;
+        let Some((service, disk, rng)) = self.sites[0].parts() else { return Ok(()) };
+        let decision = service
+            .import(&disk.view.rows, now, rng, &import)
+            .map_err(|error| contract(error.to_string()))?;
+        let [KeyReply::Exchange(ExchangeReply::Status(_))] = decision.replies.as_slice() else {
+            return Err(contract(format!("an import is answered by {:?}", decision.replies)));
+        };
+        let commit = disk.stage(decision.writes, decision.durability, &mut self.vault, &self.devices);
+        disk.view.apply(&commit);
+        disk.durable.apply(&commit);
+        self.sites[0].marker = decision.marker.or(self.sites[0].marker);
+        Ok(())
+    }
+
+    /// Another number for an idempotency key.
+    pub(super) fn number(&mut self) -> N16 {
+        self.numbers += 1;
+        let mut number = [0; 16];
+        number[8..].copy_from_slice(&self.numbers.to_be_bytes());
+        N16(number)
+    }
+
+    /// For the evidence: which keys a meter has.
+    pub(super) fn tell_keys(&mut self, meter: usize) {
+        self.stir = true;
+        let Self { watch, meters, .. } = self;
+        let [guek, gak, kek] = meters[meter].flash.keys.hashes().map(|key| hex(&key));
+        watch.event("meter-keys", || {
+            format!("\"meter\":{meter},\"guek\":\"{guek}\",\"gak\":\"{gak}\",\"kek\":\"{kek}\"")
+        });
+    }
+
+    /// For the evidence: which keys a site holds durably.
+    pub(super) fn tell_holdings(&mut self, site: usize) {
+        self.stir = true;
+        let Self { watch, sites, .. } = self;
+        let held = &sites[site].disk.durable.keys;
+        watch.event("holdings", || {
+            let keys: Vec<String> = held.values().map(|key| format!("\"{}\"", hex(key))).collect();
+            format!("\"site\":\"{}\",\"keys\":[{}]", site_name(site), keys.join(","))
+        });
+    }
+
+    /// Sites that serve.
+    pub(super) fn serving(&self) -> Vec<usize> {
+        let serves = |site: &usize| self.sites[*site].mode() == Some(SiteMode::Active);
+        (0..self.sites.len()).filter(serves).collect()
+    }
+
+    pub(super) fn any_meter(&mut self) -> usize {
+        self.schedule.below(self.meters.len() as u64) as usize
+    }
+
+    /// Every key of every meter is held by some site, as far as it is durable there.
+    fn compare(&mut self) -> Step {
+        if !std::mem::take(&mut self.stir) {
+            return Ok(());
+        }
+        let held = |key: &super::disk::KeyHash| self.sites.iter().any(|site| site.disk.durable.holds(key));
+        let stranded: Vec<usize> = (0..self.meters.len())
+            .filter(|meter| !self.known[*meter].gone)
+            .filter(|meter| !self.meters[*meter].flash.keys.hashes().iter().all(held))
+            .collect();
+        self.unreachable = stranded.len() as u64;
+        match stranded.first() {
+            Some(meter) => Err((Rule::S3, format!("no site holds the keys of meter {meter}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs to the end.
+    pub(super) fn run(&mut self) -> Result<(), Violation> {
+        let steps = STEPS_MIN + self.schedule.below(STEPS_MAX - STEPS_MIN);
+        let mut outcome = self.compare();
+        for _ in 0..steps {
+            self.watch.step += 1;
+            outcome = outcome.and_then(|()| self.act()).and_then(|()| self.compare());
+            if outcome.is_err() {
+                break;
+            }
+        }
+        let outcome = outcome.and_then(|()| self.heal());
+        match outcome {
+            Ok(()) | Err((Rule::Reachable, _)) => self.watch.event("end", String::new),
+            Err((rule, _)) => self.watch.event("violation", || format!("\"rule\":\"{}\"", rule.name())),
+        }
+        let (seed, step) = (self.watch.seed, self.watch.step);
+        outcome.map_err(|(rule, detail)| Violation { seed, step, rule, detail })
+    }
+
+    /// One step while everything heals.
+    pub(super) fn healed(&mut self, outcome: Step) -> Step {
+        self.watch.step += 1;
+        outcome?;
+        self.compare()
+    }
+}
+
+/// The service or its driver did not do what it has to.
+pub(super) fn contract(detail: impl Into<String>) -> Broken {
+    (Rule::Contract, detail.into())
+}

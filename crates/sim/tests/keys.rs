@@ -1,0 +1,108 @@
+//! Schedules of the key service: thousands of seeds, planted faults, coverage.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test code")]
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
+
+use gridseal_sim::keys::{Evidence, Fault, Options, Report, Rule, run};
+
+/// Schedules of an ordinary test run; `make soak` runs more.
+const SEEDS: u64 = 3_000;
+/// Schedules within which a planted fault is to be found.
+const FOUND_WITHIN: u64 = 20_000;
+
+#[expect(clippy::disallowed_methods, reason = "a soak says how many schedules it wants, a replay says which")]
+fn number_from(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |value| value.parse().expect("a number of seeds"))
+}
+
+/// Runs seeds on all cores, up to the first violation.
+fn run_seeds(first: u64, count: u64, options: Options) -> Report {
+    let next = AtomicU64::new(first);
+    let broken = AtomicBool::new(false);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let work = || {
+            let mut report = Report::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= first + count || broken.load(Ordering::Relaxed) {
+                    return report;
+                }
+                let one = run(seed, &options, None);
+                broken.fetch_or(!one.violations.is_empty(), Ordering::Relaxed);
+                report.add(one);
+            }
+        };
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let mut report = Report::new();
+        workers.into_iter().for_each(|worker| report.add(worker.join().expect("no schedule panics")));
+        report.violations.sort_by_key(|violation| violation.seed);
+        report
+    })
+}
+
+//= S1: no (key, nonce) pair twice, across crashes, restores, flash rollback, fail-over and split brain
+//= S3: the only key a meter knows is never forgotten
+#[test]
+fn no_schedule_strands_a_meter_or_repeats_a_nonce_and_all_transitions_happen() {
+    let first = number_from("GRIDSEAL_FIRST_SEED", 1);
+    let count = number_from("GRIDSEAL_SEEDS", SEEDS);
+    let report = run_seeds(first, count, Options::default());
+    if let Some(violation) = report.violations.first() {
+        panic!("{violation}");
+    }
+    println!("{} schedules, {} steps, {} pairs", report.schedules, report.steps, report.pairs);
+    assert_eq!((report.nonce_reuse, report.unreachable_meters), (0, 0));
+    for (name, times) in &report.coverage {
+        println!("  {name:40} {times}");
+    }
+    if count >= SEEDS {
+        let missing: Vec<&str> =
+            report.coverage.iter().filter(|(_, times)| **times == 0).map(|(name, _)| *name).collect();
+        assert!(missing.is_empty(), "never happens: {missing:?}");
+    }
+}
+
+#[test]
+fn planted_faults_are_found() {
+    for fault in Fault::ALL {
+        let report = run_seeds(1, FOUND_WITHIN, Options { plant: Some(fault) });
+        let found = report.violations.first();
+        let found = found.unwrap_or_else(|| panic!("{fault:?} is not found in {FOUND_WITHIN} schedules"));
+        println!("{}: {found}", fault.name());
+        let expected: &[Rule] = match fault {
+            Fault::PersistFirst | Fault::Lease => &[Rule::S1, Rule::S2, Rule::S3, Rule::S5],
+            Fault::Confirm => &[Rule::S3, Rule::Reachable],
+            Fault::Epoch => &[Rule::S1, Rule::S5],
+            _ => &[Rule::Window],
+        };
+        assert!(expected.contains(&found.rule), "{}: {found}", fault.name());
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_schedule_and_evidence_again() {
+    #[derive(Default)]
+    struct Kept(Vec<String>);
+    impl Evidence for Kept {
+        fn event(&mut self, line: &str) {
+            self.0.push(line.to_owned());
+        }
+
+        fn nonce(&mut self, line: &str) {
+            self.0.push(line.to_owned());
+        }
+    }
+    for seed in 1..20 {
+        let [first, second] = [0; 2].map(|_| {
+            let mut kept = Kept::default();
+            let report = run(seed, &Options::default(), Some(&mut kept));
+            (report, kept.0)
+        });
+        assert_eq!(first, second, "seed {seed}");
+        assert_eq!(first.0, run(seed, &Options::default(), None), "seed {seed}: evidence changes nothing");
+    }
+}
