@@ -12,7 +12,7 @@ use gridseal_trust::audit::Item;
 use gridseal_types::{
     N16, UtcTime,
     records::Records,
-    service::keys::{Denial, ExchangeReply, HlsStep, OpenAssociation},
+    service::keys::{Denial, ExchangeReply, HlsStep, KeyKind, OpenAssociation},
 };
 
 use crate::{
@@ -44,6 +44,8 @@ struct Association {
     client_to_server: [u8; 16],
     answered: bool,
     at: UtcTime,
+    /// Number of the device's acts when the challenge was drawn.
+    acts: u64,
 }
 
 /// Authentications under way.
@@ -88,6 +90,7 @@ impl<R: Records> Work<'_, R> {
             client_to_server,
             answered: false,
             at: self.now,
+            acts: entry.acts,
         });
         Ok(ExchangeReply::Association {
             association: handle,
@@ -152,17 +155,27 @@ impl<R: Records> Work<'_, R> {
         let tag_head = [a, b, c, d, e, f, g, h];
         let slot = self.traffic.slot_mut(association.slot).ok_or(Denial::UnknownDevice)?;
         let arrival = slot.counters_of(association.pair.guek).window.arrive(counter, tag_head);
-        let Arrival::Fresh { late } = arrival else { return Err(Denial::Rejected.into()) };
+        let Arrival::Fresh { .. } = arrival else { return Err(Denial::Rejected.into()) };
         self.traffic.log.opened(association.slot, association.pair.guek, counter, tag_head);
         self.traffic.touch(association.slot);
         self.audit_tag(association, OPENED, counter, &expected);
         let entry = self.titled(title)?;
         let before = self.load_device(entry)?;
         let mut device = before.clone();
-        let evidence = Evidence { pair: association.pair, late, answered: true };
-        if self.conclude(&mut device, &evidence)? {
-            self.save(&before, &device)?;
+        // The answer is not older than the challenge, whatever overtook it; it says nothing of what was proven since.
+        let is_current = KeyKind::ALL.iter().all(|kind| {
+            let newest = device.newest_proven(*kind).and_then(|newest| device.version(*kind, newest));
+            newest.is_none_or(|newest| newest.proven_order <= association.acts)
+        });
+        let evidence = Evidence { pair: association.pair, late: !is_current, answered: is_current };
+        self.conclude(&mut device, &evidence)?;
+        for (kind, version) in [(KeyKind::Guek, association.pair.guek), (KeyKind::Gak, association.pair.gak)]
+        {
+            if let Some(entry) = device.version_mut(kind, version) {
+                entry.challenged_order = entry.challenged_order.max(association.acts);
+            }
         }
+        self.save(&before, &device)?;
         Ok(ExchangeReply::HlsVerified)
     }
 

@@ -20,6 +20,7 @@ use crate::{
     core::{Stop, Work},
     device::{Device, draw_id},
     evidence::{is_awaited, step},
+    lease::CounterLayout,
     phase::{ChangeEvent, change_after, claim_after},
     record::{CHANGES, ChangeEntry, DEVICES, ProofEntry, TransferEntry, VersionEntry},
 };
@@ -148,7 +149,7 @@ impl<R: Records> Work<'_, R> {
         let Some(mut change) = device.change.clone() else { return Ok(None) };
         if matches!(change.phase, ChangePhase::Prepared | ChangePhase::NotInstalled) {
             self.replicate()?;
-            let kek = self.wrapping(device, &mut change)?;
+            let kek = change.wrapped_by;
             let missing: Vec<(KeyKind, u32)> = change
                 .items
                 .iter()
@@ -164,7 +165,16 @@ impl<R: Records> Work<'_, R> {
             return Ok(Some(sealed));
         }
         let awaits = change.proof.map_or(change.phase, |proof| proof.phase) == ChangePhase::Sent;
-        if awaits && let Some(TransferEntry { apdu, version, counter }) = change.transfer.clone() {
+        let is_held = |version| device.version(KeyKind::Guek, version).is_some_and(VersionEntry::is_held);
+        if awaits
+            && let Some(TransferEntry { apdu, version, counter }) = change.transfer.clone()
+            && is_held(version)
+        {
+            // It was prepared for a standby that may not have acknowledged it.
+            match device.entry.layout {
+                CounterLayout::Plain => self.replicate_always()?,
+                _ => self.replicate()?,
+            }
             // The very same bytes: a meter that has taken them refuses the second copy by its counter.
             return Ok(Some(Sealed { apdu: apdu.0, version, counter }));
         }
@@ -172,23 +182,6 @@ impl<R: Records> Work<'_, R> {
             return self.advance_proof(device, change);
         }
         Ok(None)
-    }
-
-    /// The master key for the next transfer of a change; the change and its versions say which one it is.
-    fn wrapping(&self, device: &mut Device, change: &mut ChangeEntry) -> Result<u32, Stop> {
-        let mut keks = device.kek_in_turn();
-        // A new master key does not wrap itself.
-        if change.items.contains(&KeyKind::Kek) && keks == Some(change.version) {
-            keks = Some(change.wrapped_by);
-        }
-        let kek = keks.ok_or(Denial::UnknownKey)?;
-        change.wrapped_by = kek;
-        for kind in &change.items {
-            if let Some(entry) = device.version_mut(*kind, change.version) {
-                entry.wrapped_by = Some(kek);
-            }
-        }
-        Ok(kek)
     }
 
     /// 7.4: a fresh encryption key under the new master key proves that one; if the meter refuses it, one under the old
@@ -235,13 +228,6 @@ impl<R: Records> Work<'_, R> {
         keks.extend(device.keks().into_iter().filter(|kek| !keks.contains(kek)).collect::<Vec<u32>>());
         let place = keks.iter().position(|kek| *kek == proof.wrapped_by).unwrap_or_default();
         let kek = keks.into_iter().cycle().nth(place.saturating_add(1)).ok_or(Denial::UnknownKey)?;
-        if proof.phase == ChangePhase::Refused
-            && let Some(entry) = device.version_mut(KeyKind::Guek, proof.version)
-        {
-            // The meter has said that it did not take it: the same key will do.
-            entry.wrapped_by = Some(kek);
-            return Ok(ProofEntry { wrapped_by: kek, phase: ChangePhase::Prepared, attempts: 0, ..*proof });
-        }
         self.new_proof(device, change, kek)
     }
 

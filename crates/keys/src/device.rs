@@ -205,13 +205,19 @@ impl Device {
         self.versions.push(entry);
     }
 
-    /// Whether a later proof shows that another version of this kind has taken this one's place.
+    /// Whether a later proof shows that another version of this kind has taken this one's place. A proof is the answer to
+    /// a challenge: an APDU of the meter may have been on its way for long. Of a master key it is a key that was sent under
+    /// it.
     pub(crate) fn superseded(&self, of: &VersionEntry) -> bool {
         let known = of.sent_order.max(of.proven_order);
+        let is_later = |other: &VersionEntry| match other.kind {
+            KeyKind::Kek => other.proven_order > known,
+            _ => other.challenged_order >= known && other.challenged_order > 0,
+        };
         self.versions.iter().any(|other| {
             other.kind == of.kind
                 && other.version != of.version
-                && other.proven_order > known
+                && is_later(other)
                 && matches!(other.state, VersionState::Active | VersionState::Suspended)
         })
     }
@@ -220,27 +226,36 @@ impl Device {
     /// with it in one piece is proven with it; so is the master key that must have opened it.
     pub(crate) fn prove(&mut self, kind: KeyKind, number: u32, now: UtcTime) -> bool {
         let Some(entry) = self.version(kind, number) else { return false };
-        let (bundled, wrapped_by) = (entry.bundled, entry.wrapped_by);
-        let is_first = entry.proven_order <= entry.sent_order;
+        let (bundled, wrapped_by, delivered) = (entry.bundled, entry.wrapped_by, entry.sent_order);
         let kinds: &[KeyKind] = if bundled { &KeyKind::ALL } else { core::slice::from_ref(&kind) };
         let mut changed = false;
         for kind in kinds {
             changed |= self.activate(*kind, number, now, bundled);
         }
-        let awaited = wrapped_by.and_then(|kek| self.version(KeyKind::Kek, kek));
-        let is_news = |kek: &&VersionEntry| match kek.state {
-            VersionState::PreActive => kek.sent,
-            VersionState::Compromised => kek.sent && kek.proven_order <= kek.sent_order,
-            // The meter has gone back to it, and has opened a new key with it.
-            VersionState::Deactivated => is_first,
-            _ => false,
-        };
-        let news = awaited.filter(is_news).map(|kek| kek.version);
         if changed {
             self.entry.transfers_failed = 0;
         }
-        if let Some(kek) = news {
-            changed |= self.activate(KeyKind::Kek, kek, now, false);
+        if let Some(kek) = wrapped_by {
+            changed |= self.prove_kek(kek, delivered, now);
+        }
+        changed
+    }
+
+    /// A key that was sent as act `delivered` under this master key is installed: the meter had it then. What was proven to
+    /// be there later counts more, for the meter's word may have been on its way for long.
+    fn prove_kek(&mut self, number: u32, delivered: u64, now: UtcTime) -> bool {
+        let newest = self.newest_proven(KeyKind::Kek).and_then(|newest| self.version(KeyKind::Kek, newest));
+        if newest.is_some_and(|newest| newest.proven_order >= delivered) {
+            return false;
+        }
+        let Some(kek) = self.version_mut(KeyKind::Kek, number) else { return false };
+        let changed = match kek.state {
+            VersionState::Active => true,
+            VersionState::Suspended => return false,
+            _ => self.activate(KeyKind::Kek, number, now, false),
+        };
+        if let Some(kek) = self.version_mut(KeyKind::Kek, number).filter(|_| changed) {
+            kek.proven_order = delivered;
         }
         changed
     }
@@ -371,6 +386,7 @@ impl<R: Records> Work<'_, R> {
             proven_order: 0,
             closed: false,
             bundled: false,
+            challenged_order: 0,
         }
     }
 

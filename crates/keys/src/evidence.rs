@@ -55,6 +55,8 @@ impl<R: Records> Work<'_, R> {
             let kek_before = device.active(KeyKind::Kek).map(|kek| kek.version);
             if device.prove(*kind, *version, self.now) {
                 changed = true;
+                // Answers to earlier probes may be older than this.
+                device.entry.probe.invoke = None;
                 self.note(&mut device.entry, "channel-keys.confirmed", version)?;
                 let kek = device.active(KeyKind::Kek).map(|kek| kek.version);
                 if kek != kek_before {

@@ -220,6 +220,18 @@ pub struct VersionEntry {
     /// Whether it was delivered together with the other keys of this version, in one piece that holds or fails as one.
     #[n(15)]
     pub bundled: bool,
+    /// Number of the device's acts when the newest challenge was drawn that the meter has answered under it, 0 before: at
+    /// that time it was certainly in use.
+    #[cbor(n(16), default)]
+    pub challenged_order: u64,
+}
+
+impl VersionEntry {
+    /// Whether the key is there, and not destroyed.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        !self.envelope.0.is_empty()
+    }
 }
 
 /// A change of keys.

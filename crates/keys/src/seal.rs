@@ -107,11 +107,25 @@ impl<R: Records> Work<'_, R> {
         let pair = Pair { guek: before.version, gak: before.gak_version };
         // A key that was destroyed or compromised since protects nothing more, not even again.
         let hot = slot.hot(pair).filter(|hot| !hot.flagged).ok_or(Denial::StateForbids)?;
+        let (title, layout) = (slot.title, slot.layout);
+        if layout == CounterLayout::Plain {
+            // The block may be on record here alone, from a commit that no standby has acknowledged.
+            self.replicate_always()?;
+            self.log_lease_again(number, pair.guek);
+        }
         let mut used = gridseal_crypto::InvocationCounter::resume(u64::from(before.counter));
         let one = used.reserve(1).map_err(|_| Denial::CounterExhausted)?;
         used.extend(one);
         let ticket = used.take().map_err(|_| Denial::CounterExhausted)?;
-        self.protect(slot.title, &hot, &ticket, apdu, carrier)
+        self.protect(title, &hot, &ticket, apdu, carrier)
+    }
+
+    /// Puts the end of a block on record once more, so that there is a commit for the standby to acknowledge.
+    fn log_lease_again(&mut self, number: u32, guek: u32) {
+        let Some(slot) = self.traffic.slot_mut(number) else { return };
+        let Lease { epoch, end, .. } = slot.counters_of(guek).lease;
+        self.traffic.log.leased(number, guek, epoch, end);
+        self.traffic.touch(number);
     }
 
     /// Seals under a pair that the device may have, with the next counter of its encryption key.

@@ -22,7 +22,8 @@ pub struct Site {
     pub count: u8,
     /// System title under which this service seals for head-ends of this site.
     pub client_title: SystemTitle,
-    /// Epoch in the marker outside the database, `None` where there is none. Whoever notices that an old database was put
+    /// Epoch in the marker outside the database, `None` where there is none: a copy that has lost it is promoted above the
+    /// highest epoch that a witness has seen. Whoever notices that an old database was put
     /// back raises the marker by one first: the site then serves no more until it is restored.
     pub marker: Option<u32>,
     /// Standby that acknowledges commits.

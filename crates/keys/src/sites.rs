@@ -383,6 +383,7 @@ impl<R: Records> Work<'_, R> {
             deactivated_at: None,
             sent_order: device.next_act(),
             closed: false,
+            challenged_order: 0,
             wrapped_by: theirs.wrapped_by.map(|kek| number_here(numbers, kek)),
             ..theirs.clone()
         };

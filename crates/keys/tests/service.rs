@@ -559,4 +559,24 @@ fn plain_counters_are_not_leased_without_the_standby() {
     assert_eq!((keys.sealed(4).counter, keys.durability), (0, Durability::Replicated));
     keys.service.set_standby(Standby::Lost);
     assert_eq!(keys.sealed(5).counter, 1, "what is leased may be used");
+    assert_eq!(keys.get(4), ExchangeReply::Denied(Denial::NoStandby), "the lease may not have got there");
+}
+
+//= S2: what no standby has acknowledged does not leave later, either
+#[test]
+fn what_was_not_replicated_is_not_repeated_without_the_standby() {
+    let mut keys = Driver::of_two(MemoryRecords::default(), 0, None);
+    keys.import();
+    let begun = keys.begin(&BOTH);
+    assert!(begun.transfer.is_some() && keys.durability == Durability::Replicated);
+    // The commit was durable here, and came back as unreplicated.
+    keys.site.standby = Standby::Lost;
+    keys.restart();
+    let items = BOTH.to_vec();
+    let again = keys.exchange(KeyRequest::BeginKeyChange { system_title: METER, items });
+    assert_eq!(again, ExchangeReply::Denied(Denial::NoStandby));
+    keys.site.standby = Standby::Reachable;
+    keys.restart();
+    let again = keys.begin(&BOTH);
+    assert_eq!((again.transfer, keys.durability), (begun.transfer, Durability::Replicated));
 }

@@ -3,7 +3,9 @@
 use gridseal_keys::site::Standby;
 use gridseal_types::{
     DeviceState, UtcTime,
-    service::keys::{ChangeOutcome, ClaimState, KeyAct, KeyKind, KeyRef, KeyRequest, SiteMode, SiteRequest},
+    service::keys::{
+        ChangeOutcome, ClaimState, KeyAct, KeyKind, KeyRef, KeyRequest, SiteMode, SiteRequest, VersionState,
+    },
 };
 
 use super::{
@@ -178,8 +180,9 @@ impl World<'_> {
                 let copy = self.schedule.below(copies) as usize;
                 let keys = self.meters[meter].copies[copy].keys.hashes();
                 // What operators destroyed after it was replaced is not asked back.
-                let held =
-                    |key: &super::disk::KeyHash| self.sites.iter().any(|site| site.disk.durable.holds(key));
+                let held = |key: &super::disk::KeyHash| {
+                    self.sites.iter().all(|site| site.disk.durable.holds(key) && site.disk.view.holds(key))
+                };
                 if keys.iter().all(held) {
                     self.watch.coverage.count("meter/rollback");
                     self.watch.event("roll-back", || format!("\"meter\":{meter}"));
@@ -277,12 +280,28 @@ impl World<'_> {
     }
 
     fn key_act(&mut self, site: usize, meter: usize) -> Step {
+        if self.schedule.happens(400_000) {
+            // Undisturbed: only an answered challenge lets former keys be destroyed.
+            self.associate(site, meter, 0)?;
+            for _ in 0..4 {
+                self.flush(site)?;
+                let Some(message) = self.net.pop() else { break };
+                self.recorded.push(message.clone());
+                self.deliver(message)?;
+            }
+            self.flush(site)?;
+        }
         self.status(site, meter)?;
         let Some(status) = self.known[meter].status.as_ref() else { return Ok(()) };
         let count = status.versions.len() as u64;
         let Some(version) = status.versions.get(self.schedule.below(count) as usize) else { return Ok(()) };
+        // What is compromised is destroyed as soon as it may be.
+        let compromised = status.versions.iter().find(|version| version.state == VersionState::Compromised);
+        let version = compromised.filter(|_| self.schedule.happens(500_000)).unwrap_or(version);
+        let is_compromised = version.state == VersionState::Compromised;
         let key = KeyRef { system_title: status.system_title, kind: version.kind, version: version.version };
         let act = match self.schedule.below(10) {
+            _ if is_compromised => KeyAct::Destroy,
             0..3 => KeyAct::Suspend,
             3..6 => KeyAct::Resume,
             6 => KeyAct::Compromise,

@@ -12,7 +12,7 @@ use gridseal_keys::{
 use gridseal_types::service::keys::{ChangePhase, SiteMode, VersionState};
 
 /// Acts on a site that are accepted, by the mode before; and verdicts of a window; and faults.
-const OTHERS: [&str; 42] = [
+const OTHERS: [&str; 43] = [
     "site/none/found",
     "site/standby/promote",
     "site/active/promote",
@@ -54,6 +54,7 @@ const OTHERS: [&str; 42] = [
     "meter/rollback",
     "meter/power-cut",
     "meter/refused",
+    "meter/says-no",
     "meter/locked",
 ];
 

@@ -87,6 +87,20 @@ pub(super) enum Intent {
     },
 }
 
+impl Intent {
+    const fn meter(&self) -> Option<usize> {
+        match self {
+            Self::Seal { meter }
+            | Self::Change { meter }
+            | Self::Probe { meter }
+            | Self::Associate { meter }
+            | Self::Hls { meter, .. }
+            | Self::Status { meter } => Some(*meter),
+            Self::Open { .. } | Self::Operator => None,
+        }
+    }
+}
+
 /// GET normal of a register, under an invoke identifier.
 fn get(invoke: u8) -> Vec<u8> {
     vec![0xC0, 1, 0xC0 | invoke & 0x0F, 0, 3, 1, 0, 1, 8, 0, 255, 2, 0]
@@ -124,26 +138,33 @@ impl World<'_> {
         }
         let replies: Vec<(Intent, KeyReply)> = intents.into_iter().zip(decision.replies).collect();
         self.judge(site, &replies)?;
-        for (_, reply) in &replies {
-            let KeyReply::Exchange(reply) = reply else { continue };
-            match reply {
-                ExchangeReply::Sealed(sealed) | ExchangeReply::HlsReply { sealed, .. } => {
-                    self.watch.decided(&sealed.apdu);
-                }
-                ExchangeReply::Change(ChangeReply { transfer: Some(sealed), .. }) => {
-                    self.watch.decided(&sealed.apdu);
-                }
-                ExchangeReply::Probes(probes) => {
-                    probes.iter().for_each(|probe| self.watch.decided(&probe.sealed.apdu));
-                }
-                _ => {}
-            }
-        }
+        self.note_decided(site, &replies);
+        self.witness = self.witness.max(self.sites[site].serving_epoch());
         let early = self.plant == Some(gridseal_keys::danger_faults::Fault::PersistFirst);
         let released = if early { replies.clone() } else { Vec::new() };
         let waiting = if early { Vec::new() } else { replies };
         self.sites[site].queue.push_back(Pending { commit, marker: decision.marker, replies: waiting });
         self.release(site, released)
+    }
+
+    /// What a site has decided to send, whether it ever leaves or not.
+    fn note_decided(&mut self, site: usize, replies: &[(Intent, KeyReply)]) {
+        for (intent, reply) in replies {
+            let KeyReply::Exchange(reply) = reply else { continue };
+            let all: Vec<&Sealed> = match reply {
+                ExchangeReply::Sealed(sealed) | ExchangeReply::HlsReply { sealed, .. } => vec![sealed],
+                ExchangeReply::Change(change) => change.transfer.iter().collect(),
+                ExchangeReply::Probes(probes) => probes.iter().map(|probe| &probe.sealed).collect(),
+                _ => continue,
+            };
+            let Some(meter) = intent.meter() else { continue };
+            let view = &self.sites[site].disk.view;
+            for sealed in all {
+                if let Some(key) = view.key(&self.devices[meter], KeyKind::Guek, sealed.version) {
+                    self.watch.decided(key, &sealed.apdu);
+                }
+            }
+        }
     }
 
     /// Verdicts and state rules, at the moment of the decision.
@@ -366,6 +387,7 @@ impl World<'_> {
             _ if self.heals => Mishap::None,
             0 => Mishap::Refuses(place),
             1 => Mishap::PowerFails(place),
+            2 if place == 0 => Mishap::SaysNo,
             _ => Mishap::None,
         };
         let Handled { answer, failed, locked, changed } =
@@ -393,6 +415,7 @@ impl World<'_> {
         match mishap {
             Mishap::Refuses(_) if is_transfer => self.watch.coverage.count("meter/refused"),
             Mishap::PowerFails(_) if is_transfer => self.watch.coverage.count("meter/power-cut"),
+            Mishap::SaysNo if is_transfer => self.watch.coverage.count("meter/says-no"),
             _ => {}
         }
         if changed {

@@ -158,36 +158,36 @@ impl World<'_> {
         Ok(())
     }
 
-    /// One contact with a meter, as a head-end makes it.
+    /// One contact with a meter, as a head-end makes it: first it finds out which keys the meter has, for whatever fails
+    /// brings the meter nearer to its lock-out.
     fn contact(&mut self, leader: usize, meter: usize) -> Step {
         if self.is_well(meter) {
             return Ok(());
         }
         self.status(leader, meter)?;
-        let status = self.known[meter].status.clone();
-        let Some(status) = status else { return Ok(()) };
+        let Some(status) = self.known[meter].status.clone() else { return Ok(()) };
+        self.known[meter].change = status.change.as_ref().map(|change| change.change);
+        if status.change.is_some() || self.known[meter].asked {
+            self.probe(leader, meter)?;
+            self.settle()?;
+        }
+        self.status(leader, meter)?;
+        let Some(status) = self.known[meter].status.clone() else { return Ok(()) };
         let lacks = |kind| {
             let mut versions = status.versions.iter().filter(|version| version.kind == kind);
             !versions.any(|version| version.state == VersionState::Active)
         };
-        let phase = status.change.as_ref().map(|change| change.phase);
-        self.known[meter].change = status.change.as_ref().map(|change| change.change);
-        if phase.is_some() || lacks(KeyKind::Guek) || lacks(KeyKind::Gak) {
+        if status.change.is_some() || lacks(KeyKind::Guek) || lacks(KeyKind::Gak) {
             self.begin_change(leader, meter, vec![KeyKind::Guek, KeyKind::Gak])?;
             self.settle()?;
         }
-        self.known[meter].read = false;
+        (self.known[meter].read, self.known[meter].asked) = (false, true);
         self.get(leader, meter, false)?;
         self.settle()?;
         self.status(leader, meter)?;
-        let phase = self.known[meter].status.as_ref().and_then(|status| status.change.as_ref());
-        let phase = phase.map(|change| change.phase);
-        if phase == Some(ChangePhase::Sent) {
+        let change = self.known[meter].status.as_ref().and_then(|status| status.change.as_ref());
+        if change.is_some_and(|change| change.phase == ChangePhase::Sent) {
             self.report(leader, meter, ChangeOutcome::NoReply)?;
-            self.settle()?;
-        }
-        if phase.is_some() || !self.known[meter].read {
-            self.probe(leader, meter)?;
             self.settle()?;
         }
         self.status(leader, meter)

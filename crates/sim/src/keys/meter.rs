@@ -55,6 +55,8 @@ pub(super) enum Mishap {
     None,
     /// It refuses the key at this place.
     Refuses(usize),
+    /// It takes the keys, and says that it does not.
+    SaysNo,
     /// Its power fails before the key at this place; no answer.
     PowerFails(usize),
 }
@@ -324,7 +326,7 @@ impl Meter {
             let [_, _, _, id, _, _, wrapped @ ..] = item;
             let stops = match mishap {
                 Mishap::Refuses(at) | Mishap::PowerFails(at) => at == place,
-                Mishap::None => false,
+                Mishap::None | Mishap::SaysNo => false,
             };
             let key: Option<Key<Guek, 16>> = kek.unwrap_transferred(wrapped);
             let Some(key) = key.filter(|_| !stops) else {
@@ -342,8 +344,11 @@ impl Meter {
                 _ => keys.kek = key,
             }
         }
+        if mishap == Mishap::SaysNo {
+            result = REFUSED;
+        }
         let plain = vec![0xC7, 1, 0xC1, result];
-        if self.quirks.answers_under_new {
+        if self.quirks.answers_under_new && mishap != Mishap::SaysNo {
             handled.changed = self.take(keys);
             return answers.then(|| self.seal(plain));
         }

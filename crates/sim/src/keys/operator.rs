@@ -149,7 +149,9 @@ impl World<'_> {
         let is_behind = self.sites.get(other).is_some_and(|other| !other.behind.is_empty());
         // From here on it takes no commits of the other site.
         let followed = std::mem::take(&mut self.sites[site].follows);
-        let above = above.max(if self.heals { self.witness } else { 0 });
+        // A copy that has lost its marker does not know its own former epochs.
+        let asks_witness = self.heals || self.sites[site].marker.is_none();
+        let above = above.max(if asks_witness { self.witness } else { 0 });
         let request = SiteRequest::Promote { above, approvals: approvals() };
         self.order(site, KeyRequest::Site(request))?;
         if self.sites[site].mode() == Some(SiteMode::Active) {
@@ -276,6 +278,8 @@ impl World<'_> {
         let Some(KeyReply::Exchange(ExchangeReply::Reconciled { .. })) = reply else {
             return match reply.as_ref().and_then(denial) {
                 None | Some(Denial::NoStandby | Denial::Fenced { .. }) => Ok(()),
+                // It knows keys of an epoch above the leader's: the leader has to be promoted first.
+                Some(Denial::ForeignRow) if epoch < self.witness => Ok(()),
                 Some(denial) => {
                     Err(contract(format!("rows of the other site are refused: {}", denial.name())))
                 }

@@ -99,6 +99,11 @@ impl Site {
         self.service.as_ref().map(Service::mode)
     }
 
+    /// Epoch in which it serves, 0 when it does not.
+    pub(super) fn serving_epoch(&self) -> u32 {
+        if self.mode() == Some(SiteMode::Active) { self.epoch() } else { 0 }
+    }
+
     pub(super) fn epoch(&self) -> u32 {
         self.service.as_ref().map_or(0, Service::epoch)
     }

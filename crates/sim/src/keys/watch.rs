@@ -1,6 +1,6 @@
 //! Somebody who sees everything: what left, under which key and nonce, what is held, what was opened.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use gridseal_crypto::sha256;
 use gridseal_dlms::apdu::carrier::CipheredApdu;
@@ -64,8 +64,9 @@ pub(super) struct Watch<'e> {
     /// Highest counter that a site has sent under a key.
     sent_up_to: BTreeMap<(usize, KeyHash), u32>,
     truths: HashMap<BytesHash, Truth>,
-    /// How often bytes were decided to be sent.
-    decided: HashMap<BytesHash, u32>,
+    /// How often a site decided to use a counter, and which bytes.
+    decided: HashMap<(KeyHash, u32), u32>,
+    decided_bytes: HashSet<BytesHash>,
 }
 
 impl<'e> Watch<'e> {
@@ -81,6 +82,7 @@ impl<'e> Watch<'e> {
             sent_up_to: BTreeMap::new(),
             truths: HashMap::new(),
             decided: HashMap::new(),
+            decided_bytes: HashSet::new(),
         }
     }
 
@@ -136,7 +138,7 @@ impl<'e> Watch<'e> {
         let before = *highest;
         *highest = before.max(counter.saturating_add(1));
         // What was decided before, and got lost on its way out, comes later than others.
-        let is_late = self.decided.get(&digest(bytes)).is_some_and(|times| *times > 1);
+        let is_late = self.decided.get(&(key, counter)).is_some_and(|times| *times > 1);
         match before {
             before if before > counter && !is_late => {
                 Err((Rule::S5, format!("counter {counter} of key {} after {before}", hex(&key))))
@@ -146,13 +148,14 @@ impl<'e> Watch<'e> {
     }
 
     /// A site has decided to send these bytes.
-    pub(super) fn decided(&mut self, bytes: &[u8]) {
-        *self.decided.entry(digest(bytes)).or_default() += 1;
+    pub(super) fn decided(&mut self, key: KeyHash, bytes: &[u8]) {
+        *self.decided.entry((key, counter_of(bytes))).or_default() += 1;
+        self.decided_bytes.insert(digest(bytes));
     }
 
     /// Whether these bytes were ever decided to be sent by a site, and not forged.
     pub(super) fn is_true(&self, bytes: &[u8]) -> bool {
-        self.decided.contains_key(&digest(bytes))
+        self.decided_bytes.contains(&digest(bytes))
     }
 
     /// A meter has sent something.

@@ -35,7 +35,8 @@ pub(super) struct Known {
     pub(super) sealed: Option<(N16, u8)>,
     /// What the key service said last.
     pub(super) status: Option<DeviceKeyStatus>,
-    /// It has given a reading since the healing began.
+    /// It was asked since the healing began, and has given a reading when it was asked last.
+    pub(super) asked: bool,
     pub(super) read: bool,
     /// Probes that have failed since it answered last, and whether anything else has.
     pub(super) probes_failed: Vec<Vec<u8>>,
