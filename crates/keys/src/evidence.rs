@@ -138,6 +138,9 @@ impl<R: Records> Work<'_, R> {
                 // The meter opened a key under the old master key: that one is still in place.
                 step(&mut change, self.now.0, &[ChangeEvent::NoEvidence, ChangeEvent::OldProven]);
                 change.proof = None;
+            } else if installed {
+                // It was delivered before something that was proven since: it is to be proven again.
+                change.proof = None;
             } else if evidence.answered && evidence.pair.guek != proof.version {
                 let events = [ChangeEvent::NoEvidence, ChangeEvent::OldProven];
                 change.proof = Some(crate::record::ProofEntry {

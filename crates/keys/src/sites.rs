@@ -275,8 +275,10 @@ impl<R: Records> Work<'_, R> {
                 self.records.load(DEVICES, name.as_bytes())?.ok_or(Denial::ForeignRow)?;
             let before = self.load_device(entry)?;
             let mut device = before.clone();
-            let of_device: Vec<&VersionEntry> =
+            let mut of_device: Vec<&VersionEntry> =
                 versions.iter().filter(|(of, _)| *of == name).map(|(_, entry)| entry).collect();
+            // In the order in which the other site sent them.
+            of_device.sort_by_key(|entry| entry.sent_order);
             let numbers = self.numbers_here(&mut device, &of_device)?;
             let mut joined = false;
             for theirs in of_device {

@@ -49,7 +49,7 @@ const ACTS: [(u32, Act); 28] = [
     (10, Act::Clock),
     (20, Act::Rollback),
     (25, Act::State),
-    (25, Act::Key),
+    (45, Act::Key),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,7 +280,7 @@ impl World<'_> {
     }
 
     fn key_act(&mut self, site: usize, meter: usize) -> Step {
-        if self.schedule.happens(400_000) {
+        if self.schedule.happens(700_000) {
             // Undisturbed: only an answered challenge lets former keys be destroyed.
             self.associate(site, meter, 0)?;
             for _ in 0..4 {
@@ -302,9 +302,9 @@ impl World<'_> {
         let key = KeyRef { system_title: status.system_title, kind: version.kind, version: version.version };
         let act = match self.schedule.below(10) {
             _ if is_compromised => KeyAct::Destroy,
-            0..3 => KeyAct::Suspend,
-            3..6 => KeyAct::Resume,
-            6 => KeyAct::Compromise,
+            0..2 => KeyAct::Suspend,
+            2..4 => KeyAct::Resume,
+            4 => KeyAct::Compromise,
             _ => KeyAct::Destroy,
         };
         let reason = "drill".into();
@@ -403,7 +403,7 @@ impl World<'_> {
             (Some(SiteMode::Active), 4) => self.promote(site),
             (Some(SiteMode::Active), 5) => self.restore(site),
             (Some(SiteMode::Standby | SiteMode::Fenced), 0..4) => self.promote(site),
-            (Some(SiteMode::Standby | SiteMode::Fenced), 4) => self.restore(site),
+            (Some(SiteMode::Standby), 4) | (Some(SiteMode::Fenced), 4..8) => self.restore(site),
             (Some(_), 6..9) if self.sites.len() > 1 && self.linked => {
                 let epoch = self.sites[1 - site].epoch();
                 self.watch.event("fencing", || format!("\"site\":\"{}\"", site_name(site)));
