@@ -186,6 +186,7 @@ impl World<'_> {
                 if keys.iter().all(held) {
                     self.watch.coverage.count("meter/rollback");
                     self.watch.event("roll-back", || format!("\"meter\":{meter}"));
+                    self.known[meter].rolled_back = true;
                     self.meters[meter].roll_back(copy);
                     self.tell_keys(meter);
                 }
@@ -307,6 +308,10 @@ impl World<'_> {
             4 => KeyAct::Compromise,
             _ => KeyAct::Destroy,
         };
+        if act == KeyAct::Destroy && self.known[meter].rolled_back {
+            // Nobody can know yet that the meter has gone back: operators destroy no key of a meter before it is heard.
+            return Ok(());
+        }
         let reason = "drill".into();
         self.order(site, KeyRequest::KeyAct { key, act, approvals: approvals(), reason }).map(|_| ())
     }

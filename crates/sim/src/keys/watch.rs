@@ -97,6 +97,7 @@ impl<'e> Watch<'e> {
     }
 
     /// A (key, nonce) pair has left. The same bytes again are a repeat and no second use.
+    #[expect(clippy::too_many_arguments, reason = "one use of a key and everything that it is told by")]
     fn pair(&mut self, from: &str, key: KeyHash, title: SystemTitle, counter: u32, bytes: &[u8]) -> bool {
         let digest = digest(bytes);
         if let Some(evidence) = self.evidence.as_mut() {

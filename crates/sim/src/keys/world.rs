@@ -41,6 +41,8 @@ pub(super) struct Known {
     /// Probes that have failed since it answered last, and whether anything else has.
     pub(super) probes_failed: Vec<Vec<u8>>,
     pub(super) others_failed: bool,
+    /// An old copy of its flash came back.
+    pub(super) rolled_back: bool,
     /// It is gone for good, or stolen: nothing is expected of it.
     pub(super) gone: bool,
 }
