@@ -129,6 +129,7 @@ pub fn device_rows(meter: u32) -> [(Table, Vec<u8>, Vec<u8>); 2] {
         lockout: 10,
         history: 0,
         doubt: false,
+        transfers_failed: 0,
     };
     [
         (DEVICES, device.as_bytes().to_vec(), minicbor::to_vec(entry).unwrap()),
@@ -168,6 +169,7 @@ pub fn version_row(
         proven_order: 1,
         closed: false,
         bundled: false,
+        challenged_order: 0,
     };
     (version_key(&device, kind, 1), minicbor::to_vec(entry).unwrap())
 }
