@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use gridseal_api::{ServerEvent, server::Server};
 use gridseal_crypto::SigningKey;
 use gridseal_io::tls::{Alpn, ClientTls, Identity, TlsKey, mutual};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     files::{Zone, read_certificates},
@@ -29,25 +30,24 @@ where
 {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
+        // Before anything says that it is ready: who reads that may ask it to stop at once.
+        let stop = stop_signals()?;
         tokio::select! {
             result = process() => result,
-            () = stopped(with_parent) => Ok(()),
+            () = stopped(stop, with_parent) => Ok(()),
         }
     });
     runtime.shutdown_background();
     result
 }
 
+/// Ctrl-C and SIGTERM, caught from now on.
+fn stop_signals() -> Result<[Signal; 2]> {
+    Ok([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?])
+}
+
 /// Ready when the process should stop: Ctrl-C, SIGTERM, or the end of standard input when that is the parent's pipe.
-async fn stopped(with_parent: bool) {
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
+async fn stopped([mut interrupted, mut terminated]: [Signal; 2], with_parent: bool) {
     let orphaned = async {
         if !with_parent {
             return std::future::pending().await;
@@ -60,8 +60,8 @@ async fn stopped(with_parent: bool) {
         let _ = gone.await;
     };
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
+        _ = interrupted.recv() => {}
+        _ = terminated.recv() => {}
         () = orphaned => {}
     }
 }
