@@ -162,7 +162,8 @@ pub(super) fn read_time(element: Element<'_>) -> Option<UtcTime> {
         number(start..start.checked_add(2)?)
     };
     let (month, day, hour, minute) = (at(0)?, at(1)?, at(2)?, at(3)?);
-    let second = at(4).unwrap_or(0);
+    // Some issuers leave the seconds out.
+    let second = if text.len() == rest.checked_add(8)? { 0 } else { at(4)? };
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
