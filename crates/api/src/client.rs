@@ -8,7 +8,7 @@ pub use field::FieldClient;
 pub use inner::Client;
 pub use keys::{KeysCallError, KeysClient};
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use gridseal_io::tls::{ClientTls, connect};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -19,7 +19,7 @@ use hyper::{
     http::uri::{Authority, Scheme},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 use crate::ApiError;
@@ -47,14 +47,24 @@ struct Target {
     address: String,
     name: String,
     tls: ClientTls,
+    /// Local address to call from, on a host that has several.
+    from: Option<std::net::IpAddr>,
 }
 
 impl Target {
     async fn dial(&self) -> Result<TokioIo<TlsStream<TcpStream>>, ApiError> {
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address)).await;
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.open()).await;
         let stream = stream.map_err(|_| ApiError::Timeout)?.map_err(ApiError::Connect)?;
         stream.set_nodelay(true).map_err(ApiError::Connect)?;
         Ok(TokioIo::new(connect(&self.tls, &self.name, stream).await?))
+    }
+
+    async fn open(&self) -> std::io::Result<TcpStream> {
+        let Some(from) = self.from else { return TcpStream::connect(&self.address).await };
+        let to: SocketAddr = self.address.parse().map_err(std::io::Error::other)?;
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(from, 0))?;
+        socket.connect(to).await
     }
 
     fn request(&self, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ApiError> {

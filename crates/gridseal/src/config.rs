@@ -41,6 +41,12 @@ pub struct InitServer {
     /// Tell a device where its owner is only once its TPM has proven its endorsement key.
     #[serde(default = "default_challenge")]
     pub challenge: bool,
+    /// Most messages from one source in an hour.
+    #[serde(default = "default_source_per_hour")]
+    pub source_per_hour: u32,
+    /// Most questions about one device in an hour.
+    #[serde(default = "default_device_per_hour")]
+    pub device_per_hour: u32,
     /// Tell every message in hex: for evidence of a run.
     #[serde(default)]
     pub log_frames: bool,
@@ -48,6 +54,16 @@ pub struct InitServer {
 
 const fn default_challenge() -> bool {
     true
+}
+
+/// Default of `source_per_hour`.
+pub const fn default_source_per_hour() -> u32 {
+    gridseal_onboarding::config_server::Limits::DEFAULT.source_per_hour
+}
+
+/// Default of the init server's `device_per_hour`.
+pub const fn default_device_per_hour() -> u32 {
+    24
 }
 
 /// Config server.
@@ -61,9 +77,19 @@ pub struct ConfigServer {
     /// How long a device's call is held before it is told to come back, seconds.
     #[serde(default = "default_hold_s")]
     pub hold_s: u64,
+    /// Most new messages from one source in an hour.
+    #[serde(default = "default_source_per_hour")]
+    pub source_per_hour: u32,
+    /// Most sessions that one pseudonym may begin in an hour.
+    #[serde(default = "default_pseudonym_per_hour")]
+    pub pseudonym_per_hour: u32,
     /// Tell every message in hex, sealed as it is: for evidence of a run.
     #[serde(default)]
     pub log_frames: bool,
+}
+
+const fn default_pseudonym_per_hour() -> u32 {
+    gridseal_onboarding::config_server::Limits::DEFAULT.pseudonym_per_hour
 }
 
 const fn default_hold_s() -> u64 {
@@ -118,9 +144,16 @@ pub struct EndpointManager {
     /// Accept devices whose platform hierarchy is open. Test mode.
     #[serde(default)]
     pub danger_accept_open_platform: bool,
+    /// Most sessions that a device may begin in an hour.
+    #[serde(default = "default_hellos_per_hour")]
+    pub hellos_per_hour: u32,
     /// How long a redirect is good for, days.
     #[serde(default = "default_redirect_days")]
     pub redirect_days: u32,
+}
+
+const fn default_hellos_per_hour() -> u32 {
+    gridseal_onboarding::endpoint_manager::HELLOS_PER_HOUR
 }
 
 const fn default_redirect_days() -> u32 {

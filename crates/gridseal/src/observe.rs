@@ -1,26 +1,57 @@
 //! Events of a process: one JSON object per line on standard output. The demo shows them, an operator's collector reads
 //! them. Never a key, never a value of a reading.
 
-use std::io::Write;
+pub mod journal;
 
+use std::{
+    io::Write,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::{Context, Result};
 use serde_json::{Map, Value};
+
+use journal::Journal;
+
+/// Events of which a process keeps a record of its own.
+const REFUSALS: [&str; 9] = [
+    "refused",
+    "quarantined",
+    "root-failed",
+    "redirect-refused",
+    "frame-refused",
+    "link-refused",
+    "forbidden",
+    "handshake-failed",
+    "request-refused",
+];
 
 /// Where a process tells what happens.
 #[derive(Debug, Clone)]
 pub struct Observer {
     /// `None` tells nothing.
     process: Option<String>,
+    journal: Option<Arc<Mutex<Journal>>>,
 }
 
 impl Observer {
     /// An observer of one process.
     pub fn new(process: impl Into<String>) -> Self {
-        Self { process: Some(process.into()) }
+        Self { process: Some(process.into()), journal: None }
+    }
+
+    /// Keeps what is refused in a journal in this directory.
+    pub fn with_journal(mut self, dir: &Path) -> Result<Self> {
+        let journal = Journal::open(dir)
+            .with_context(|| format!("cannot open {}", dir.join(journal::FILE).display()))?;
+        self.journal = Some(Arc::new(Mutex::new(journal)));
+        Ok(self)
     }
 
     /// An observer that tells nothing: for one of many.
     pub const fn quiet() -> Self {
-        Self { process: None }
+        Self { process: None, journal: None }
     }
 
     /// Tells an event with its fields.
@@ -32,6 +63,12 @@ impl Observer {
         line.insert("event".into(), event.into());
         for (name, value) in fields {
             line.insert((*name).into(), Value::String(value.to_string()));
+        }
+        if REFUSALS.contains(&event)
+            && let Some(Ok(mut journal)) = self.journal.as_ref().map(|journal| journal.lock())
+        {
+            // A full disk is no reason to stop serving: the event is told in any case.
+            let _ = journal.append(line.clone());
         }
         let mut out = std::io::stdout().lock();
         // A reader that is gone is no reason to stop serving.

@@ -85,6 +85,19 @@ pub fn inner_client(zone: &Zone) -> Result<ClientTls> {
     Ok(mutual(&inner_roots(zone.dir())?, &service_identity(zone)?, Alpn::Http2)?)
 }
 
+/// What stands for a peer's address: a keyed hash, so that limits work and no log holds an address. Addresses of one
+/// IPv6 network of 64 bits count as one.
+pub fn source_of(key: &[u8; 32], peer: std::net::SocketAddr) -> gridseal_types::N16 {
+    let network: Vec<u8> = match peer.ip() {
+        std::net::IpAddr::V4(address) => address.octets().to_vec(),
+        std::net::IpAddr::V6(address) => address.octets()[..8].to_vec(),
+    };
+    let hash = gridseal_crypto::sha256(&[key, &network]);
+    let mut source = gridseal_types::N16([0; 16]);
+    source.0.copy_from_slice(&hash[..16]);
+    source
+}
+
 /// Tells where a server listens, then serves until the process stops.
 pub async fn serve(observer: &Observer, name: &str, server: Server) -> Result<()> {
     let address = server.address().context("server has no address")?;

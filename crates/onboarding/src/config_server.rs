@@ -13,7 +13,9 @@ use gridseal_trust::enrol::{
     relay::{RelayItem, RelayPull, RelayWork},
     session::{EVIDENCE_SIZE_MAX, Envelope, HELLO_SIZE_MAX, MESSAGE_SIZE_MAX, Step, encode_error, id_of},
 };
-use gridseal_types::{Code, Digest, N16, Tick};
+use gridseal_types::{Code, Digest, Kid, N16, Tick};
+
+use crate::limits::{Buckets, NAMES_MAX, SOURCES_MAX};
 
 /// Most messages that wait for the endpoint manager.
 pub const QUEUE_COUNT_MAX: usize = 4_096;
@@ -36,6 +38,8 @@ pub enum Answer {
     NotYet,
     /// Too much at the moment.
     Busy,
+    /// This peer asks too often: come back after this time.
+    TooMany(Duration),
     /// Larger than the kind of message allows.
     TooLarge,
 }
@@ -47,6 +51,22 @@ pub struct Output {
     pub connection: Connection,
     /// Answer.
     pub answer: Answer,
+    /// Why it was refused here, for the log; the wire does not tell.
+    pub refused: Option<Code>,
+}
+
+/// How many messages are taken in an hour.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From one source; repetitions of what is under way or answered do not count.
+    pub source_per_hour: u32,
+    /// C1 of one pseudonym from one source: somebody else's do not count, or he could lock the device out.
+    pub pseudonym_per_hour: u32,
+}
+
+impl Limits {
+    /// A source may be the gateway of a whole town's mobile network.
+    pub const DEFAULT: Self = Self { source_per_hour: 72_000, pseudonym_per_hour: 24 };
 }
 
 #[derive(Debug)]
@@ -59,7 +79,7 @@ struct Pending {
 }
 
 /// The relay.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ConfigServer {
     next_id: u64,
     pending: BTreeMap<u64, Pending>,
@@ -69,13 +89,38 @@ pub struct ConfigServer {
     answers: BTreeMap<Digest, Vec<u8>>,
     answers_order: VecDeque<Digest>,
     outputs: VecDeque<Output>,
+    sources: Buckets<N16>,
+    pseudonyms: Buckets<(Kid, N16)>,
+}
+
+impl Default for ConfigServer {
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
 
 impl ConfigServer {
     /// An empty relay. `first_id` makes work ids of a restarted server differ from those before.
     #[must_use]
-    pub fn new(first_id: u64) -> Self {
-        Self { next_id: first_id, ..Self::default() }
+    pub const fn new(first_id: u64) -> Self {
+        Self::with_limits(first_id, Limits::DEFAULT)
+    }
+
+    /// As [`ConfigServer::new`], with limits of the operator's choice.
+    #[must_use]
+    pub const fn with_limits(first_id: u64, limits: Limits) -> Self {
+        Self {
+            next_id: first_id,
+            pending: BTreeMap::new(),
+            by_digest: BTreeMap::new(),
+            queue: VecDeque::new(),
+            queued_size: 0,
+            answers: BTreeMap::new(),
+            answers_order: VecDeque::new(),
+            outputs: VecDeque::new(),
+            sources: Buckets::new(limits.source_per_hour, SOURCES_MAX),
+            pseudonyms: Buckets::new(limits.pseudonym_per_hour, NAMES_MAX),
+        }
     }
 
     /// Next output. Drain after every call.
@@ -90,23 +135,38 @@ impl ConfigServer {
     }
 
     fn answer(&mut self, connection: Connection, answer: Answer) {
-        self.outputs.push_back(Output { connection, answer });
+        self.outputs.push_back(Output { connection, answer, refused: None });
+    }
+
+    fn refuse(&mut self, connection: Connection, answer: Answer, code: Code) {
+        self.outputs.push_back(Output { connection, answer, refused: Some(code) });
+    }
+
+    /// By source, then by pseudonym, before anybody behind this server hears of it.
+    fn admit(&mut self, now: Tick, source: N16, message: &[u8]) -> Result<(), Duration> {
+        self.sources.take(now, source)?;
+        match Envelope::decode(message) {
+            Ok(Envelope::Hello { kid, .. }) => self.pseudonyms.take(now, (kid, source)),
+            _ => Ok(()),
+        }
     }
 
     /// A device sent a message.
     pub fn message(&mut self, now: Tick, connection: Connection, source: N16, message: Vec<u8>) {
-        let step = Envelope::decode(&message).ok().and_then(|envelope| envelope.step());
+        let envelope = Envelope::decode(&message);
+        let code = if envelope.is_err() { Code::Format } else { Code::State };
+        let step = envelope.ok().and_then(|envelope| envelope.step());
         let size_max = match step {
             Some(Step::HELLO) => HELLO_SIZE_MAX,
             Some(Step::EVIDENCE) => EVIDENCE_SIZE_MAX,
             Some(Step::RESPONSES | Step::INSTALLED) => MESSAGE_SIZE_MAX,
             _ => {
                 let error = encode_error(&id_of(&message), Code::Refused, 0);
-                return self.answer(connection, Answer::Message(error));
+                return self.refuse(connection, Answer::Message(error), code);
             }
         };
         if message.len() > size_max {
-            return self.answer(connection, Answer::TooLarge);
+            return self.refuse(connection, Answer::TooLarge, Code::Size);
         }
         let digest = Digest(gridseal_crypto::sha256(&[&message]));
         if let Some(known) = self.answers.get(&digest).cloned() {
@@ -115,10 +175,13 @@ impl ConfigServer {
         if let Some(&id) = self.by_digest.get(&digest) {
             return self.repeated(now, id, connection);
         }
+        if let Err(wait) = self.admit(now, source, &message) {
+            return self.refuse(connection, Answer::TooMany(wait), Code::Busy);
+        }
         if self.pending.len() >= QUEUE_COUNT_MAX
             || self.queued_size.saturating_add(message.len()) > QUEUE_SIZE_MAX
         {
-            return self.answer(connection, Answer::Busy);
+            return self.refuse(connection, Answer::Busy, Code::Busy);
         }
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
@@ -220,6 +283,21 @@ mod tests {
         message
     }
 
+    fn answered(connection: Connection, answer: Answer) -> Output {
+        Output { connection, answer, refused: None }
+    }
+
+    fn c1(kid: u8, m: u64) -> Vec<u8> {
+        let mut message = vec![0x85, 0x01, 0x01, 0x50];
+        message.extend_from_slice(&[kid; 16]);
+        message.extend_from_slice(&[0x58, 32]);
+        message.extend_from_slice(&[0; 24]);
+        message.extend_from_slice(&m.to_be_bytes());
+        message.push(0x54);
+        message.extend_from_slice(&[9; 20]);
+        message
+    }
+
     fn drained(server: &mut ConfigServer) -> Vec<Output> {
         core::iter::from_fn(|| server.poll()).collect()
     }
@@ -229,14 +307,14 @@ mod tests {
         let mut server = ConfigServer::new(100);
         server.message(Tick(0), 1, N16([0; 16]), c3(1));
         server.message(Tick(1), 2, N16([0; 16]), c3(1));
-        assert_eq!(drained(&mut server), [Output { connection: 1, answer: Answer::NotYet }]);
+        assert_eq!(drained(&mut server), [answered(1, Answer::NotYet)]);
         let work = server.pull(Tick(2), RelayPull { replies: vec![], most: 64 });
         assert_eq!(work.0.len(), 1);
         assert!(server.pull(Tick(2), RelayPull { replies: vec![], most: 64 }).0.is_empty());
         server.pull(Tick(3), RelayPull { replies: vec![(work.0[0].id, Some(vec![9]))], most: 1 });
-        assert_eq!(drained(&mut server), [Output { connection: 2, answer: Answer::Message(vec![9]) }]);
+        assert_eq!(drained(&mut server), [answered(2, Answer::Message(vec![9]))]);
         server.message(Tick(4), 3, N16([0; 16]), c3(1));
-        assert_eq!(drained(&mut server), [Output { connection: 3, answer: Answer::Message(vec![9]) }]);
+        assert_eq!(drained(&mut server), [answered(3, Answer::Message(vec![9]))]);
     }
 
     #[test]
@@ -264,7 +342,7 @@ mod tests {
         server.pull(Tick(2), RelayPull { replies: vec![(first.0[0].id, Some(vec![9]))], most: 64 });
         server.taken_over();
         assert_eq!(server.pull(Tick(3), RelayPull { replies: vec![], most: 64 }).0, first.0[1..]);
-        assert_eq!(drained(&mut server), [Output { connection: 1, answer: Answer::Message(vec![9]) }]);
+        assert_eq!(drained(&mut server), [answered(1, Answer::Message(vec![9]))]);
     }
 
     #[test]
@@ -288,8 +366,28 @@ mod tests {
     }
 
     #[test]
+    fn onboarding_7_7_a_pseudonym_and_a_source_have_so_many_messages_in_an_hour() {
+        let mut server = ConfigServer::with_limits(0, Limits { source_per_hour: 5, pseudonym_per_hour: 2 });
+        let mut say = |now: u64, source: u8, message: Vec<u8>| {
+            server.message(Tick(now), 1, N16([source; 16]), message);
+            let refused = drained(&mut server).pop().and_then(|output| output.refused);
+            let work = server.pull(Tick(now), RelayPull { replies: vec![], most: 64 });
+            (refused, work.0.len())
+        };
+        let (taken, busy) = ((None, 1), (Some(Code::Busy), 0));
+        assert_eq!((say(0, 1, c1(1, 1)), say(0, 1, c1(1, 2))), (taken, taken));
+        assert_eq!(say(0, 1, c1(1, 3)), busy);
+        assert_eq!(say(0, 2, c1(1, 3)), taken, "who floods a pseudonym does not lock its device out");
+        assert_eq!((say(0, 1, c1(2, 1)), say(0, 1, c3(1))), (taken, taken), "another goes on");
+        assert_eq!(say(0, 1, c3(2)), busy, "this source, whatever it asks");
+        assert_eq!(say(0, 3, c3(2)), taken);
+        assert_eq!(say(1_800_000, 3, c1(1, 4)), taken, "half an hour later");
+    }
+
+    #[test]
     fn a_full_queue_says_busy_and_memory_stays_bounded() {
-        let mut server = ConfigServer::new(0);
+        let limits = Limits { source_per_hour: u32::MAX, ..Limits::DEFAULT };
+        let mut server = ConfigServer::with_limits(0, limits);
         for number in 0..QUEUE_COUNT_MAX + 1 {
             let mut message = c3(0);
             message[4..12].copy_from_slice(&(number as u64).to_be_bytes());

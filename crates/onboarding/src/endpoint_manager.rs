@@ -25,7 +25,7 @@ use gridseal_trust::{
     measured::{Appraisal, Reason, Verdict},
 };
 use gridseal_types::{
-    Code, DeviceState, EkName, Sid, UtcTime,
+    Code, DeviceState, Digest, EkName, N16, Sid, Tick, UtcTime,
     records::{Overlay, Records, RecordsError, Table, Write},
     service::{
         admission::Admission,
@@ -34,6 +34,7 @@ use gridseal_types::{
     },
 };
 
+use crate::limits::Buckets;
 use installation::Comparison;
 use register::{DEVICES, RegisterEntry, Software};
 
@@ -45,6 +46,10 @@ const REPLACED: Table = "em_replaced";
 pub const SESSIONS_PER_DEVICE_MAX: usize = 4;
 /// Most replaced sessions that are remembered per device.
 const REPLACED_COUNT_MAX: usize = 64;
+/// Most sessions that one source may begin for a device in an hour, unless said otherwise.
+pub const HELLOS_PER_HOUR: u32 = 12;
+/// Most pairs of device and source that are counted at a time.
+const COUNTED_DEVICES_MAX: usize = 100_000;
 
 /// Names one message under way: the work id of the config server.
 pub type Task = u64;
@@ -72,6 +77,8 @@ pub enum Output {
 pub struct Event {
     /// Serial number; empty when no device is known.
     pub serial: String,
+    /// SHA-256 of the message that it is about.
+    pub message: Digest,
     /// What.
     pub kind: EventKind,
 }
@@ -114,7 +121,7 @@ pub enum Input {
 
 enum Running {
     /// The seal of a C1 is being opened.
-    Opening { wire: Vec<u8> },
+    Opening { wire: Vec<u8>, source: N16 },
     /// A registrar waits for an answer.
     Session { registrar: alloc::boxed::Box<Registrar>, serial: String },
     /// Stored; the head-end is being told before the reply goes.
@@ -155,6 +162,10 @@ enum Outcome {
 pub struct EndpointManager {
     rules: Arc<Rules>,
     running: BTreeMap<Task, Running>,
+    /// Hashes of the messages under way, for the log.
+    messages: BTreeMap<Task, Digest>,
+    /// How many sessions were begun lately for a device from one source: who has a device's label counts by himself.
+    hellos: Buckets<(EkName, N16)>,
     /// Sessions with a message under way: a second one waits for its device to repeat it.
     busy: BTreeMap<Sid, Task>,
     pending: Vec<Pending>,
@@ -176,12 +187,21 @@ impl EndpointManager {
         Self {
             rules: Arc::new(rules),
             running: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            hellos: Buckets::new(HELLOS_PER_HOUR, COUNTED_DEVICES_MAX),
             busy: BTreeMap::new(),
             pending: Vec::new(),
             contacts: Vec::new(),
             committing: Vec::new(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Lets one source begin so many sessions for a device in an hour, in place of [`HELLOS_PER_HOUR`].
+    #[must_use]
+    pub fn with_hellos_per_hour(mut self, count: u32) -> Self {
+        self.hellos = Buckets::new(count, COUNTED_DEVICES_MAX);
+        self
     }
 
     /// Next output. Drain after every [`EndpointManager::handle`].
@@ -225,18 +245,20 @@ impl EndpointManager {
         Ok(())
     }
 
-    fn event(&mut self, serial: &str, kind: EventKind) {
-        self.outputs.push_back(Output::Event(Event { serial: serial.into(), kind }));
+    fn event(&mut self, task: Task, serial: &str, kind: EventKind) {
+        let message = self.messages.get(&task).copied().unwrap_or(Digest([0; 32]));
+        self.outputs.push_back(Output::Event(Event { serial: serial.into(), message, kind }));
     }
 
     fn finish(&mut self, task: Task, reply: Option<Vec<u8>>) {
         self.running.remove(&task);
+        self.messages.remove(&task);
         self.busy.retain(|_, owner| *owner != task);
         self.outputs.push_back(Output::Reply(task, reply));
     }
 
     fn refuse(&mut self, task: Task, serial: &str, code: Code) {
-        self.event(serial, EventKind::Refused(code));
+        self.event(task, serial, EventKind::Refused(code));
         self.finish(task, None);
     }
 
@@ -246,7 +268,8 @@ impl EndpointManager {
         now: UtcTime,
         item: RelayItem,
     ) -> Result<(), RecordsError> {
-        let (task, wire) = (item.id, item.message);
+        let (task, source, wire) = (item.id, item.source, item.message);
+        self.messages.insert(task, Digest(gridseal_crypto::sha256(&[&wire])));
         let envelope = Envelope::decode(&wire);
         let size_max =
             envelope.as_ref().ok().and_then(Envelope::step).map_or(EVIDENCE_SIZE_MAX, Step::size_max);
@@ -263,6 +286,7 @@ impl EndpointManager {
             }
         };
         if self.busy.contains_key(&sid) {
+            self.messages.remove(&task);
             self.finish_busy(task);
             return Ok(());
         }
@@ -272,7 +296,7 @@ impl EndpointManager {
             if matches!(Envelope::decode(&wire), Ok(Envelope::Hello { .. })) {
                 // Only the seal tells whether this deserves more than a look-up.
                 self.outputs.push_back(Output::Keys(task, KeyRequest::OpenHello { wire: wire.clone() }));
-                self.running.insert(task, Running::Opening { wire });
+                self.running.insert(task, Running::Opening { wire, source });
             } else {
                 self.refuse(task, "", Code::Nonce);
             }
@@ -306,7 +330,9 @@ impl EndpointManager {
         reply: KeyReply,
     ) -> Result<(), RecordsError> {
         match self.running.remove(&task) {
-            Some(Running::Opening { wire }) => self.hello_opened(records, now, task, &wire, reply),
+            Some(Running::Opening { wire, source }) => {
+                self.hello_opened(records, now, task, (&wire, source), reply)
+            }
             Some(Running::Quarantining { left }) => {
                 match left.saturating_sub(1) {
                     0 => self.finish(task, None),
@@ -329,7 +355,7 @@ impl EndpointManager {
         records: &R,
         now: UtcTime,
         task: Task,
-        wire: &[u8],
+        (wire, source): (&[u8], N16),
         reply: KeyReply,
     ) -> Result<(), RecordsError> {
         let (device, epoch, body) = match reply {
@@ -350,6 +376,11 @@ impl EndpointManager {
         };
         if replaced(&Overlay::new(records), &device)?.contains(&sid_of(wire)) {
             self.refuse(task, &entry.serial, Code::Nonce);
+            return Ok(());
+        }
+        // The seal proves who asks; public-key work begins below.
+        if self.hellos.take(Tick(now.0.saturating_mul(1_000)), (device, source)).is_err() {
+            self.refuse(task, &entry.serial, Code::Busy);
             return Ok(());
         }
         match Registrar::begin(entry.facts(), Arc::clone(&self.rules), wire, &body, now) {
@@ -427,7 +458,7 @@ impl EndpointManager {
                 registrar::Output::Reply(wire) => self.finish(task, Some(wire)),
                 registrar::Output::Accepted(step) => {
                     let serial = serial.clone();
-                    self.event(&serial, EventKind::Accepted(step));
+                    self.event(task, &serial, EventKind::Accepted(step));
                 }
                 registrar::Output::Appraised(verdict) => {
                     let serial = serial.clone();
@@ -487,13 +518,13 @@ impl EndpointManager {
                 Outcome::Stored(admission) => admission,
                 Outcome::Quarantined(device, code) => {
                     let serial = self.serial(task);
-                    self.event(&serial, EventKind::Quarantined(code));
+                    self.event(task, &serial, EventKind::Quarantined(code));
                     self.quarantined(task, &[device]);
                     continue;
                 }
                 Outcome::Held(serial, devices) => {
                     if !devices.is_empty() {
-                        self.event(&serial, EventKind::Quarantined(Code::Label));
+                        self.event(task, &serial, EventKind::Quarantined(Code::Label));
                     }
                     self.quarantined(task, &devices);
                     continue;

@@ -17,3 +17,4 @@ extern crate alloc;
 pub mod config_server;
 pub mod endpoint_manager;
 pub mod init_server;
+pub mod limits;

@@ -32,8 +32,15 @@ impl FieldClient {
     /// A client of the server at `address` (`host:port`), whose certificate has to be for `name` unless it is pinned.
     #[must_use]
     pub fn new(address: impl Into<String>, tls: ClientTls, name: impl Into<String>) -> Self {
-        let target = Target { address: address.into(), name: name.into(), tls };
+        let target = Target { address: address.into(), name: name.into(), tls, from: None };
         Self { target, call_timeout: CALL_TIMEOUT, body_size_max: BODY_SIZE_MAX, connection: None }
+    }
+
+    /// Calls from this local address; the server is then to be named by its address.
+    #[must_use]
+    pub const fn from_address(mut self, from: std::net::IpAddr) -> Self {
+        self.target.from = Some(from);
+        self
     }
 
     /// Sets the longest wait for an answer (connection included) and the largest message that is read, bytes.

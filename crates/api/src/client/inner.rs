@@ -33,7 +33,7 @@ impl Client {
     /// A client of the service `name` at `address` (`host:port`). The service must prove that name.
     #[must_use]
     pub fn new(address: impl Into<String>, tls: ClientTls, name: impl Into<String>) -> Self {
-        let target = Target { address: address.into(), name: name.into(), tls };
+        let target = Target { address: address.into(), name: name.into(), tls, from: None };
         Self { target, call_timeout: CALL_TIMEOUT, connection: Mutex::new(None) }
     }
 

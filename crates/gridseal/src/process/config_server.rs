@@ -19,19 +19,18 @@ use gridseal_io::{
     rng::OsRng,
     tls::{Alpn, server, server_for_clients},
 };
-use gridseal_onboarding::config_server::{Answer, ConfigServer, Connection};
+use gridseal_onboarding::config_server::{Answer, ConfigServer, Connection, Limits as Rates, Output};
 use gridseal_trust::enrol::{
     relay::{RELAY_SIZE_MAX, RelayPull, RelayWork},
     session::EVIDENCE_SIZE_MAX,
 };
-use gridseal_types::N16;
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
     config,
     files::Zone,
     observe::Observer,
-    process::{bind, inner_roots, serve, service_identity},
+    process::{bind, inner_roots, serve, service_identity, source_of},
 };
 
 /// How long the endpoint manager's call is held when there is no work.
@@ -41,7 +40,7 @@ const NOT_YET: Duration = Duration::from_secs(1);
 
 struct Relay {
     machine: ConfigServer,
-    waiting: HashMap<Connection, oneshot::Sender<Answer>>,
+    waiting: HashMap<Connection, oneshot::Sender<Output>>,
     next_connection: Connection,
     /// Connection over which the endpoint manager asks.
     manager: Option<SocketAddr>,
@@ -67,7 +66,7 @@ impl Relay {
     fn deliver(&mut self) {
         while let Some(output) = self.machine.poll() {
             if let Some(waiting) = self.waiting.remove(&output.connection) {
-                let _ = waiting.send(output.answer);
+                let _ = waiting.send(output);
             }
         }
     }
@@ -76,12 +75,18 @@ impl Relay {
 /// Runs the config server.
 pub async fn run(path: &Path) -> Result<()> {
     let (config, dir): (config::ConfigServer, _) = config::load(path)?;
-    let observer = Observer::new("config-server");
+    let observer = Observer::new("config-server").with_journal(&dir)?;
     let zone = Zone::open(&dir)?;
     let first_id = u64::from_be_bytes(gridseal_crypto::random(&mut OsRng)?);
     let shared = Arc::new(Shared {
         relay: Mutex::new(Relay {
-            machine: ConfigServer::new(first_id),
+            machine: ConfigServer::with_limits(
+                first_id,
+                Rates {
+                    source_per_hour: config.source_per_hour,
+                    pseudonym_per_hour: config.pseudonym_per_hour,
+                },
+            ),
             waiting: HashMap::new(),
             next_connection: 0,
             manager: None,
@@ -119,10 +124,8 @@ pub async fn run(path: &Path) -> Result<()> {
 
 async fn message(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
     let (sender, mut receiver) = oneshot::channel();
-    let address = peer.address.ip().to_string();
-    let hash = gridseal_crypto::sha256(&[&shared.address_key, address.as_bytes()]);
-    let mut source = N16([0; 16]);
-    source.0.copy_from_slice(&hash[..16]);
+    let source = source_of(&shared.address_key, peer.address);
+    let digest = hex::encode(gridseal_crypto::sha256(&[&body]));
     shared.observer.event("relayed", &[("bytes", &body.len())]);
     shared.observer.frame(shared.log_frames, "from-device", &body);
     let (connection, has_work) = {
@@ -147,13 +150,19 @@ async fn message(shared: Arc<Shared>, peer: Peer, body: Vec<u8>) -> Reply {
             receiver.try_recv().ok()
         }
     };
-    match answer {
+    if let Some(code) = answer.as_ref().and_then(|output| output.refused) {
+        let fields: [(&str, &dyn std::fmt::Display); 3] =
+            [("code", &code.name()), ("message", &digest), ("source", &source)];
+        shared.observer.event("refused", &fields);
+    }
+    match answer.map(|output| output.answer) {
         Some(Answer::Message(bytes)) => {
             shared.observer.frame(shared.log_frames, "to-device", &bytes);
             Reply::Body(bytes)
         }
         Some(Answer::NotYet) | None => Reply::Later(NOT_YET),
         Some(Answer::Busy) => Reply::Refused(Refusal::Busy(Duration::from_secs(10))),
+        Some(Answer::TooMany(wait)) => Reply::Refused(Refusal::TooMany(wait)),
         Some(Answer::TooLarge) => Reply::Refused(Refusal::TooLarge),
     }
 }

@@ -72,6 +72,8 @@ pub struct Setup {
     pub registration: RegistrationRules,
     /// Others.
     pub peers: Peers,
+    /// Sessions that a device may begin in an hour.
+    pub hellos_per_hour: u32,
 }
 
 /// Reads configuration and keys.
@@ -85,6 +87,7 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
     let endorsements = load_endorsements(&dir, &config)?;
     let ca = read_certificates(&dir.join(&config.init_server_ca))?;
     let setup = Setup {
+        hellos_per_hour: config.hellos_per_hour,
         rules: Rules {
             policies,
             endorsements: endorsements.clone(),
@@ -166,14 +169,14 @@ fn load_endorsements(dir: &Path, config: &config::EndpointManager) -> Result<End
 /// Runs the endpoint manager.
 pub async fn run(path: &Path) -> Result<()> {
     let (setup, dir) = set_up(path)?;
-    let observer = Observer::new("endpoint-manager");
     let _lock = lock_directory(&dir)?;
+    let observer = Observer::new("endpoint-manager").with_journal(&dir)?;
     let records = SqliteRecords::open(dir.join("register.db")).context("cannot open the register")?;
     let outbox_records = SqliteRecords::open(dir.join("register.db")).context("cannot open the register")?;
     let peers = Arc::new(setup.peers);
+    let machine = EndpointManager::new(setup.rules).with_hellos_per_hour(setup.hellos_per_hour);
     observer.event("started", &[]);
-    let mut manager =
-        Manager { machine: EndpointManager::new(setup.rules), records, peers: Arc::clone(&peers), observer };
+    let mut manager = Manager { machine, records, peers: Arc::clone(&peers), observer };
     let observer = manager.observer.clone();
     let inbox = inbox::make(&dir)?;
     tokio::try_join!(manager.run(), run_outbox(outbox_records, peers, observer, &inbox))?;
@@ -358,14 +361,18 @@ fn batch_of<T>(waiting: &mut Vec<T>) -> Vec<T> {
 }
 
 fn tell(observer: &Observer, event: &Event) {
-    let serial = &event.serial;
+    let (serial, message) = (&event.serial, &event.message);
     match event.kind {
         EventKind::Accepted(step) => {
             observer.event("accepted", &[("serial", serial), ("message", &format!("C{}", step.number()))]);
         }
-        EventKind::Refused(code) => observer.event("refused", &[("serial", serial), ("code", &code.name())]),
+        EventKind::Refused(code) => {
+            observer.event("refused", &[("serial", serial), ("code", &code.name()), ("message", message)]);
+        }
         EventKind::Quarantined(code) => {
-            observer.event("quarantined", &[("serial", serial), ("code", &code.name())]);
+            let fields: [(&str, &dyn std::fmt::Display); 3] =
+                [("serial", serial), ("code", &code.name()), ("message", message)];
+            observer.event("quarantined", &fields);
         }
         EventKind::Unendorsed(fault) => {
             observer.event("endorsement-refused", &[("serial", serial), ("reason", &fault.name())]);

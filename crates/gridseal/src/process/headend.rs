@@ -67,7 +67,7 @@ type Store = Arc<Mutex<SqliteReadings>>;
 /// Runs the head-end.
 pub async fn run(path: &Path) -> Result<()> {
     let (config, dir): (config::Headend, _) = config::load(path)?;
-    let observer = Observer::new("headend");
+    let observer = Observer::new("headend").with_journal(&dir)?;
     let zone = Zone::open(&dir)?;
     let planted = config.danger_plant.as_ref().map(|file| danger_plant(&dir, &dir.join(file))).transpose()?;
     let store = SqliteReadings::open(dir.join("readings.db"), zone.load_or_generate("readings")?, OsRng)

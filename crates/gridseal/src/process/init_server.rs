@@ -14,11 +14,14 @@ use gridseal_api::{
 };
 use gridseal_crypto::{SigningKey, role::InitSigning};
 use gridseal_io::{
-    clock::utc_now,
+    clock::{tick_now, utc_now},
     rng::OsRng,
     tls::{Alpn, server},
 };
-use gridseal_onboarding::init_server::{Answer, Challenges, InitServer, MESSAGE_SIZE_MAX};
+use gridseal_onboarding::{
+    init_server::{Answer, Challenges, InitServer, MESSAGE_SIZE_MAX},
+    limits::InitLimits,
+};
 use gridseal_store::SqliteRecords;
 use gridseal_types::records::RecordsError;
 
@@ -26,13 +29,13 @@ use crate::{
     config,
     files::{Zone, parse_voucher_key},
     observe::Observer,
-    process::{bind, serve, service_identity},
+    process::{bind, serve, service_identity, source_of},
 };
 
 /// Runs the init server.
 pub async fn run(path: &Path) -> Result<()> {
     let (config, dir): (config::InitServer, _) = config::load(path)?;
-    let observer = Observer::new("init-server");
+    let observer = Observer::new("init-server").with_journal(&dir)?;
     let zone = Zone::open(&dir)?;
     let signer = SigningKey::<InitSigning>::new(&zone.load("init")?)?;
     let voucher_keys = config.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?;
@@ -42,15 +45,27 @@ pub async fn run(path: &Path) -> Result<()> {
     let records = Arc::new(Mutex::new(Kept { records, challenges }));
     let tls = server(&service_identity(&zone)?, Alpn::Http)?;
     let events = observer.clone();
-    let router = Router::new().route("/gso/v1/init", Access::Anyone, MESSAGE_SIZE_MAX, move |_, body| {
+    let address_key: [u8; 32] = gridseal_crypto::random(&mut OsRng)?;
+    let limits = Arc::new(Mutex::new(InitLimits::new(config.source_per_hour, config.device_per_hour)));
+    let router = Router::new().route("/gso/v1/init", Access::Anyone, MESSAGE_SIZE_MAX, move |peer, body| {
         let (machine, records, observer) = (Arc::clone(&machine), Arc::clone(&records), events.clone());
+        let limits = Arc::clone(&limits);
+        let source = source_of(&address_key, peer.address);
         async move {
             observer.frame(config.log_frames, "received", &body);
+            let digest = hex::encode(gridseal_crypto::sha256(&[&body]));
+            let wait =
+                limits.lock().ok().and_then(|mut limits| limits.admit(tick_now(), source, &body).err());
+            if let Some(wait) = wait {
+                let code = gridseal_types::Code::Busy.name();
+                observer.event("refused", &[("code", &code), ("message", &digest), ("source", &source)]);
+                return Reply::Refused(Refusal::TooMany(wait));
+            }
             let answered = tokio::task::spawn_blocking(move || answer(&machine, &records, &body)).await;
             match answered {
                 Ok(Ok((reply, refused))) => {
                     if let Some(code) = refused {
-                        observer.event("refused", &[("code", &code.name())]);
+                        observer.event("refused", &[("code", &code.name()), ("message", &digest)]);
                     } else {
                         observer.event("answered", &[]);
                     }

@@ -56,7 +56,7 @@ struct Job {
 /// Runs the key service.
 pub async fn run(path: &Path) -> Result<()> {
     let (config, dir): (config::Keys, _) = config::load(path)?;
-    let observer = Observer::new("keys");
+    let observer = Observer::new("keys").with_journal(&dir)?;
     let zone = Zone::open(&dir)?;
     let tls = server_for_clients(&service_identity(&zone)?, &inner_roots(&dir)?, Alpn::Http2)?;
     drop(zone);

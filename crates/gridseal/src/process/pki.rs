@@ -43,7 +43,7 @@ type Ca = Authority<SigningKey<CaSigning>>;
 /// Runs the certificate authority.
 pub async fn run(path: &Path) -> Result<()> {
     let (config, dir): (config::Pki, _) = config::load(path)?;
-    let observer = Observer::new("pki");
+    let observer = Observer::new("pki").with_journal(&dir)?;
     let zone = Zone::open(&dir)?;
     let certificates = read_certificates(&dir.join("issuing.pem"))?;
     let parse =

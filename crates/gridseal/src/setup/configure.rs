@@ -79,7 +79,15 @@ pub fn config_server(
     listen_inner: SocketAddr,
     choices: &Choices,
 ) -> Result<()> {
-    let relay = config::ConfigServer { listen, listen_inner, hold_s: 20, log_frames: choices.log_frames };
+    let limits = gridseal_onboarding::config_server::Limits::DEFAULT;
+    let relay = config::ConfigServer {
+        listen,
+        listen_inner,
+        hold_s: 20,
+        source_per_hour: limits.source_per_hour,
+        pseudonym_per_hour: limits.pseudonym_per_hour,
+        log_frames: choices.log_frames,
+    };
     config::save(&owner.join("config-server/config.toml"), &relay)
 }
 
@@ -154,6 +162,7 @@ pub fn endpoint_manager(
         policy_key: key,
         danger_accept_software_roots: anchor == Anchor::Software,
         danger_accept_open_platform: false,
+        hellos_per_hour: gridseal_onboarding::endpoint_manager::HELLOS_PER_HOUR,
         redirect_days: 3_650,
     };
     let path = dir.join("config.toml");

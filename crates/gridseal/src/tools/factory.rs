@@ -55,6 +55,9 @@ pub struct Arguments {
     /// Length of a load-profile interval, seconds.
     #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     interval_s: u32,
+    /// First ceiling of the devices' waits, milliseconds: after power came a device waits up to four times as long.
+    #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    backoff_ms: u64,
 }
 
 /// Arguments of `factory sell`.
@@ -140,7 +143,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         buyer,
         inserts: arguments.inserts,
         interval_s: arguments.interval_s,
-        backoff_ms: 30_000,
+        backoff_ms: arguments.backoff_ms,
         simulated_w: 420,
     };
     let mut number = 0;
@@ -194,7 +197,13 @@ pub fn sell(arguments: &Sell) -> Result<()> {
 
 /// Configuration of the manufacturer's init server.
 pub fn write_init_config(dir: &Path, vendor: &Vendor, listen: SocketAddr, log_frames: bool) -> Result<()> {
-    let init =
-        config::InitServer { listen, voucher_keys: vec![vendor.voucher_key()], challenge: true, log_frames };
+    let init = config::InitServer {
+        listen,
+        voucher_keys: vec![vendor.voucher_key()],
+        challenge: true,
+        source_per_hour: config::default_source_per_hour(),
+        device_per_hour: config::default_device_per_hour(),
+        log_frames,
+    };
     config::save(&dir.join("config.toml"), &init).context("init server")
 }

@@ -2,10 +2,11 @@
 
 use gridseal_trust::enrol::{
     device::{Event, Input},
+    relay::RelayItem,
     session::{Envelope, Step, sid_of},
 };
 use gridseal_types::{
-    Code, DeviceState, UtcTime,
+    Code, DeviceState, N16, Tick, UtcTime,
     service::keys::{KeyReply, KeyRequest},
 };
 
@@ -164,6 +165,29 @@ fn a_flood_of_hellos_does_not_push_a_proven_session_out() {
     assert_eq!(world.entry().sessions[1..], flooded[6..], "the oldest unproven ones went");
     world.run();
     assert!(world.is_confirmed());
+}
+
+#[test]
+fn onboarding_7_7_a_source_begins_twelve_sessions_of_a_device_in_an_hour() {
+    let mut world = World::new();
+    world.start();
+    assert!(world.run_until(|world| count(world, Step::COMMANDS) == 1));
+    let (_, hello) = world.sent.iter().find(|(leg, _)| *leg == Leg::Session(Step::HELLO)).unwrap().clone();
+    let challenges = |world: &World| world.key_requests.iter().filter(|of| **of == "challenge").count();
+    let before = challenges(&world);
+    for number in 0..12 {
+        let hello = world.spy.fresh_hello(&hello, number);
+        assert_eq!(straight(&mut world, &hello).1, None, "{number}");
+    }
+    let more = world.spy.fresh_hello(&hello, 12);
+    assert_eq!(straight(&mut world, &more), (None, Some(Code::Busy)));
+    assert_eq!(challenges(&world), before + 12, "public-key work for one too many");
+    // The device itself, behind another address, goes on; and an hour later so may the other.
+    let item = RelayItem { id: 7, source: N16([7; 16]), message: more.clone() };
+    assert!(matches!(world.work(vec![item])[..], [(7, Some(_))]));
+    world.now = Tick(world.now.0 + 3_600_000);
+    let later = world.spy.fresh_hello(&hello, 13);
+    assert_eq!(straight(&mut world, &later).1, None);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use gridseal_types::UtcTime;
 
 use super::Meter;
 use crate::{
+    config::Firmware,
     files::{parse_public_key, parse_voucher_key},
     observe::Observer,
     process::endpoint_manager::host_of,
@@ -34,20 +35,19 @@ pub struct Traffic {
 }
 
 /// The machine's firmware as the file has it.
-fn firmware(meter: &Meter) -> Result<device::Firmware> {
+pub fn firmware(file: &Firmware, place: Option<String>) -> Result<device::Firmware> {
     let keys = |list: &[String]| list.iter().map(|key| parse_public_key(key)).collect::<Result<Vec<_>>>();
-    let first = Duration::from_millis(meter.firmware.backoff_ms);
+    let first = Duration::from_millis(file.backoff_ms);
     Ok(device::Firmware {
-        init_keys: keys(&meter.firmware.init_keys)?,
-        voucher_keys: meter
-            .firmware
+        init_keys: keys(&file.init_keys)?,
+        voucher_keys: file
             .voucher_keys
             .iter()
             .map(|key| parse_voucher_key(key))
             .collect::<Result<_>>()?,
-        subject: meter.firmware.serial.clone(),
+        subject: file.serial.clone(),
         pace: Pace { first, ..Pace::FIELD },
-        place: meter.place()?,
+        place,
     })
 }
 
@@ -59,12 +59,14 @@ pub struct Shell<'m> {
     config: Vec<FieldClient>,
     turn: usize,
     traffic: Traffic,
+    /// SHA-256 of the answer that came last, for the log.
+    answer: String,
 }
 
 impl<'m> Shell<'m> {
     /// A machine with what the flash holds, switched on.
     pub fn start(meter: &'m Meter) -> Result<Self> {
-        let mut machine = Device::new(firmware(meter)?, meter.load_record()?);
+        let mut machine = Device::new(firmware(&meter.firmware, meter.place()?)?, meter.load_record()?);
         machine.handle(tick_now(), Input::Start)?;
         let (_, ca) = der::pem::decode_vec(meter.firmware.init_server_ca.trim().as_bytes())
             .map_err(|error| anyhow::anyhow!("init_server_ca is not PEM: {error}"))?;
@@ -82,6 +84,7 @@ impl<'m> Shell<'m> {
             config: Vec::new(),
             turn: 0,
             traffic: Traffic::default(),
+            answer: String::new(),
         })
     }
 
@@ -140,7 +143,7 @@ impl<'m> Shell<'m> {
                     self.meter.observer.event("operating", &[("confirmed", &confirmed)]);
                     return Ok(true);
                 }
-                Output::Event(event) => tell(&self.meter.observer, event),
+                Output::Event(event) => tell(&self.meter.observer, event, &self.answer),
                 _ => {}
             }
         }
@@ -171,6 +174,7 @@ impl<'m> Shell<'m> {
             Some(answer) => {
                 self.traffic.round_trips += 1;
                 self.traffic.bytes += u64::try_from(sent + answer.body.len())?;
+                self.answer = hex::encode(gridseal_crypto::sha256(&[&answer.body]));
                 self.machine.handle(tick_now(), Input::Received(&answer.body))?;
             }
             None => {
@@ -183,13 +187,15 @@ impl<'m> Shell<'m> {
     }
 }
 
-fn tell(observer: &Observer, event: Event) {
+fn tell(observer: &Observer, event: Event, answer: &str) {
     match event {
         Event::OwnerFound => observer.event("owner-found", &[]),
         Event::KeysMade => observer.event("keys-made", &[]),
         Event::Sent(step) => observer.event("sent", &[("message", &format!("C{}", step.number()))]),
         Event::Accepted(step) => observer.event("accepted", &[("message", &format!("C{}", step.number()))]),
-        Event::Refused(code) => observer.event("refused", &[("code", &code.name())]),
+        Event::Refused(code) => {
+            observer.event("refused", &[("code", &code.name()), ("message", &answer)]);
+        }
         Event::Unanswered => observer.event("unanswered", &[]),
         Event::RootFailed(error) => observer.event("root-failed", &[("error", &error)]),
         _ => {}
