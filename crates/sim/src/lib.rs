@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod blackout;
 pub mod group;
 pub mod keys;
 pub mod onboarding;

@@ -505,7 +505,7 @@ impl World {
         let actor = Actor::Meter(number);
         let now = self.now;
         match output {
-            gridseal_meter::Output::Persist { id, record } => {
+            gridseal_meter::Output::Persist { id, record, .. } => {
                 if self.crashes(actor, Point::BeforeFlash) {
                     return Ok(());
                 }

@@ -43,7 +43,8 @@ pub struct Firmware {
     pub place: Option<String>,
 }
 
-/// Waiting times: exponential back-off with full jitter between the two ends; a successful step resets it.
+/// Waiting times: exponential back-off with full jitter between the two ends; a successful step resets it. A device that
+/// has no owner yet also waits after power came, a random time up to four times the first ceiling.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// First and shortest ceiling of the back-off.
@@ -241,8 +242,11 @@ enum State {
     Operating,
     /// A session was given up: its TPM sessions are closed before the wait.
     Flushing,
-    /// Random value for the back-off.
-    Jittering(alloc::boxed::Box<State>),
+    /// Random value for a wait, whose ceiling is the first one doubled so often.
+    Jittering {
+        then: alloc::boxed::Box<State>,
+        doublings: u32,
+    },
     Waiting {
         until: Tick,
         then: alloc::boxed::Box<State>,
@@ -373,7 +377,7 @@ impl State {
             Self::Confirming => "confirming",
             Self::Operating => "operating",
             Self::Flushing => "flushing",
-            Self::Jittering(_) => "jittering",
+            Self::Jittering { .. } => "jittering",
             Self::Waiting { .. } => "waiting",
         }
     }

@@ -28,6 +28,8 @@ use crate::{
 const NONCE_SIZE: usize = 32;
 /// Random bytes for a jitter.
 const JITTER_SIZE: usize = 8;
+/// After power came, the first ceiling of the back-off doubled so often: 2 min in the field.
+const START_DOUBLINGS: u32 = 2;
 
 impl Device {
     /// Feed one input. `now` never goes backwards.
@@ -37,7 +39,7 @@ impl Device {
     pub fn handle(&mut self, now: Tick, input: Input<'_>) -> Result<(), Unexpected> {
         let state = core::mem::replace(&mut self.state, State::Off);
         match (state, input) {
-            (State::Off, Input::Start) => self.describe(),
+            (State::Off, Input::Start) => self.power_came(),
             (State::Describing, Input::Root(Ok(RootReply::Described(description)))) => {
                 self.described(description);
             }
@@ -121,7 +123,9 @@ impl Device {
             (State::Operating, Input::TerminusAccepted) => self.note(|installed| &mut installed.confirmed),
             (State::Operating, Input::TerminusRefused) => self.terminus_refused(),
             (State::Flushing, Input::Root(_)) => self.back_off(State::Off),
-            (State::Jittering(then), Input::Random(bytes)) => self.wait(now, *then, bytes),
+            (State::Jittering { then, doublings }, Input::Random(bytes)) => {
+                self.wait(now, *then, doublings, bytes);
+            }
             (State::Waiting { then, .. }, Input::Timeout) => self.resume(now, *then),
             // A root that fails leaves nothing to rely on: the attempt starts over after a wait.
             (
@@ -147,6 +151,16 @@ impl Device {
             }
         }
         Ok(())
+    }
+
+    /// Power comes to a whole town at once: a device that has to ask somebody waits first, a random time. One that
+    /// operates has its own way to its terminus.
+    fn power_came(&mut self) {
+        if self.record.installed.is_some() {
+            self.describe();
+        } else {
+            self.jitter(State::Off, START_DOUBLINGS);
+        }
     }
 
     fn describe(&mut self) {
@@ -542,13 +556,18 @@ impl Device {
     }
 
     fn back_off(&mut self, then: State) {
-        self.outputs.push_back(Output::Random(JITTER_SIZE));
-        self.state = State::Jittering(Box::new(then));
+        self.jitter(then, self.failures.min(20));
     }
 
-    fn wait(&mut self, now: Tick, then: State, random: &[u8]) {
+    /// Waits a random time up to the first ceiling of the back-off, doubled so often.
+    fn jitter(&mut self, then: State, doublings: u32) {
+        self.outputs.push_back(Output::Random(JITTER_SIZE));
+        self.state = State::Jittering { then: Box::new(then), doublings };
+    }
+
+    fn wait(&mut self, now: Tick, then: State, doublings: u32, random: &[u8]) {
         let pace = self.firmware.pace;
-        let doubled = pace.first.saturating_mul(1 << self.failures.min(20));
+        let doubled = pace.first.saturating_mul(1 << doublings);
         let ceiling_ms = u64::try_from(doubled.min(pace.most).as_millis()).unwrap_or(u64::MAX);
         let drawn = random.iter().fold(0u64, |value, byte| (value << 8) | u64::from(*byte));
         // Full jitter, at least one millisecond, so that time moves.
