@@ -74,6 +74,8 @@ pub enum Output {
         id: PersistId,
         /// The whole state; give it to [`Push::resume`].
         record: Vec<u8>,
+        /// End of the counter values that it reserves: a record with a higher one must never be followed by an older.
+        reserved_end: u64,
     },
     /// Send the bytes (one wrapper frame) over the link.
     Transmit(Vec<u8>),
@@ -498,7 +500,8 @@ impl Push {
         record.next_invoke_id = self.next_invoke_id;
         record.last_row = self.last_row;
         record.queue = self.queue.iter().map(Entry::kept).collect();
-        self.outputs.push_back(Output::Persist { id, record: record.encode() });
+        let reserved_end = self.reserved_end;
+        self.outputs.push_back(Output::Persist { id, record: record.encode(), reserved_end });
     }
 
     /// Sends the oldest frames that are durable and not in flight, up to the limit, unless a retry is being waited for.

@@ -150,7 +150,7 @@ impl World {
         self.push.handle(self.now, input).unwrap();
         while let Some(output) = self.push.poll() {
             match output {
-                Output::Persist { id, record } => {
+                Output::Persist { id, record, .. } => {
                     assert!(self.writing.is_none(), "one record at a time");
                     self.writing = Some((id, record, self.captured.clone()));
                 }
@@ -315,7 +315,7 @@ fn persist_all(push: &mut Push, now: Tick) -> (Vec<Output>, Vec<u8>) {
         let mut pending = None;
         for output in outputs(push) {
             match output {
-                Output::Persist { id, record } => pending = Some((id, record)),
+                Output::Persist { id, record, .. } => pending = Some((id, record)),
                 output => rest.push(output),
             }
         }

@@ -96,6 +96,8 @@ pub struct Description {
     pub epoch: Epoch,
     /// The pin, `None` while the device never had an owner.
     pub pin: Option<OwnerPin>,
+    /// Counter that only rises: generation of what the device keeps on flash.
+    pub generation: u64,
     /// TPM_PT_PERMANENT.
     pub permanent: u32,
     /// Whether the platform hierarchy has an empty authorisation.
@@ -196,6 +198,8 @@ pub enum RootRequest {
         /// TPM2B_ENCRYPTED_SECRET with its size word.
         secret: Vec<u8>,
     },
+    /// Raises the generation counter by one. Answer: [`RootReply::Done`].
+    RaiseGeneration,
     /// Answer: [`RootReply::Attested`]. Flushes sessions of an earlier attempt first.
     Attest(AttestRequest),
     /// Runs tunnelled commands in order, stops after the first that fails. The caller has checked them against the

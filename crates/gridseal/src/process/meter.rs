@@ -1,7 +1,7 @@
 //! `gridseal meter run`: a meter. It finds its owner, proves itself, gets its keys, and pushes its load profile.
 
 pub mod fleet;
-mod onboard;
+pub mod onboard;
 mod push;
 pub mod root;
 pub mod serve;
@@ -28,7 +28,7 @@ use crate::{
 use root::SharedRoot;
 
 /// A meter with what its flash holds.
-struct Meter {
+pub struct Meter {
     firmware: Firmware,
     dir: PathBuf,
     root: SharedRoot,
@@ -41,10 +41,11 @@ struct Meter {
 pub async fn run(dir: &Path) -> Result<()> {
     let meter = Meter::power_on(dir, false)?;
     let mut owner = onboard::Shell::start(&meter)?;
+    let mut power_came = meter.load_record()?.installed.is_some();
     loop {
         owner.until_operating().await?;
         // Comes back only when a terminus refuses a configuration that was never confirmed.
-        push::run(&meter, &mut owner).await?;
+        push::run(&meter, &mut owner, std::mem::take(&mut power_came)).await?;
         owner.tell(Input::TerminusRefused)?;
     }
 }
@@ -54,7 +55,7 @@ impl Meter {
     fn power_on(dir: &Path, is_quiet: bool) -> Result<Self> {
         let (firmware, dir): (Firmware, _) = config::load(&dir.join("firmware.toml"))?;
         let name = format!("meter {}", firmware.serial);
-        let observer = if is_quiet { Observer::quiet() } else { Observer::new(name) };
+        let observer = if is_quiet { Observer::quiet() } else { Observer::new(name).with_journal(&dir)? };
         let root = SharedRoot::power_on(&firmware.root, firmware.measurements.as_ref(), &dir)?;
         observer.event("powered", &[("root", &root.lock()?.assurance().name())]);
         Ok(Self { firmware, dir, root, observer, powered_at: utc_now() })

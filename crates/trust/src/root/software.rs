@@ -191,6 +191,7 @@ impl SoftwareRoot {
         Ok(RootReply::Described(Description {
             ek_public: tpm::with_point(&ENDORSEMENT_TEMPLATE, &kept.endorsement.public()),
             epoch: kept.epoch,
+            generation: kept.generation,
             pin: kept.pin,
             permanent: kept.permanent(),
             platform_open: self.platform_open,
@@ -345,6 +346,11 @@ impl DeviceRoot for SoftwareRoot {
             }
             RootRequest::ActivateIdentity { credential, secret } => {
                 self.activate_identity(&credential, &secret)
+            }
+            RootRequest::RaiseGeneration => {
+                let kept = self.kept.as_mut().ok_or(RootError::Unsuitable)?;
+                kept.generation = kept.generation.checked_add(1).ok_or(RootError::Unsuitable)?;
+                Ok(RootReply::Done)
             }
             RootRequest::Attest(request) => self.attest(&request),
             RootRequest::Execute(commands) => self.execute(&commands).map(RootReply::Responses),

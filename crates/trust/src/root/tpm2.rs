@@ -169,6 +169,7 @@ impl<T: TpmTransport> Tpm2Root<T> {
             ek_public,
             epoch: self.epoch()?,
             pin: self.pin()?,
+            generation: self.generation()?,
             permanent: self.property(PT_PERMANENT)?,
             platform_open: self.is_platform_open()?,
             iak_public: self.identity_public()?,
@@ -277,6 +278,7 @@ impl<T: TpmTransport> DeviceRoot for Tpm2Root<T> {
                     root.activate((key, &tpm::name(public)), &credential, &secret)
                 })
                 .map(RootReply::Activated),
+            RootRequest::RaiseGeneration => self.raise_generation().map(|()| RootReply::Done),
             RootRequest::Attest(request) => self.attest(&request),
             RootRequest::Execute(commands) => self.execute(&commands),
             RootRequest::Import { storage, objects } => self.import_all(&storage, &objects),

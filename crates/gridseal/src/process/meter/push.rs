@@ -19,7 +19,7 @@ use gridseal_trust::{
     root::{OwnerKeys, RootReply, RootRequest},
     tpm,
 };
-use gridseal_types::{SystemTitle, Tick};
+use gridseal_types::{SystemTitle, Tick, service::keys::Bytes};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -39,13 +39,20 @@ const LINK_STANDS_AFTER: Duration = Duration::from_millis(250);
 /// session (onboarding 7.6). More would only let the back-off grow to hours when power failed just before C7 was sent.
 const REFUSALS_MAX: u32 = gridseal_trust::enrol::device::FAILURES_MAX;
 
-/// Pushes until the terminus refuses a configuration that was never confirmed.
-pub async fn run(meter: &Meter, owner: &mut Shell<'_>) -> Result<()> {
+/// After power came, the first ceiling of the pause doubled so often: a whole town gets power at once.
+const START_DOUBLINGS: u32 = 2;
+
+/// Pushes until the terminus refuses a configuration that was never confirmed. When `power_came` the terminus is left in
+/// peace for a random time first.
+pub async fn run(meter: &Meter, owner: &mut Shell<'_>, power_came: bool) -> Result<()> {
     let installed = owner.record().installed.clone().context("nothing is installed")?;
     let keys = owner.record().keys.clone().context("no keys were made")?;
     let mut pushing = Pushing::resume(meter, &installed, &keys)?;
     let mut refusals = 0;
     let mut turn = 0usize;
+    if power_came {
+        pushing.pause(START_DOUBLINGS, owner).await?;
+    }
     loop {
         match dial(meter, &installed, &keys, owner.record(), turn).await {
             Ok(link) => {
@@ -109,6 +116,54 @@ struct Pushing<'m> {
     meter: &'m Meter,
     machine: Push,
     profile: LoadProfile,
+    /// Which delivered keys seal.
+    keys: u32,
+    /// Of the record that is durable.
+    generation: u64,
+    reserved: (u32, u64),
+}
+
+/// What lies on flash: the push record, and the generation that tells it from an older one.
+#[derive(Default, minicbor::Encode, minicbor::Decode)]
+struct Kept {
+    /// The root's counter is at this value, or at the one before it when power failed between the two.
+    #[n(0)]
+    generation: u64,
+    /// Keys and end of the counter values that were reserved last.
+    #[n(1)]
+    reserved: (u32, u64),
+    #[n(2)]
+    record: Option<Bytes>,
+}
+
+impl Kept {
+    const FILE: &str = "push.cbor";
+
+    /// Reads it, and refuses an image that was put back: its counter values may have been used since.
+    ///
+    /// # Source
+    /// Onboarding specification, section 9, attack A37.
+    fn load(meter: &Meter, installed: &Installed) -> Result<Self> {
+        let RootReply::Described(description) = meter.root.perform(RootRequest::Describe)? else {
+            bail!("the root does not describe itself");
+        };
+        let counter = description.generation;
+        let kept = match read_if_there(&meter.dir.join(Self::FILE))? {
+            Some(bytes) => minicbor::decode(&bytes).context("push.cbor is no push record")?,
+            // Nothing was reserved yet, so the counter has to be where it was when the keys came.
+            None => Self { generation: installed.generation, ..Self::default() },
+        };
+        if kept.record.is_some() && kept.generation == counter.saturating_add(1) {
+            meter.root.perform(RootRequest::RaiseGeneration)?;
+        } else if kept.generation != counter && (kept.record.is_some() || !installed.is_counting) {
+            let code = gridseal_types::Code::Rollback.name();
+            let fields: [(&str, &dyn std::fmt::Display); 3] =
+                [("code", &code), ("found", &kept.generation), ("counter", &counter)];
+            meter.observer.event("refused", &fields);
+            bail!("the flash holds an older state than the root has seen: the meter needs new keys");
+        }
+        Ok(kept)
+    }
 }
 
 impl<'m> Pushing<'m> {
@@ -128,14 +183,17 @@ impl<'m> Pushing<'m> {
         };
         let generation = u32::from_be_bytes(*installed.digest.0.first_chunk().context("digest")?);
         let config = PushConfig { system_title, key_generation: generation };
-        let machine = match read_if_there(&meter.dir.join("push.cbor"))? {
+        let kept = Kept::load(meter, installed)?;
+        let machine = match kept.record {
             None if installed.is_counting => {
                 bail!(
                     "push.cbor is gone: which counters these keys have used cannot be known, the meter needs new keys"
                 );
             }
             None => Push::begin(config, push_keys),
-            Some(bytes) => Push::resume(config, push_keys, &bytes).context("push.cbor is no push record")?,
+            Some(bytes) => {
+                Push::resume(config, push_keys, &bytes.0).context("push.cbor is no push record")?
+            }
         };
         let seed = u64::from_be_bytes(system_title.0);
         let mut profile = LoadProfile::resume(
@@ -144,7 +202,29 @@ impl<'m> Pushing<'m> {
             machine.last_row(),
         );
         profile.powered_on(meter.powered_at);
-        Ok(Self { meter, machine, profile })
+        Ok(Self {
+            meter,
+            machine,
+            profile,
+            keys: generation,
+            generation: kept.generation,
+            reserved: kept.reserved,
+        })
+    }
+
+    /// Makes a record durable. Before the first value of a reservation may be used, the root's counter has passed the
+    /// generation of every older record.
+    fn persist(&mut self, record: Vec<u8>, reserved_end: u64) -> Result<()> {
+        let reserved = (self.keys, reserved_end);
+        let is_reservation = reserved != self.reserved;
+        let generation = self.generation.saturating_add(u64::from(is_reservation));
+        let kept = Kept { generation, reserved, record: Some(Bytes(record)) };
+        write_atomic(&self.meter.dir.join(Kept::FILE), &minicbor::to_vec(&kept)?)?;
+        if is_reservation {
+            self.meter.root.perform(RootRequest::RaiseGeneration)?;
+            (self.generation, self.reserved) = (generation, reserved);
+        }
+        Ok(())
     }
 
     /// Pushes over one link until it breaks. Returns whether the link stood, that is, was not refused at once.
@@ -216,8 +296,8 @@ impl<'m> Pushing<'m> {
         let mut alive = true;
         while let Some(output) = self.machine.poll() {
             match output {
-                Output::Persist { id, record } => {
-                    write_atomic(&self.meter.dir.join("push.cbor"), &record)?;
+                Output::Persist { id, record, reserved_end } => {
+                    self.persist(record, reserved_end)?;
                     if owner.record().installed.as_ref().is_some_and(|installed| !installed.is_counting) {
                         owner.tell(Input::CounterBegun)?;
                         owner.settle().await?;

@@ -64,6 +64,7 @@ const fn changes_state(request: &RootRequest) -> bool {
             | RootRequest::Describe
             | RootRequest::WritePin(_)
             | RootRequest::RaiseEpoch
+            | RootRequest::RaiseGeneration
             | RootRequest::Execute(_)
     )
 }

@@ -217,6 +217,7 @@ impl Device {
             pin: config.pin,
             confirmed: false,
             is_counting: false,
+            generation: self.description.as_ref().map_or(0, |description| description.generation),
         };
         let import = |object: crate::enrol::session::DeliveredObject| ImportObject {
             public: object.public,

@@ -64,6 +64,10 @@ pub struct Installed {
     /// Whether a counter was begun for the delivered keys: then its file must be there, a lost one is never begun anew.
     #[n(9)]
     pub is_counting: bool,
+    /// Generation counter of the root when it was installed: who begins to count has to find that value.
+    #[n(10)]
+    #[cbor(default)]
+    pub generation: u64,
 }
 
 /// One delivered secret, imported into the root.

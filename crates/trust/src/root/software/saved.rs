@@ -39,6 +39,7 @@ pub(super) struct NonVolatile {
     pub(super) lockout_auth: Option<Key<AuthValue, 32>>,
     pub(super) is_locked_out: bool,
     pub(super) epoch: Epoch,
+    pub(super) generation: u64,
     pub(super) pin: Option<OwnerPin>,
     pub(super) reset_count: u32,
 }
@@ -73,6 +74,7 @@ impl NonVolatile {
             lockout_auth: None,
             is_locked_out: false,
             epoch: 0,
+            generation: 0,
             pin: None,
             reset_count: 0,
         })
@@ -141,6 +143,9 @@ struct Saved {
     reset_count: u32,
     #[n(11)]
     platform_open: bool,
+    #[n(12)]
+    #[cbor(default)]
+    generation: u64,
 }
 
 /// Each slot has its own place in the associated data, so that two of one role cannot be swapped.
@@ -174,6 +179,7 @@ impl SoftwareRoot {
             epoch: kept.epoch,
             pin: kept.pin,
             reset_count: kept.reset_count,
+            generation: kept.generation,
             platform_open: self.platform_open,
         };
         minicbor::to_vec(&saved).map_err(|_| RootError::Unsuitable)
@@ -216,6 +222,7 @@ impl SoftwareRoot {
             lockout_auth: auth(saved_root.lockout_auth, 6)?,
             is_locked_out: saved_root.is_locked_out,
             epoch: saved_root.epoch,
+            generation: saved_root.generation,
             pin: saved_root.pin,
             reset_count: saved_root.reset_count.wrapping_add(1),
         };

@@ -1,4 +1,5 @@
-//! NV indices: epoch counter, its base, the owner pin, and the certificate of the endorsement key.
+//! NV indices: epoch counter, its base, the owner pin, the counter of generations, and the certificate of the endorsement
+//! key.
 
 use alloc::vec::Vec;
 
@@ -36,6 +37,9 @@ const CERTIFICATE_P256: u32 = 0x01c0_000a;
 const CERTIFICATE_READ_MAX: u16 = 4_096;
 /// What is read at once, bytes.
 const NV_PIECE: u16 = 512;
+
+/// As the epoch counter: raised with each durable reservation on the device's flash (attack A37).
+const GENERATION: Index = Index { handle: 0x0141_0004, attributes: 0x4204_0414, size: 8 };
 
 /// `Ok(None)` for one response code that is an answer and no failure.
 fn unless<R>(result: Result<R, RootError>, code: u32) -> Result<Option<R>, RootError> {
@@ -126,15 +130,18 @@ impl<T: TpmTransport> Tpm2Root<T> {
         Ok(Some(Reader::new(&data).u64("data")?))
     }
 
-    /// Defines the three indices and fixes the base. What an earlier attempt left is taken up, so that production may be
+    /// Defines the four indices and fixes the base. What an earlier attempt left is taken up, so that production may be
     /// repeated after a power cut.
     pub(super) fn define_indices(&mut self) -> Result<(), RootError> {
-        for index in [EPOCH_COUNTER, OWNER_PIN, EPOCH_BASE] {
+        for index in [EPOCH_COUNTER, OWNER_PIN, EPOCH_BASE, GENERATION] {
             self.nv_define(index)?;
         }
         // A counter has no value before its first increment, and that is not 1 on a TPM that ever deleted one.
         if self.nv_u64(EPOCH_COUNTER)?.is_none() {
             self.raise_epoch()?;
+        }
+        if self.nv_u64(GENERATION)?.is_none() {
+            self.raise_generation()?;
         }
         if self.nv_read(EPOCH_BASE)?.is_none() {
             let counter = self.nv_u64(EPOCH_COUNTER)?.ok_or(RootError::Malformed)?;
@@ -145,6 +152,15 @@ impl<T: TpmTransport> Tpm2Root<T> {
 
     pub(super) fn raise_epoch(&mut self) -> Result<(), RootError> {
         self.nv_call(cc::NV_INCREMENT, EPOCH_COUNTER, &[]).map(|_| ())
+    }
+
+    pub(super) fn raise_generation(&mut self) -> Result<(), RootError> {
+        self.nv_call(cc::NV_INCREMENT, GENERATION, &[]).map(|_| ())
+    }
+
+    /// The counter as it is: only equality and order of its values count.
+    pub(super) fn generation(&mut self) -> Result<u64, RootError> {
+        self.nv_u64(GENERATION)?.ok_or(RootError::Malformed)
     }
 
     /// Counter minus base.
