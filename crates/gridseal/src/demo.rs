@@ -1,6 +1,7 @@
 //! `gridseal demo`: the main job in one command. Every process runs for real, apart from each other, on this machine; the
 //! demo only starts them, shows what they tell, and looks at the end whether all went as it must.
 
+mod attack;
 mod evidence;
 mod fleet;
 mod process;
@@ -26,8 +27,9 @@ use view::View;
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 every meter was onboarded and delivered, and every check held; 1 otherwise.\n\n\
-    Examples:\n  gridseal demo\n  gridseal demo --meters 10 --for 30 --json --evidence /tmp/evidence"
+    after_help = "Exit codes: 0 every meter was onboarded and delivered, every check held and every attack was refused; 1 otherwise.\n\n\
+    Examples:\n  gridseal demo\n  gridseal demo --meters 10 --for 30 --json --evidence /tmp/evidence\n  \
+    gridseal demo --attack all --evidence /tmp/attacked"
 )]
 pub struct Arguments {
     /// How many meters.
@@ -48,6 +50,10 @@ pub struct Arguments {
     /// Leave there what an outside script needs to check the run. Writes this run's throw-away keys in clear.
     #[arg(long, value_name = "DIR")]
     evidence: Option<PathBuf>,
+    /// Attack what runs, once every meter delivers: all, or ids and names with commas between (A1 or rogue-init-server).
+    /// Without --for the demo ends after them.
+    #[arg(long, value_name = "all|NAME,..")]
+    attack: Option<attack::Choice>,
     /// Print one final JSON object.
     #[arg(long)]
     json: bool,
@@ -75,12 +81,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         meters: arguments.meters,
         anchor,
         interval_s: arguments.interval_s,
-        with_inventory: arguments.evidence.is_some(),
+        with_inventory: arguments.evidence.is_some() || arguments.attack.is_some(),
     };
     let mut fleet = Fleet::start(&dir.path, &options, &mut view)?;
     let mut outcome = Outcome::default();
     let until = arguments.seconds.map(|seconds| tick_now() + Duration::from_secs(seconds));
-    while !stop.try_recv().is_ok_and(|()| true) && until.is_none_or(|until| tick_now() < until) {
+    while !stop.try_recv().is_ok_and(|()| true)
+        && until.is_none_or(|until| tick_now() < until)
+        && !(arguments.attack.is_some() && until.is_none() && fleet.all_deliver())
+    {
         if let Some(line) = fleet.next_line(Duration::from_millis(100))? {
             take(&line, &mut fleet, &mut outcome, &mut view)?;
         }
@@ -89,6 +98,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             break;
         }
     }
+    let attacks = match &arguments.attack {
+        Some(choice) => {
+            fleet.attacked_from = Some(fleet.log.len());
+            let to = arguments.evidence.as_ref().unwrap_or(&dir.path).join("attacks");
+            attack::play(&mut fleet, choice, &to, &view)?
+        }
+        None => Vec::new(),
+    };
     let checks = fleet.finish(arguments.evidence.as_deref(), &outcome, &mut view)?;
     let mut checks = checks;
     let expected = fleet.meters().len();
@@ -98,11 +115,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if checks.readings_by_meter.len() < expected {
         checks.problems.push(format!("{} of {expected} meters delivered", checks.readings_by_meter.len()));
     }
+    let unrefused = attacks.iter().filter(|attack| attack["refused"] != true).count();
+    if unrefused > 0 {
+        checks.problems.push(format!("{unrefused} of {} attacks were not refused", attacks.len()));
+    }
     let good = outcome.first_reading.is_some()
         && outcome.onboarded() == fleet.meters().len()
         && checks.readings_by_meter.len() == fleet.meters().len()
         && checks.problems.is_empty();
-    report(arguments, anchor, began, &outcome, &checks, good);
+    report(arguments, anchor, began, &outcome, &checks, (good, attacks));
     dir.close(arguments.keep)?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -159,7 +180,7 @@ fn report(
     began: Tick,
     outcome: &Outcome,
     checks: &fleet::Checks,
-    good: bool,
+    (good, attacks): (bool, Vec<serde_json::Value>),
 ) {
     let first = outcome.first_reading.map(|at| at.since(began).as_secs_f64());
     if arguments.json {
@@ -168,7 +189,7 @@ fn report(
             "meters": arguments.meters,
             "onboarded": outcome.onboarded(),
             "readings_stored": checks.readings,
-            "attacks": [],
+            "attacks": attacks,
             "seconds_to_first_reading": first,
             "anchor": anchor.name(),
             "audit_entries": checks.audit_entries,
@@ -189,6 +210,10 @@ fn report(
             checks.readings
         ));
         crate::observe::show(&format!("{} audit entries, chains whole", checks.audit_entries));
+        if !attacks.is_empty() {
+            let refused = attacks.iter().filter(|attack| attack["refused"] == true).count();
+            crate::observe::show(&format!("{refused} of {} attacks refused or without gain", attacks.len()));
+        }
         if let Some(first) = first {
             crate::observe::show(&format!("first reading after {first:.1} s"));
         }

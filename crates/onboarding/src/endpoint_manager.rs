@@ -393,7 +393,7 @@ impl EndpointManager {
             }
             Err(not_begun) => {
                 if let NotBegun::Endorsement(fault) = not_begun {
-                    self.event(&entry.serial, EventKind::Unendorsed(fault));
+                    self.event(task, &entry.serial, EventKind::Unendorsed(fault));
                 }
                 self.refuse(task, &entry.serial, not_begun.code());
             }
@@ -462,7 +462,7 @@ impl EndpointManager {
                 }
                 registrar::Output::Appraised(verdict) => {
                     let serial = serial.clone();
-                    self.event(&serial, EventKind::Appraised(verdict));
+                    self.event(task, &serial, EventKind::Appraised(verdict));
                 }
                 _ => {}
             }

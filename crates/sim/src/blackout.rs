@@ -5,13 +5,23 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
+use gridseal_crypto::PublicKey;
 use gridseal_trust::{
     enrol::device::{Device, DeviceRecord, Firmware, Input, Output, Pace},
     root::{Description, RootReply, RootRequest},
+    tpm,
 };
 use gridseal_types::Tick;
 
 use crate::Schedule;
+
+/// Generator of P-256: a point like any other.
+const POINT: [u8; 64] = [
+    0x6b, 0x17, 0xd1, 0xf2, 0xe1, 0x2c, 0x42, 0x47, 0xf8, 0xbc, 0xe6, 0xe5, 0x63, 0xa4, 0x40, 0xf2, 0x77,
+    0x03, 0x7d, 0x81, 0x2d, 0xeb, 0x33, 0xa0, 0xf4, 0xa1, 0x39, 0x45, 0xd8, 0x98, 0xc2, 0x96, 0x4f, 0xe3,
+    0x42, 0xe2, 0xfe, 0x1a, 0x7f, 0x9b, 0x8e, 0xe7, 0xeb, 0x4a, 0x7c, 0x0f, 0x9e, 0x16, 0x2b, 0xce, 0x33,
+    0x57, 0x6b, 0x31, 0x5e, 0xce, 0xcb, 0xb6, 0x40, 0x68, 0x37, 0xbf, 0x51, 0xf5,
+];
 
 /// What to simulate.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +69,8 @@ struct Town {
     arrivals: Arrivals,
     answered_in: (usize, u32),
     answers_per_second: u32,
+    /// The same for all: nobody looks at it here.
+    ek_public: Vec<u8>,
 }
 
 /// Runs until every device was answered.
@@ -71,6 +83,9 @@ pub fn run(plan: &Plan) -> Arrivals {
         arrivals: Arrivals::default(),
         answered_in: (0, 0),
         answers_per_second: plan.answers_per_second,
+        ek_public: PublicKey::from_point(&POINT)
+            .map(|point| tpm::with_point(&tpm::ENDORSEMENT_TEMPLATE, &point))
+            .unwrap_or_default(),
     };
     for number in 0..plan.devices {
         let firmware = Firmware {
@@ -78,6 +93,7 @@ pub fn run(plan: &Plan) -> Arrivals {
             voucher_keys: Vec::new(),
             subject: number.to_string(),
             pace: plan.pace,
+            place: None,
         };
         let mut device = Device::new(firmware, DeviceRecord::default());
         // Power comes to all at the same moment.
@@ -110,7 +126,7 @@ impl Town {
                     device.handle(now, Input::Random(&bytes))
                 }
                 Output::Root(RootRequest::Describe) => {
-                    device.handle(now, Input::Root(Ok(RootReply::Described(described(number)))))
+                    device.handle(now, Input::Root(Ok(RootReply::Described(described(&self.ek_public)))))
                 }
                 Output::Root(_) => device.handle(now, Input::Root(Ok(RootReply::Done))),
                 Output::Transmit(..) => {
@@ -158,13 +174,15 @@ impl Town {
 }
 
 /// What any device's root says of itself before it has an owner.
-fn described(number: usize) -> Description {
+fn described(ek_public: &[u8]) -> Description {
     Description {
-        ek_public: number.to_be_bytes().to_vec(),
+        ek_public: ek_public.to_vec(),
         epoch: 0,
         pin: None,
         generation: 0,
         permanent: 0x400,
         platform_open: false,
+        iak_public: Vec::new(),
+        ek_certificate: Vec::new(),
     }
 }

@@ -114,7 +114,12 @@ fn places(found: &[Found]) -> BTreeMap<String, Vec<String>> {
 pub(super) fn leave(fleet: &Fleet, to: &Path, checks: &Checks, outcome: &Outcome) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
     let lines: Vec<String> = fleet.log.iter().map(|line| line.json.to_string()).collect();
-    write_atomic(&to.join("events.jsonl"), (lines.join("\n") + "\n").as_bytes())?;
+    // What attackers sent is kept apart: who reads the rest need not know their tricks.
+    let (honest, attacked) = lines.split_at(fleet.attacked_from.unwrap_or(lines.len()).min(lines.len()));
+    write_atomic(&to.join("events.jsonl"), (honest.join("\n") + "\n").as_bytes())?;
+    if !attacked.is_empty() {
+        write_atomic(&to.join("attacks/events.jsonl"), (attacked.join("\n") + "\n").as_bytes())?;
+    }
     let frames: Vec<String> = fleet
         .pairs
         .iter()

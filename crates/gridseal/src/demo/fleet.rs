@@ -59,6 +59,8 @@ pub struct Fleet {
     lines: Receiver<Line>,
     sender: Sender<Line>,
     pub(super) log: Vec<Line>,
+    /// Where in the log the attacks began.
+    pub(super) attacked_from: Option<usize>,
     processes: Vec<Process>,
     meters: Vec<Made>,
     readings: Option<SqliteReadings>,
@@ -100,6 +102,7 @@ impl Fleet {
             lines,
             sender,
             log: Vec::new(),
+            attacked_from: None,
             processes: Vec::new(),
             meters: Vec::new(),
             readings: None,
@@ -176,7 +179,7 @@ impl Fleet {
             MODEL,
             self.options.anchor,
         )?;
-        self.register(&manager)?;
+        self.register(&manager, &factory_dir.join("shipment.cbor"))?;
         view.step("owner: shipment registered; owner secrets went encrypted to the key service");
         self.daemon("endpoint-manager", &owner_dir.join("endpoint-manager"))?;
         for made in self.meters.clone() {
@@ -195,20 +198,7 @@ impl Fleet {
         dir: &Path,
         view: &mut View,
     ) -> Result<()> {
-        let order = Order {
-            model: MODEL.into(),
-            count: self.options.meters,
-            anchor: self.options.anchor,
-            endorsement: Endorsement::P256,
-            init_servers: vec![format!("https://{init}")],
-            device_type: DeviceType::Meter,
-            buyer: Some(buyer),
-            inserts: false,
-            interval_s: self.options.interval_s,
-            backoff_ms: 200,
-            // A busy household, so that something is to be seen after seconds.
-            simulated_w: 9_000,
-        };
+        let order = Order { init_servers: vec![format!("https://{init}")], ..self.order(buyer) };
         let mut first = true;
         self.meters = factory::make(vendor, &order, dir, |made| {
             view.step(&format!("factory: made {} with a {} root of trust", made.serial, order.anchor.name()));
@@ -219,11 +209,11 @@ impl Fleet {
         Ok(())
     }
 
-    fn register(&self, config: &Path) -> Result<()> {
+    fn register(&self, config: &Path, shipment: &Path) -> Result<()> {
         let output = std::process::Command::new(std::env::current_exe()?)
             .args(["import", "shipment", "--config"])
             .arg(config)
-            .arg(self.dir.join("factory/shipment.cbor"))
+            .arg(shipment)
             .output()?;
         if !output.status.success() {
             bail!("registration failed: {}", String::from_utf8_lossy(&output.stderr));
@@ -231,12 +221,102 @@ impl Fleet {
         Ok(())
     }
 
+    /// Where a process listens that has told so.
+    pub(super) fn address(&self, process: &str, side: &str) -> Result<SocketAddr> {
+        let found = self
+            .log
+            .iter()
+            .rfind(|line| line.process == process && line.event == "listening" && line.field("side") == side);
+        found
+            .with_context(|| format!("{process} does not listen"))?
+            .field("address")
+            .parse()
+            .context("address")
+    }
+
+    /// Makes devices that nobody has switched on, and registers them with the owner: they look for their init server and
+    /// their config server at these addresses.
+    pub(super) fn make_victims(
+        &mut self,
+        count: u32,
+        init: SocketAddr,
+        config_server: SocketAddr,
+    ) -> Result<Vec<Made>> {
+        let (owner_dir, factory_dir) = (self.dir.join("owner"), self.dir.join("factory"));
+        let init_dir = factory_dir.join("init-server");
+        let vendor = Vendor::open_or_found(&factory_dir.join("vendor"), &init_dir, "ACME", &ANY_PORT)?;
+        let buyer = OwnerKeys {
+            owner: owner::owner_key(&owner_dir.join("ceremony"))?.public(),
+            encryption: owner::keystore(&owner_dir.join("keys"))?.encryption,
+            second: Some(Digest(owner::owner_second(&owner_dir.join("ceremony"))?.public().id())),
+        };
+        let order = Order { count, init_servers: vec![format!("https://{init}")], ..self.order(buyer) };
+        let out = self.dir.join("victims");
+        std::fs::create_dir_all(&out)?;
+        let made = factory::make(&vendor, &order, &out, |_| ())?;
+        let manager = owner_dir.join("endpoint-manager");
+        let (mut config, _): (crate::config::EndpointManager, _) =
+            crate::config::load(&manager.join("config.toml"))?;
+        config.config_urls = vec![format!("https://{config_server}")];
+        crate::config::save(&manager.join("victims.toml"), &config)?;
+        self.register(&manager.join("victims.toml"), &out.join("shipment.cbor"))?;
+        Ok(made)
+    }
+
+    /// How many victims' redirects the init server has taken.
+    pub(super) fn registered(&self) -> usize {
+        let told = self.log.iter().filter(|line| line.event == "redirect-registered");
+        let devices: BTreeSet<&str> = told.map(|line| line.field("device")).collect();
+        devices.len().saturating_sub(self.meters.len())
+    }
+
+    /// The Name of any device's endorsement key.
+    pub(super) fn any_device(&self) -> Result<gridseal_types::EkName> {
+        let told = self.log.iter().find(|line| line.event == "redirect-registered");
+        let name = hex::decode(told.context("no device is registered")?.field("device"))?;
+        gridseal_types::EkName::from_slice(&name).context("no Name")
+    }
+
+    /// How often a process has told an event.
+    pub(super) fn count_told(&self, process: &str, event: &str) -> usize {
+        self.log.iter().filter(|line| line.process == process && line.event == event).count()
+    }
+
+    /// Whether a process has told an event about a device.
+    pub(super) fn told_about(&self, process: &str, event: &str, serial: &str) -> bool {
+        let of =
+            |line: &Line| line.process == process && line.event == event && line.field("serial") == serial;
+        self.log.iter().any(of)
+    }
+
+    /// Stops a process that was started beside the fleet.
+    pub(super) fn stop_process(&mut self, name: &str) {
+        self.processes.retain(|process| process.name() != name);
+    }
+
+    fn order(&self, buyer: OwnerKeys) -> Order {
+        Order {
+            model: MODEL.into(),
+            count: self.options.meters,
+            anchor: self.options.anchor,
+            endorsement: Endorsement::P256,
+            init_servers: Vec::new(),
+            device_type: DeviceType::Meter,
+            buyer: Some(buyer),
+            inserts: false,
+            interval_s: self.options.interval_s,
+            backoff_ms: 200,
+            // A busy household, so that something is to be seen after seconds.
+            simulated_w: 9_000,
+        }
+    }
+
     fn daemon(&mut self, name: &str, dir: &Path) -> Result<()> {
         let config = dir.join("config.toml").to_string_lossy().into_owned();
         self.start_process(name, &[name, "--config", &config])
     }
 
-    fn start_process(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
+    pub(super) fn start_process(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
         let errors = self.dir.join(format!("{}.err", name.replace(' ', "-")));
         self.processes.push(Process::start(name, arguments, &errors, self.sender.clone())?);
         Ok(())
@@ -334,6 +414,12 @@ impl Fleet {
             }
         }
         Ok(fresh)
+    }
+
+    /// Whether a reading of every meter was shown.
+    pub fn all_deliver(&self) -> bool {
+        let meters: BTreeSet<SystemTitle> = self.shown.iter().map(|key| key.meter).collect();
+        meters.len() >= self.meters.len()
     }
 
     /// Process id of a running process.

@@ -32,6 +32,12 @@ impl View {
         self.print("demo", what);
     }
 
+    /// What came of an attack.
+    pub fn attack(&self, id: &str, name: &str, refused: bool, what: &str) {
+        let mark = if refused { "ok" } else { "!!" };
+        self.print("attack", &format!("{mark} {id:<4}{name:<32} {what}"));
+    }
+
     /// Something nobody must overlook, machine or person.
     pub fn loud(&self, lines: &[&str]) {
         let bar = "!".repeat(90);

@@ -1,8 +1,8 @@
 //! End to end: real processes, real links, real files.
 //!
-//! What each module proves: `demo` the one command, `faults` and `power` kill -9 at every step, `ports` bad input at every
-//! port, `borders` who can reach whom, `zones` that keys stay where they belong, `takeover` that a taken-over `keys` repeats no
-//! nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
+//! What each module proves: `attacks` every row of the table of attacks, `demo` the one command, `faults` and `power`
+//! kill -9 at every step, `ports` bad input at every port, `borders` who can reach whom, `zones` that keys stay where they
+//! belong, `takeover` that a taken-over `keys` repeats no nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
 //! `attest` endorsement keys and measured software,
 //! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears, `dlms_client` what the
 //! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees.
@@ -18,6 +18,7 @@
     reason = "tests: a broken expectation is a panic, the clock is the machine's, output is for the reader of a failure"
 )]
 
+mod attacks;
 mod attest;
 mod borders;
 mod demo;

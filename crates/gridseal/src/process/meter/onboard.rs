@@ -40,11 +40,7 @@ pub fn firmware(file: &Firmware, place: Option<String>) -> Result<device::Firmwa
     let first = Duration::from_millis(file.backoff_ms);
     Ok(device::Firmware {
         init_keys: keys(&file.init_keys)?,
-        voucher_keys: file
-            .voucher_keys
-            .iter()
-            .map(|key| parse_voucher_key(key))
-            .collect::<Result<_>>()?,
+        voucher_keys: file.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?,
         subject: file.serial.clone(),
         pace: Pace { first, ..Pace::FIELD },
         place,
