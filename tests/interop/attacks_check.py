@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 import sys
+import zlib
 from pathlib import Path
 
 # Expected of each row, from the protocol's table of attacks: who refuses, and with which code. None: there is nothing to
@@ -27,12 +28,12 @@ EXPECTED = {
     "A13": ("endpoint-manager", "E_AK_ATTR"), "A14": ("endpoint-manager", "E_POLICY"), "A15": ("meter", "E_EPOCH"),
     "A16": ("endpoint-manager", "E_STATE"), "A17": None, "A18": None, "A19": ("meter", "E_SUITE"),
     "A20": ("endpoint-manager", "E_UNKNOWN"), "A21": None, "A22": ("init-server", "E_FORK"),
-    "A23": ("register", "E_LABEL"), "A24": ("endpoint-manager", "E_BUSY"), "A25": None,
+    "A23": None, "A24": ("endpoint-manager", "E_BUSY"), "A25": None,
     "A26": ("init-server", "E_FORK"), "A27": ("meter", "E_CONFIG_CHAIN"), "A28": ("meter", "E_COMMAND"),
     "A29": ("endpoint-manager", "E_OWNED"), "A30": None, "A31": ("endpoint-manager", "E_TPM"),
     "A32": ("endpoint-manager", "E_CERTIFY"), "A33": ("meter", "E_ROLLBACK"), "A34": None, "A35": None,
-    "A36": ("config-server", "E_FORMAT"), "A37": ("meter", "E_ROLLBACK"), "A38": None, "A39": ("meter", "E_TIME"),
-    "A40": None,
+    "A36": ("config-server", "E_FORMAT"), "A37": ("meter", "E_ROLLBACK"), "A38": ("endpoint-manager", "E_LABEL"), "A39": ("meter", "E_TIME"),
+    "A40": ("endpoint-manager", "E_STATE"),
 }
 # Further codes that a row must have on record, beside the one that it is named for.
 ALSO = {
@@ -41,6 +42,8 @@ ALSO = {
     "A20": [("endpoint-manager", "E_GRANT"), ("config-server", "E_BUSY")], "A22": [("meter", "E_PIN")],
     "A24": [("endpoint-manager", "E_NONCE")], "A31": [("endpoint-manager", "E_POLICY")],
     "A32": [("endpoint-manager", "E_QUOTE")], "A36": [("endpoint-manager", "E_FORMAT"), ("init-server", "E_FORMAT")],
+    "A38": [("endpoint-manager", "E_STATE")],
+    "A40": [("endpoint-manager", code) for code in ("E_UNKNOWN", "E_LABEL", "E_FORMAT")],
 }
 # Rows whose refused message must be among the bytes that were sent; in the others whole meters are at work.
 UNTOUCHED = ["A1", "A3", "A5", "A9", "A19"]
@@ -184,6 +187,17 @@ def check_a21(root, row, verdict, inventory):
     need(search["control"] and not search["secrets"], "the demo's own search says otherwise")
 
 
+def check_a23(root, row, verdict, inventory):
+    answers = [line for line in (row / "register.txt").read_text().splitlines() if "E_LABEL" in line]
+    labels = [path.read_text() for path in sorted(row.glob("sent-*-label-b.cbor"))]
+    need(labels and len(answers) >= len(labels), "a label was not refused, or for another reason")
+    for label in labels:
+        covered, check = label.rsplit(":", 1)
+        need(zlib.crc32(covered.encode()) == int(check, 16), "the label was refused for its check value")
+        secret = covered.rsplit(":", 1)[1]
+        need(len(secret) * 5 < 128 or len(set(secret)) < 5, "the label's secret is a good one")
+
+
 def check_a25(root, row, verdict, inventory):
     search = json.loads((row / "search.json").read_text())
     need(search["control"], "the search found nothing at all, not even what is there")
@@ -192,12 +206,13 @@ def check_a25(root, row, verdict, inventory):
 
 def check_a35(root, row, verdict, inventory):
     known, unknown = ((row / f"answer-{who}.cbor").read_bytes() for who in ("known", "unknown"))
-    need(len(known) == len(unknown) and known[:3] == unknown[:3], "known and unknown devices are answered differently")
+    # I1C = [1, 21, m, {..}]: both are asked for proof, nobody is told anything.
+    need(known[:3] == unknown[:3] == b"\x84\x01\x15" and len(known) == len(unknown), "known and unknown devices are answered differently")
 
 
 OWN = {
     "A2": check_a2, "A9": check_a9, "A8": check_a8, "A17": lambda root, row, verdict, inventory: counters(row), "A18": check_a18,
-    "A21": check_a21, "A25": check_a25, "A30": lambda root, row, verdict, inventory: counters(row), "A35": check_a35,
+    "A21": check_a21, "A23": check_a23, "A25": check_a25, "A30": lambda root, row, verdict, inventory: counters(row), "A35": check_a35,
 }
 
 

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use journal::Journal;
 
 /// Events of which a process keeps a record of its own.
-const REFUSALS: [&str; 9] = [
+const REFUSALS: [&str; 10] = [
     "refused",
     "quarantined",
     "root-failed",
@@ -25,6 +25,7 @@ const REFUSALS: [&str; 9] = [
     "forbidden",
     "handshake-failed",
     "request-refused",
+    "installation-refused",
 ];
 
 /// Where a process tells what happens.

@@ -115,7 +115,7 @@ const ROWS: [Row; 40] = [
     row("A20", "onboarding-flood", 1, label::flood),
     row("A21", "endpoint-manager-database-read", 0, manager::database),
     row("A22", "insider-forks-voucher", 2, manufacturer::fork),
-    row("A23", "short-owner-secret", 0, manufacturer::short_secret),
+    row("A23", "short-owner-secret", 1, manufacturer::short_secret),
     row("A24", "session-squatting", 1, label::squatting),
     row("A25", "config-server-queue-read", 1, config_server::queue),
     row("A26", "old-owner-sells-twice", 1, owner::sells_twice),
@@ -130,9 +130,9 @@ const ROWS: [Row; 40] = [
     row("A35", "init-server-as-oracle", 1, init_server::oracle),
     row("A36", "encodings", 1, meter::encodings),
     row("A37", "flash-rollback", 1, thief::rollback),
-    row("A38", "meters-swapped", 0, installer::swapped),
+    row("A38", "meters-swapped", 2, installer::swapped),
     row("A39", "clock-set-back", 1, thief::clock),
-    row("A40", "hostile-installer", 0, installer::laptop),
+    row("A40", "hostile-installer", 2, installer::laptop),
 ];
 
 /// Which rows to play: `all`, or ids and names with commas between.

@@ -41,9 +41,11 @@ pub fn take(inbox: &Path, records: &mut SqliteRecords, observer: &Observer) -> R
                 observer.event("installed", &[("serial", &request.label.serial), ("point", &request.point)]);
                 fs::remove_file(&path)?;
             }
-            Err(code) => {
+            Err((code, digest)) => {
                 let name = path.file_name().context("request has no name")?;
-                observer.event("installation-refused", &[("file", &name.display()), ("code", &code)]);
+                let fields: [(&str, &dyn std::fmt::Display); 3] =
+                    [("file", &name.display()), ("code", &code.name()), ("message", &digest)];
+                observer.event("installation-refused", &fields);
                 fs::rename(&path, inbox.join(REFUSED).join(name))?;
             }
         }
@@ -51,14 +53,17 @@ pub fn take(inbox: &Path, records: &mut SqliteRecords, observer: &Observer) -> R
     Ok(())
 }
 
-fn bind(path: &Path, records: &mut SqliteRecords) -> Result<Result<InstallRequest, Code>> {
+/// Binds what a file asks for. When it is refused: why, and SHA-256 of what was read, in hex; empty for what was not.
+fn bind(path: &Path, records: &mut SqliteRecords) -> Result<Result<InstallRequest, (Code, String)>> {
     let about = fs::symlink_metadata(path)?;
     if !about.is_file() || usize::try_from(about.len()).is_ok_and(|size| size > REQUEST_SIZE_MAX) {
-        return Ok(Err(Code::Size));
+        return Ok(Err((Code::Size, String::new())));
     }
-    let Ok(request) = InstallRequest::decode(&read(path)?) else { return Ok(Err(Code::Format)) };
+    let wire = read(path)?;
+    let refused = |code| (code, hex::encode(gridseal_crypto::sha256(&[&wire])));
+    let Ok(request) = InstallRequest::decode(&wire) else { return Ok(Err(refused(Code::Format))) };
     let bound = records.transact(|view| installation::bind(view, utc_now(), By::Installer, &request))?;
-    Ok(bound.map(|_| request))
+    Ok(bound.map(|_| request).map_err(refused))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use gridseal_trust::{
     enrol::{
         cose::{SignedType, key_id, sign},
         document::{Delegation, Redirect},
-        init::InitRedirect,
+        init::{InitHello, InitRedirect},
         secrets::OwnerSecretExt,
         session::{
             ChallengeBody, ChallengePayload, Envelope, HelloBody, Step, Transcript, open, seal_challenge,
@@ -42,6 +42,19 @@ pub(super) fn init_question(device: &EkName) -> Result<Vec<u8>> {
         w.array(4).uint(1u8).uint(20u8).bytes(m.as_bytes()).map(3);
         w.key(1).array(1).uint(1u8).key(2).bytes(device.as_bytes()).key(3).uint(0u8);
     }))
+}
+
+/// The question I1 with these public keys.
+pub(super) fn init_question_with(ek_pub: &[u8], iak_pub: &[u8]) -> Result<Vec<u8>> {
+    let hello = InitHello {
+        m: nonce()?,
+        suites: vec![1],
+        ek_name: tpm::name(ek_pub),
+        epoch: 0,
+        iak_pub: Some(iak_pub.to_vec()),
+        ek_pub: Some(ek_pub.to_vec()),
+    };
+    Ok(hello.encode())
 }
 
 /// The m on the envelope of an I2; `None` for any other message.

@@ -6,12 +6,17 @@ use std::sync::{
 };
 
 use anyhow::{Context, Result};
-use gridseal_trust::enrol::init::{InitHello, InitRedirect};
+use gridseal_crypto::{Signer, role::VoucherSigning};
+use gridseal_trust::{
+    enrol::init::{InitHello, InitRedirect, is_challenge},
+    tpm,
+};
 use gridseal_types::Code;
 
 use super::{
     Verdict,
-    forge::{fresh, init_question, m_of_redirect, redirect, redirect_answer},
+    chip::Chip,
+    forge::{fresh, init_question, init_question_with, m_of_redirect, redirect, redirect_answer},
     stage::Stage,
 };
 
@@ -74,6 +79,7 @@ pub(super) fn taken_over(stage: &mut Stage<'_>) -> Result<Verdict> {
                 vec![
                     format!("ek_name {}", hello.ek_name),
                     format!("epoch {}", hello.epoch),
+                    "public keys of its TPM".into(),
                     "address of the meter".into(),
                     "signed redirect: addresses and pins of the config server".into(),
                     "voucher: owner's public keys".into(),
@@ -84,20 +90,23 @@ pub(super) fn taken_over(stage: &mut Stage<'_>) -> Result<Verdict> {
         ))
 }
 
-/// A35: a stranger asks for the owners of devices, and for a TPM's answer to a credential of the stranger's choice.
+/// A35: a stranger asks for the owners of devices: with the public keys of a device, which are no secrets, and with keys
+/// that nobody has.
 pub(super) fn oracle(stage: &mut Stage<'_>) -> Result<Verdict> {
     let victim = stage.victim()?;
-    let mut unknown = victim.name;
-    if let Some(last) = unknown.0.last_mut() {
-        *last ^= 1;
-    }
-    let (known_status, known) =
-        stage.ask_init("question-about-a-known-device", &init_question(&victim.name)?)?;
-    let (status, stranger) = stage.ask_init("question-about-nobody", &init_question(&unknown)?)?;
+    let device = Chip::power_on(&victim.made.dir)?.description()?;
+    let made_up = tpm::with_point(&tpm::ENDORSEMENT_TEMPLATE, &fresh::<VoucherSigning>()?.public());
+    let (known_status, known) = stage.ask_init(
+        "question-about-a-known-device",
+        &init_question_with(&device.ek_public, &device.iak_public)?,
+    )?;
+    let (status, stranger) =
+        stage.ask_init("question-about-nobody", &init_question_with(&made_up, &device.iak_public)?)?;
     stage.keep("answer-known.cbor", &known)?;
     stage.keep("answer-unknown.cbor", &stranger)?;
     let tells = m_of_redirect(&known).is_some();
-    if tells || known_status != status || known.len() != stranger.len() {
+    let is_challenged = is_challenge(&known) && is_challenge(&stranger);
+    if tells || !is_challenged || known_status != status || known.len() != stranger.len() {
         let mut verdict = Verdict::missing("the init server answers known and unknown devices differently");
         if tells {
             verdict = verdict.obtained(vec!["signed redirect and voucher of the device".into()]);

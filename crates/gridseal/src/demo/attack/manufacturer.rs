@@ -68,9 +68,30 @@ pub(super) fn fork(stage: &mut Stage<'_>) -> Result<Verdict> {
         ))
 }
 
-/// A23: a short secret on label B.
-pub(super) fn short_secret(_: &mut Stage<'_>) -> Result<Verdict> {
-    Ok(Verdict::missing(
-        "not staged yet: labels with short secrets are refused in the tests of trust::enrol::label",
-    ))
+/// The check value of a label: CRC-32.
+fn check_value(text: &[u8]) -> u32 {
+    !text.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
+    })
+}
+
+/// A23: labels B with well-formed check values and secrets that somebody could try out.
+pub(super) fn short_secret(stage: &mut Stage<'_>) -> Result<Verdict> {
+    let victim = stage.victim()?;
+    // Base32: 80 random-looking bits, and 256 bits that a person made up.
+    let secrets = ["K5QX3ZB7RM2WYD4H".to_owned(), "AAAQ".repeat(13)];
+    let mut answers = String::new();
+    for secret in secrets {
+        let covered = format!("GSO1:B:{}:{secret}", victim.made.serial);
+        let text = format!("{covered}:{:08X}", check_value(covered.as_bytes()));
+        stage.sent("label-b", text.as_bytes())?;
+        stage.keep("insert.txt", text.as_bytes())?;
+        let (said, is_done) = stage.register_by_labels(&victim, &stage.kept("insert.txt"))?;
+        if is_done || !said.contains("E_LABEL") || !said.contains("less than 128 bits") {
+            return Ok(Verdict::missing(&format!("label B is taken, or refused for another reason: {said}")));
+        }
+        answers += &said;
+    }
+    stage.keep("register.txt", answers.as_bytes())?;
+    Ok(Verdict { code: Code::Label.name().into(), ..Verdict::held("device register") })
 }

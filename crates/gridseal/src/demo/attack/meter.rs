@@ -1,6 +1,9 @@
 //! Hostile meters: copied, emulated, opened, running other software.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use anyhow::{Context, Result};
 use gridseal_crypto::{Signer, SigningKey, role::ServiceTls};
@@ -18,7 +21,7 @@ use gridseal_types::Code;
 use super::{
     Verdict,
     chip::Chip,
-    forge::{changed_hello, fresh, guessed, hello, is_step, nonce, opened_hello},
+    forge::{changed_hello, fresh, guessed, hello, is_step, m_of_redirect, nonce, opened_hello},
     puppet::Puppet,
     stage::{Heard, MANAGER, Party, RELAY, Stage},
 };
@@ -88,27 +91,35 @@ pub(super) fn clone(stage: &mut Stage<'_>) -> Result<Verdict> {
     Ok(Verdict::refused(heard).and(!loads, "keys of the copied flash do not load in another TPM"))
 }
 
-/// A7: an emulated TPM in place of a device whose owner secret is known: first under its own endorsement key, then under
-/// the device's, whose private half it has not.
+/// A7: an emulated TPM in place of a device whose owner secret is known. The init server tells it nothing. Then, as if it
+/// had learnt otherwise where the owner is: first under its own endorsement key, then under the device's, whose private
+/// half it has not.
 pub(super) fn emulated(stage: &mut Stage<'_>) -> Result<Verdict> {
     let (device, emulator) = (stage.victim()?, stage.victim()?);
     let secret = stage.owner_secret(&device)?;
-    let chip = Rc::new(RefCell::new(Chip::power_on(&device.made.dir)?));
-    let (public, own) = (chip.borrow_mut().description()?.ek_public, Rc::new(RefCell::new(Vec::new())));
+    let chip = RefCell::new(Chip::power_on(&device.made.dir)?);
+    let claimed = chip.borrow_mut().description()?;
     let mut puppet = stage.puppet(&emulator)?;
-    own.borrow_mut().clone_from(&puppet.chip.description()?.ek_public);
-    let (claimed, stolen) = (public, Rc::clone(&chip));
-    puppet.on_root(move |request, chip| match request {
-        RootRequest::OwnerSecret(epoch) => stolen.borrow_mut().perform(RootRequest::OwnerSecret(epoch)),
+    let key = puppet.chip.description()?.ek_public;
+    let knows_owner = Rc::new(Cell::new(false));
+    let is_let_in = Rc::clone(&knows_owner);
+    puppet.on_root(move |request, emulated| match request {
+        RootRequest::OwnerSecret(_) => chip.borrow_mut().perform(request),
+        RootRequest::ActivateIdentity { .. } if is_let_in.get() => chip.borrow_mut().perform(request),
         request => {
-            let mut reply = chip.perform(request)?;
+            let mut reply = emulated.perform(request)?;
             if let RootReply::Described(description) = &mut reply {
-                description.ek_public.clone_from(&claimed);
+                description.ek_public.clone_from(&claimed.ek_public);
+                description.iak_public.clone_from(&claimed.iak_public);
             }
             Ok(reply)
         }
     });
-    let key = own.borrow().clone();
+    puppet.start()?;
+    puppet.run_until("its TPM opens no challenge", |puppet| root_refusal(puppet).is_some())?;
+    let is_told = puppet.heard.iter().any(|answer| m_of_redirect(answer).is_some());
+    knows_owner.set(true);
+    puppet.events.clear();
     puppet.on_wire(move |wire| {
         Some(if is_step(wire, Step::HELLO) {
             changed_hello(&secret, wire, |body| body.ek_pub.clone_from(&key))
@@ -125,7 +136,9 @@ pub(super) fn emulated(stage: &mut Stage<'_>) -> Result<Verdict> {
     let c1 = puppet.sent.iter().rfind(|wire| is_step(wire, Step::HELLO)).context("no C1")?.clone();
     stage.ask_config("c3-without-credential", &guessed(Step::EVIDENCE, &sid_of(&c1))?, None)?;
     stage.refusal(&MANAGER, Code::Act)?;
-    Ok(Verdict::refused(heard).obtained(vec!["names and public keys in C1 and C2 of this device".into()]))
+    Ok(Verdict::refused(heard)
+        .and(!is_told, "the init server tells nothing to a TPM that does not open its challenge")
+        .obtained(vec!["names and public keys in C1 and C2 of this device".into()]))
 }
 
 /// A11: attestation key of TPM B, endorsement key of TPM A.

@@ -224,6 +224,11 @@ impl<'f> Stage<'f> {
         write_atomic(&self.to.join(name), bytes)
     }
 
+    /// Where that is kept.
+    pub(super) fn kept(&self, name: &str) -> PathBuf {
+        self.to.join(name)
+    }
+
     /// The next device that nobody has touched.
     pub(super) fn victim(&mut self) -> Result<Victim> {
         self.victims.pop_front().context("no victim is left")
@@ -248,8 +253,12 @@ impl<'f> Stage<'f> {
 
     /// Waits until a victim has told an event so often.
     pub(super) fn told(&mut self, victim: &Victim, event: &str, times: usize) -> Result<()> {
-        let (process, until) = (name_of(victim), tick_now() + PATIENCE);
-        while self.fleet.count_told(&process, event) < times {
+        self.process_told(&name_of(victim), event, times)
+    }
+
+    fn process_told(&mut self, process: &str, event: &str, times: usize) -> Result<()> {
+        let until = tick_now() + PATIENCE;
+        while self.fleet.count_told(process, event) < times {
             if tick_now() > until {
                 bail!("{process} never told {event:?}");
             }
@@ -291,6 +300,42 @@ impl<'f> Stage<'f> {
             }))?,
         )?;
         Ok(description.pin.is_none() && description.epoch == 0 && description.permanent & 5 == 0)
+    }
+
+    /// Mounts a victim where a connection point has this name: it was typed at the device.
+    pub(super) fn mount(&self, victim: &Victim, place: &str) -> Result<()> {
+        write_atomic(&victim.made.dir.join("place.txt"), place.as_bytes())
+    }
+
+    /// Leaves an installer's request in the endpoint manager's inbox.
+    pub(super) fn leave_request(&mut self, what: &str, wire: &[u8]) -> Result<()> {
+        self.sent(what, wire)?;
+        let inbox = self.directory(&MANAGER).join(crate::process::inbox::INBOX);
+        write_atomic(&inbox.join(format!("{what}-{}.cbor", self.sent)), wire)
+    }
+
+    /// How often the endpoint manager has told an event.
+    pub(super) fn count_of_manager(&self, event: &str) -> usize {
+        self.fleet.count_told("endpoint-manager", event)
+    }
+
+    /// Waits until the endpoint manager has told an event so often.
+    pub(super) fn manager_told(&mut self, event: &str, times: usize) -> Result<()> {
+        self.process_told("endpoint-manager", event, times)
+    }
+
+    /// Runs `gridseal device register` for one victim with a file as its label B; what it printed as an error, and
+    /// whether it ended well.
+    pub(super) fn register_by_labels(&self, victim: &Victim, insert: &Path) -> Result<(String, bool)> {
+        let output = std::process::Command::new(std::env::current_exe()?)
+            .args(["device", "register", "--label", &victim.made.label, "--config"])
+            .arg(self.directory(&MANAGER).join("config.toml"))
+            .arg("--insert")
+            .arg(insert)
+            .arg(self.fleet.dir.join("victims/shipment.cbor"))
+            .stdin(std::process::Stdio::null())
+            .output()?;
+        Ok((String::from_utf8_lossy(&output.stderr).into_owned(), output.status.success()))
     }
 
     /// Asks the config server as anybody in the field may, from an address of one's choice.
@@ -346,6 +391,20 @@ impl<'f> Stage<'f> {
     /// Waits until a party has a refusal with this code on record, and keeps what it wrote.
     pub(super) fn refusal(&mut self, party: &Party, code: Code) -> Result<Heard> {
         self.on_record(party, "code", code.name())
+    }
+
+    /// As before, of one device by its serial number.
+    pub(super) fn refusal_of(&mut self, party: &Party, code: Code, serial: &str) -> Result<Heard> {
+        let heard = self.refusal(party, code)?;
+        let is_it = |(_, line): &(String, Value)| {
+            line.get("code").and_then(Value::as_str) == Some(code.name())
+                && line.get("serial").and_then(Value::as_str) == Some(serial)
+        };
+        if self.news(party)?.iter().any(is_it) {
+            Ok(heard)
+        } else {
+            bail!("{} of another device", code.name())
+        }
     }
 
     /// Waits for a line in which a field has a value, and keeps what the party wrote.
