@@ -1,6 +1,11 @@
 //! Many devices get power at the same moment (onboarding specification, section 7.6): 10,000 here, 100,000 where many seeds
 //! are asked for (`make soak`).
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "test code: output is for the reader, the environment says how many"
+)]
 
 use std::time::Duration;
 
