@@ -31,6 +31,10 @@ pub struct Lab {
     /// How protected APDUs are carried.
     pub carrier: Carrier,
     /// Which key general-ciphering names.
+    #[expect(
+        dead_code,
+        reason = "in the form of the file; general-ciphering, which it is for, is refused at start"
+    )]
     pub key_info: KeyInfo,
     /// Whether general-signing is asked for.
     pub signing: bool,

@@ -8,7 +8,6 @@ mod cli;
 mod config;
 mod demo;
 mod files;
-#[allow(dead_code, reason = "the DLMS commands that read one come next")]
 mod lab;
 mod observe;
 mod process;

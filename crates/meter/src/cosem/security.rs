@@ -196,15 +196,20 @@ impl Device {
         if !matches!(grant.mechanism, Mechanism::Md5 | Mechanism::Sha1 | Mechanism::Sha256) {
             return Err(DataAccessResult::ReadWriteDenied);
         }
-        match keys.change_secret(wrapped) {
-            Ok(()) => {
-                self.note(Note::SecretChanged { client_sap: grant.client_sap });
-                Ok(())
-            }
-            Err(refusal) => {
-                self.note(Note::KeysRefused(refusal));
-                Err(DataAccessResult::OtherReason)
-            }
-        }
+        let client_sap = grant.client_sap;
+        self.secret_changed(client_sap, keys.change_secret(wrapped))
+    }
+
+    /// What a new secret or password came to, for the log and for the client.
+    pub(super) fn secret_changed(
+        &mut self,
+        client_sap: u16,
+        outcome: Result<(), KeyRefusal>,
+    ) -> Result<(), DataAccessResult> {
+        self.note(match outcome {
+            Ok(()) => Note::SecretChanged { client_sap },
+            Err(refusal) => Note::KeysRefused(refusal),
+        });
+        outcome.map_err(|_| DataAccessResult::OtherReason)
     }
 }

@@ -8,7 +8,7 @@ use gridseal_dlms::{
 };
 use gridseal_types::ObisCode;
 
-use super::{Device, Keyholder, Note, object::number, profile::PROFILE};
+use super::{Device, Keyholder, object::number, profile::PROFILE};
 
 /// Largest value that is kept, bytes.
 const VALUE_SIZE_MAX: usize = 16_384;
@@ -78,15 +78,7 @@ impl Device {
         if password.is_empty() || password.len() > 64 {
             return Err(DataAccessResult::ScopeOfAccessViolated);
         }
-        match keys.change_password(password) {
-            Ok(()) => {
-                self.note(Note::SecretChanged { client_sap: grant.client_sap });
-                Ok(())
-            }
-            Err(refusal) => {
-                self.note(Note::KeysRefused(refusal));
-                Err(DataAccessResult::OtherReason)
-            }
-        }
+        let client_sap = grant.client_sap;
+        self.secret_changed(client_sap, keys.change_password(password))
     }
 }

@@ -122,10 +122,8 @@ impl World<'_> {
                 KeyRequest::KeyAct { key, act: KeyAct::Resume, approvals: approvals(), reason },
             )?;
         }
-        // The operator reads what was ever sent out of the log.
-        let at_least = self.recorded.iter().filter(|sent| sent.meter == meter && sent.to == To::Meter);
-        let at_least = at_least.map(|sent| counter_of(&sent.bytes)).max().unwrap_or_default() + 64;
         if self.is_in_doubt(leader, meter) {
+            let at_least = self.certainly_unused(leader, meter);
             let raise = SiteRequest::RaiseCounter {
                 system_title: status.system_title,
                 at_least,
@@ -134,6 +132,17 @@ impl World<'_> {
             self.order(leader, KeyRequest::Site(raise))?;
         }
         Ok(())
+    }
+
+    /// The operator reads what the network carried, and what the key service released although it never arrived there: a
+    /// head-end that was killed has lost it, the witness of the key service's audit log has not.
+    fn certainly_unused(&self, leader: usize, meter: usize) -> u32 {
+        let sent = self.recorded.iter().filter(|sent| sent.meter == meter && sent.to == To::Meter);
+        let sent = sent.map(|sent| counter_of(&sent.bytes)).max().unwrap_or_default() + 64;
+        let view = &self.sites[leader].disk.view;
+        let Some(entry) = view.device(&self.devices[meter]) else { return sent };
+        let keys = view.leases.keys().filter(|(slot, _)| *slot == entry.slot).map(|(_, key)| *key);
+        keys.map(|key| self.watch.unused_from(key)).max().unwrap_or_default().max(sent)
     }
 
     fn is_in_doubt(&self, leader: usize, meter: usize) -> bool {

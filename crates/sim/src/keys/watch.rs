@@ -117,6 +117,12 @@ impl<'e> Watch<'e> {
         false
     }
 
+    /// The first counter above everything that any site ever released under a key.
+    pub(super) fn unused_from(&self, key: KeyHash) -> u32 {
+        let released = self.sent_up_to.iter().filter(|((_, released), _)| *released == key);
+        released.map(|(_, above)| *above).max().unwrap_or_default()
+    }
+
     /// A site has sent something under a counter: never used before by anybody, leased durably, above what it sent before.
     pub(super) fn site_sent(&mut self, sent: &SiteSent<'_>) -> Result<(), Broken> {
         let SiteSent { site, client, line, counter, bytes, durable } = *sent;

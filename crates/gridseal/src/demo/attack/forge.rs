@@ -1,5 +1,6 @@
 //! Messages as somebody makes them who has stolen what it takes: an owner secret, a signing key, a manufacturer's key.
 
+use super::hostile::Act;
 use anyhow::{Context, Result, anyhow, bail};
 use gridseal_crypto::{
     Key, PublicKey, Signer, SigningKey, random,
@@ -239,4 +240,19 @@ pub(super) fn flipped(mut wire: Vec<u8>) -> Vec<u8> {
         *last ^= 1;
     }
     wire
+}
+
+/// What a thief does with questions who has an owner's secret and answers each C1 as the owner would.
+pub(super) fn posing_as_owner(
+    secret: Key<OwnerSecret, 32>,
+    config: SigningKey<ConfigSigning>,
+    delegation: Vec<u8>,
+) -> impl FnMut(&[u8]) -> Act + Send + 'static {
+    move |question| {
+        let authority = Authority { secret: &secret, config: &config, delegation: &delegation };
+        match Led::begin(&authority, question, |_| ()) {
+            Ok(led) if is_step(question, Step::HELLO) => Act::Answer(led.challenge),
+            _ => Act::Silence,
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::{
     Verdict,
     forge::{
         Authority, Led, changed_hello, delegation, fresh, guessed, hello, init_question, is_step,
-        m_of_redirect, nonce, opened_hello,
+        m_of_redirect, nonce, opened_hello, posing_as_owner,
     },
     hostile::Act,
     stage::{MANAGER, RELAY, Stage},
@@ -52,13 +52,7 @@ pub(super) fn owner_secret(stage: &mut Stage<'_>) -> Result<Verdict> {
     let secret = stage.owner_secret(&victim)?;
     let (thief, config) = (fresh()?, fresh()?);
     let delegation = delegation(&thief, config.public())?;
-    stage.config.on_question(move |question| {
-        let authority = Authority { secret: &secret, config: &config, delegation: &delegation };
-        match Led::begin(&authority, question, |_| ()) {
-            Ok(led) if is_step(question, Step::HELLO) => Act::Answer(led.challenge),
-            _ => Act::Silence,
-        }
-    });
+    stage.config.on_question(posing_as_owner(secret, config, delegation));
     let meter = stage.switch_on(&victim)?;
     let heard = stage.refusal(&meter, Code::ConfigChain)?;
     stage.switch_off(&victim);

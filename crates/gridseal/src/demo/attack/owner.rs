@@ -18,8 +18,7 @@ use gridseal_types::{Code, Digest};
 use super::{
     Verdict,
     chip::with_empty_password,
-    forge::{Authority, Led, fresh, is_step, redirect},
-    hostile::Act,
+    forge::{fresh, is_step, posing_as_owner, redirect},
     stage::{MANAGER, Party, Stage, Victim},
 };
 
@@ -88,13 +87,7 @@ pub(super) fn replaced_key(stage: &mut Stage<'_>) -> Result<Verdict> {
     // The meter has accepted something under generation 2.
     let pin = OwnerPin { index: verified.index(), generation: 2, entry: verified.head() };
     stage.prepare(&victim, vec![RootRequest::WritePin(pin)])?;
-    stage.config.on_question(move |question| {
-        let authority = Authority { secret: &secret, config: &config, delegation: &delegation };
-        match Led::begin(&authority, question, |_| ()) {
-            Ok(led) if is_step(question, Step::HELLO) => Act::Answer(led.challenge),
-            _ => Act::Silence,
-        }
-    });
+    stage.config.on_question(posing_as_owner(secret, config, delegation));
     let meter = stage.switch_on(&victim)?;
     let heard = stage.refusal(&meter, Code::ConfigChain)?;
     stage.switch_off(&victim);
