@@ -82,10 +82,7 @@ impl Swtpm {
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let log = File::options().create(true).append(true).open(self.state.join("swtpm.log"))?;
-        // An emulator whose peer goes with an answer unread takes the broken connection for a listening one and spins for
-        // ever: the system ends it together with the thread that starts it here.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", PROGRAM])
+        let child = bound_to(std::process::id(), PROGRAM)
             // Of its two ways to inherit a socket only `--server` takes descriptor 0; it reads any stream there.
             .args(["socket", "--tpm2", "--server", "type=tcp,fd=0"])
             .args(["--flags", "not-need-init,startup-clear", "--tpmstate"])
@@ -107,6 +104,16 @@ impl Swtpm {
     }
 }
 
+/// A program that ends with the thread that starts it here, which belongs to the process `parent`: an emulator whose peer
+/// goes with an answer unread takes the broken connection for a listening one and spins for ever. The system ends it; what
+/// it cannot end, because the parent was killed before it was asked to, does not begin.
+fn bound_to(parent: u32, program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "sh", "-c", r#"[ "$PPID" = "$0" ] && exec "$@""#]);
+    command.arg(parent.to_string()).arg(program);
+    command
+}
+
 fn state_argument(state: &Path) -> std::ffi::OsString {
     let mut argument = std::ffi::OsString::from("dir=");
     argument.push(state);
@@ -116,5 +123,16 @@ fn state_argument(state: &Path) -> std::ffi::OsString {
 impl TpmTransport for Swtpm {
     fn transmit(&mut self, command: &[u8]) -> Result<Vec<u8>, RootError> {
         exchange(&mut self.running.as_mut().ok_or(RootError::Transport)?.stream, command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_lost_its_parent_does_not_begin() {
+        assert!(bound_to(std::process::id(), "true").status().is_ok_and(|status| status.success()));
+        assert!(bound_to(u32::MAX, "true").status().is_ok_and(|status| !status.success()));
     }
 }

@@ -155,7 +155,8 @@ pub enum SiteRequest {
         /// Meter.
         #[n(0)]
         system_title: SystemTitle,
-        /// Lowest counter that was certainly not used.
+        /// Lowest counter that was certainly not used: above everything that the service released, whether it was sent or
+        /// not. The standby has the end of each block, because blocks of plain counters wait for it.
         #[n(1)]
         at_least: u32,
         /// Consents.
