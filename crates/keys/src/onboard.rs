@@ -20,8 +20,9 @@ use gridseal_trust::{
         document::Redirect,
         secrets::{ActivationSecretExt, OwnerSecretExt, SessionSecretExt},
         session::{
-            ChallengeBody, ChallengePayload, Configuration, DeliveredObject, Envelope, FinishedPayload,
-            OwnPayload, Step, Transcript, open, seal_challenge, seal_message, sid_of,
+            ChallengeBody, ChallengePayload, Config, Configuration, DeliveredObject, Envelope,
+            FinishedPayload, OwnPayload, Step, Transcript, config_digest, open, seal_challenge, seal_message,
+            sid_of,
         },
         voucher::Voucher,
         wire::encode,
@@ -476,8 +477,7 @@ impl<R: Records> Work<'_, R> {
         let entry = &device.entry;
         session.objects = objects.iter().map(|object| tpm::name(&object.public)).collect();
         let plain = |list: Vec<Bytes>| list.into_iter().map(|der| der.0).collect();
-        let payload = Configuration {
-            th5: request.th5,
+        let config = Config {
             ldevid_chain: plain(request.ldevid_chain),
             ca_bundle: plain(request.ca_bundle),
             terminus_urls: request.terminus,
@@ -492,9 +492,9 @@ impl<R: Records> Work<'_, R> {
                 entry: request.entry,
             },
             now: request.now,
-        }
-        .encode();
-        session.configuration = SignedType::C6.hash(&payload);
+        };
+        let payload = Configuration { th5: request.th5, config }.encode();
+        session.configuration = config_digest(&payload);
         let wire = self.seal_signed(&root, Step::PROVISION, &request.sid, SignedType::C6, &payload)?;
         self.save(&before, &device)?;
         let (objects, configuration) = (session.objects.clone(), session.configuration);

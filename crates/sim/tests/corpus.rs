@@ -32,6 +32,7 @@ const TARGETS: &[Target] = &[
     ("enrol_init", enrol::init_message),
     ("enrol_label", enrol::label),
     ("enrol_message", session::fuzz_entry),
+    ("enrol_order", enrol::order),
     ("enrol_relay", enrol::relay_message),
     ("enrol_shipment", enrol::shipment),
     ("enrol_voucher", enrol::voucher),

@@ -15,6 +15,7 @@ pub mod fuzz_entry;
 pub mod init;
 pub mod installation;
 pub mod label;
+pub mod order;
 pub mod registrar;
 pub mod relay;
 pub mod secrets;

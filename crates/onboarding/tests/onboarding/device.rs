@@ -439,38 +439,38 @@ fn a_configuration_is_checked_in_every_part_before_anything_is_installed() {
             ("signed as another type", Code::ConfigChain, |spy, wire| {
                 spy.with_payload(wire, SignedType::C8, &spy.payload(wire))
             }),
-            ("th5", Code::Transcript, |spy, wire| spy.configuration(wire, |config| config.th5.0[0] ^= 1)),
-            ("epoch", Code::EpochMismatch, |spy, wire| spy.configuration(wire, |config| config.epoch = 2)),
-            ("pinned index", Code::Pin, |spy, wire| spy.configuration(wire, |config| config.pin.index = 2)),
+            ("th5", Code::Transcript, |spy, wire| spy.configuration(wire, |c6| c6.th5.0[0] ^= 1)),
+            ("epoch", Code::EpochMismatch, |spy, wire| spy.configuration(wire, |c6| c6.config.epoch = 2)),
+            ("pinned index", Code::Pin, |spy, wire| spy.configuration(wire, |c6| c6.config.pin.index = 2)),
             ("pinned generation", Code::Pin, |spy, wire| {
-                spy.configuration(wire, |config| config.pin.generation = 2)
+                spy.configuration(wire, |c6| c6.config.pin.generation = 2)
             }),
             ("pinned entry", Code::Pin, |spy, wire| {
-                spy.configuration(wire, |config| config.pin.entry.0[0] ^= 1)
+                spy.configuration(wire, |c6| c6.config.pin.entry.0[0] ^= 1)
             }),
             ("version", Code::Rollback, |spy, wire| {
-                spy.configuration(wire, |config| config.policy_version = 0)
+                spy.configuration(wire, |c6| c6.config.policy_version = 0)
             }),
             ("previous", Code::Rollback, |spy, wire| {
-                spy.configuration(wire, |config| config.previous = Digest([1; 32]))
+                spy.configuration(wire, |c6| c6.config.previous = Digest([1; 32]))
             }),
             ("certificate of the issuer", Code::Csr, |spy, wire| {
-                spy.configuration(wire, |config| config.ldevid_chain.rotate_left(1))
+                spy.configuration(wire, |c6| c6.config.ldevid_chain.rotate_left(1))
             }),
             ("no certificate", Code::Csr, |spy, wire| {
-                spy.configuration(wire, |config| config.ldevid_chain[0] = vec![0x30; 16])
+                spy.configuration(wire, |c6| c6.config.ldevid_chain[0] = vec![0x30; 16])
             }),
             ("object with fixedTPM", Code::Object, |spy, wire| {
-                spy.configuration(wire, |config| config.objects[0].public[7] |= 0x02)
+                spy.configuration(wire, |c6| c6.config.objects[0].public[7] |= 0x02)
             }),
             ("object with fixedParent", Code::Object, |spy, wire| {
-                spy.configuration(wire, |config| config.objects[2].public[7] |= 0x10)
+                spy.configuration(wire, |c6| c6.config.objects[2].public[7] |= 0x10)
             }),
             ("object of another type", Code::Object, |spy, wire| {
-                spy.configuration(wire, |config| config.objects[1].public[1] = 0x23)
+                spy.configuration(wire, |c6| c6.config.objects[1].public[1] = 0x23)
             }),
             ("two objects for one purpose", Code::Object, |spy, wire| {
-                spy.configuration(wire, |config| config.objects[1].id = 1)
+                spy.configuration(wire, |c6| c6.config.objects[1].id = 1)
             }),
             ("payload with a trailing byte", Code::Format, |spy, wire| {
                 spy.with_payload(wire, SignedType::C6, &[spy.payload(wire).as_slice(), &[0]].concat())
@@ -490,8 +490,8 @@ fn a_configuration_from_before_the_floor_clock_is_refused() {
 #[test]
 fn an_object_that_the_root_refuses_installs_nothing_and_a_new_session_succeeds() {
     let changes: [Change; 2] = [
-        |spy, wire| spy.configuration(wire, |config| *config.objects[2].duplicate.last_mut().unwrap() ^= 1),
-        |spy, wire| spy.configuration(wire, |config| *config.objects[0].public.last_mut().unwrap() ^= 1),
+        |spy, wire| spy.configuration(wire, |c6| *c6.config.objects[2].duplicate.last_mut().unwrap() ^= 1),
+        |spy, wire| spy.configuration(wire, |c6| *c6.config.objects[0].public.last_mut().unwrap() ^= 1),
     ];
     for change in changes {
         let mut world = World::new();

@@ -32,6 +32,8 @@ pub enum SignedType {
     C6,
     /// End of a session.
     C8,
+    /// Order to a device that has an owner.
+    Order,
     /// Attestation policy, by the owner's policy key.
     Policy,
     /// Head of the log of voucher entries, by the manufacturer.
@@ -54,6 +56,7 @@ impl SignedType {
             Self::C4 => "gso1-c4",
             Self::C6 => "gso1-c6",
             Self::C8 => "gso1-c8",
+            Self::Order => "gso1-order",
             Self::Policy => "gso1-policy",
             Self::Log => "gso1-log",
         }

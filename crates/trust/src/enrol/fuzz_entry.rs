@@ -16,7 +16,7 @@ use super::{
         encode_registered, encode_registration,
     },
     installation::InstallRequest,
-    label,
+    label, order,
     relay::{RelayPull, RelayWork},
     shipment::Shipment,
     voucher::Voucher,
@@ -51,6 +51,19 @@ pub fn voucher(bytes: &[u8]) {
     round_trip(bytes, Voucher::decode, Voucher::encode);
     if let Ok(voucher) = Voucher::decode(bytes) {
         assert!(voucher.verify(&[]).is_err(), "without a key nothing is verified");
+    }
+}
+
+/// Orders, results and polls. The first byte says what kind of order a result answers.
+pub fn order(bytes: &[u8]) {
+    let _ = order::Envelope::decode(bytes);
+    round_trip(bytes, order::OrderBody::decode, order::OrderBody::encode);
+    round_trip(bytes, order::PollBody::decode, order::PollBody::encode);
+    round_trip(bytes, order::Order::decode, order::Order::encode);
+    if let Some((kind, body)) = bytes.split_first()
+        && let Some(kind) = order::Kind::from_number(*kind)
+    {
+        round_trip(body, |body| order::ResultBody::decode(body, kind), order::ResultBody::encode);
     }
 }
 

@@ -8,7 +8,7 @@ use gridseal_crypto::{
     role::{ActivationSecret, DeviceRootSecret, OwnerSecret, Seal, SessionSecret},
     sha256,
 };
-use gridseal_types::{Digest, Epoch, Kid, Nonce};
+use gridseal_types::{Digest, Epoch, Kid, Nonce, OrderSeq};
 
 /// `N_e` of an epoch from the device's root secret: what a TPM computes with TPM2_HMAC.
 #[must_use]
@@ -38,6 +38,12 @@ pub trait OwnerSecretExt {
     fn grant_verifies(&self, th1: &Digest, c2_payload: &[u8], grant: &Digest) -> bool;
     /// K_s, from which C3 to C8 are sealed: a reader needs N_e *and* the TPM's credential.
     fn session(&self, th2: &Digest, activation: &Key<ActivationSecret, 32>) -> Key<SessionSecret, 32>;
+    /// Key that seals an order.
+    fn seal_order(&self, seq: OrderSeq, r: &Nonce) -> Key<Seal, 32>;
+    /// Key that seals the answer `r2` to the order `seq` that came with `r`.
+    fn seal_result(&self, seq: OrderSeq, r: &Nonce, r2: &Nonce) -> Key<Seal, 32>;
+    /// Key that seals a question for orders.
+    fn seal_poll(&self, r3: &Nonce) -> Key<Seal, 32>;
     /// Commitment to N_1 in manifest and voucher header: `SHA-256("gs-ndev-commit-v1" || N_1)`.
     fn commitment(&self) -> Digest;
 }
@@ -68,6 +74,18 @@ impl OwnerSecretExt for Key<OwnerSecret, 32> {
 
     fn session(&self, th2: &Digest, activation: &Key<ActivationSecret, 32>) -> Key<SessionSecret, 32> {
         self.derive_with(&[b"gs-sess-v1", th2.as_bytes()], activation)
+    }
+
+    fn seal_order(&self, seq: OrderSeq, r: &Nonce) -> Key<Seal, 32> {
+        self.derive(&[b"gs-order-v1", &seq.to_be_bytes(), r.as_bytes()])
+    }
+
+    fn seal_result(&self, seq: OrderSeq, r: &Nonce, r2: &Nonce) -> Key<Seal, 32> {
+        self.derive(&[b"gs-ores-v1", &seq.to_be_bytes(), r.as_bytes(), r2.as_bytes()])
+    }
+
+    fn seal_poll(&self, r3: &Nonce) -> Key<Seal, 32> {
+        self.derive(&[b"gs-poll-v1", r3.as_bytes()])
     }
 
     fn commitment(&self) -> Digest {

@@ -1,11 +1,12 @@
 //! Messages C1 to C8 between device and endpoint manager, the error message, and the transcript.
 
-mod body;
-mod payload;
+pub(super) mod body;
+pub(super) mod payload;
 
 pub use body::{EvidenceBody, HelloBody, InstalledBody, ResponsesBody};
 pub use payload::{
-    ChallengeBody, ChallengePayload, Configuration, DeliveredObject, FinishedPayload, OwnPayload,
+    ChallengeBody, ChallengePayload, Config, Configuration, DeliveredObject, FinishedPayload, OwnPayload,
+    config_digest,
 };
 
 use alloc::vec::Vec;
@@ -181,7 +182,8 @@ pub enum Envelope<'b> {
 const BOX_SIZE_MIN: usize = 16;
 const BOX_SIZE_MAX: usize = 540_000;
 
-fn read_box<'b>(r: &mut Reader<'b>) -> Read<&'b [u8]> {
+/// The sealed box at the end of an envelope, unopened.
+pub(super) fn read_box<'b>(r: &mut Reader<'b>) -> Read<&'b [u8]> {
     r.bytes(BOX_SIZE_MIN..=BOX_SIZE_MAX)
 }
 

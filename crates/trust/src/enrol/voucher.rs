@@ -55,7 +55,7 @@ pub struct Voucher {
 /// Largest signed element of a voucher in bytes.
 const ELEMENT_SIZE_MAX: usize = 1_024;
 /// Largest item of the list of second signatures in bytes.
-const SECOND_SIZE_MAX: usize = SECOND_KEY_SIZE + SECOND_SIGNATURE_SIZE;
+pub(super) const SECOND_SIZE_MAX: usize = SECOND_KEY_SIZE + SECOND_SIGNATURE_SIZE;
 
 impl Voucher {
     /// A voucher without an owner: the header, signed by the manufacturer. The header names `second`.

@@ -18,7 +18,7 @@ use crate::{
         secrets::{OwnerSecretExt, SessionSecretExt},
         session::{
             ChallengeBody, ChallengePayload, Configuration, Envelope, FinishedPayload, MESSAGE_SIZE_MAX,
-            OwnPayload, Step, open, suite_of,
+            OwnPayload, Step, config_digest, open, suite_of,
         },
         wire::Reader,
     },
@@ -174,8 +174,8 @@ impl Device {
         wire: &[u8],
     ) -> Result<(Box<Installed>, Vec<ImportObject>), Code> {
         let payload = Self::open_signed(session, wire, Step::PROVISION, SignedType::C6)?;
-        let config = Configuration::decode(&payload)?;
-        if config.th5 != session.transcript.value() {
+        let Configuration { th5, config } = Configuration::decode(&payload)?;
+        if th5 != session.transcript.value() {
             return Err(Code::Transcript);
         }
         let challenge = session.challenge.as_ref().ok_or(Code::State)?;
@@ -213,7 +213,7 @@ impl Device {
             terminus_pins: config.terminus_pins,
             keys: config.objects.iter().map(announced).collect(),
             policy_version: config.policy_version,
-            digest: SignedType::C6.hash(&payload),
+            digest: config_digest(&payload),
             pin: config.pin,
             confirmed: false,
             is_counting: false,

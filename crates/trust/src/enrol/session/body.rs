@@ -43,7 +43,7 @@ pub struct HelloBody {
     pub place: Option<String>,
 }
 
-fn read_pub(r: &mut Reader<'_>) -> Read<Vec<u8>> {
+pub(in crate::enrol) fn read_pub(r: &mut Reader<'_>) -> Read<Vec<u8>> {
     Ok(r.bytes(10..=600)?.to_vec())
 }
 
@@ -51,14 +51,15 @@ fn read_cmd(r: &mut Reader<'_>) -> Read<Vec<u8>> {
     Ok(r.bytes(10..=1024)?.to_vec())
 }
 
-pub(super) fn write_commands(w: &mut Writer, commands: &[Vec<u8>]) {
+pub(in crate::enrol) fn write_commands(w: &mut Writer, commands: &[Vec<u8>]) {
     w.list(commands, |w, command| {
         w.bytes(command);
     });
 }
 
-pub(super) fn read_commands(r: &mut Reader<'_>) -> Read<Vec<Vec<u8>>> {
-    r.list(0..=2, read_cmd)
+/// At least `least` and at most two whole commands or responses.
+pub(in crate::enrol) fn read_commands(r: &mut Reader<'_>, least: usize) -> Read<Vec<Vec<u8>>> {
+    r.list(least..=2, read_cmd)
 }
 
 impl HelloBody {
@@ -156,15 +157,19 @@ pub struct EvidenceBody {
     pub platform_open: bool,
 }
 
-fn read_session(r: &mut Reader<'_>) -> Read<TpmSession> {
+pub(in crate::enrol) fn read_session(r: &mut Reader<'_>) -> Read<TpmSession> {
     r.array(2..=2, |r, _| Ok(TpmSession { handle: r.uint32()?, nonce_tpm: N16(r.fixed()?) }))
 }
 
-fn write_attest(w: &mut Writer, attest: &Attest) {
+pub(in crate::enrol) fn write_session(w: &mut Writer, session: &TpmSession) {
+    w.array(2).uint(session.handle).bytes(session.nonce_tpm.as_bytes());
+}
+
+pub(in crate::enrol) fn write_attest(w: &mut Writer, attest: &Attest) {
     w.array(2).bytes(&attest.attest).bytes(&attest.signature);
 }
 
-fn read_attest(r: &mut Reader<'_>) -> Read<Attest> {
+pub(in crate::enrol) fn read_attest(r: &mut Reader<'_>) -> Read<Attest> {
     r.array(2..=2, |r, _| {
         Ok(Attest { attest: r.bytes(40..=512)?.to_vec(), signature: r.bytes(10..=72)?.to_vec() })
     })
@@ -176,9 +181,7 @@ impl EvidenceBody {
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
             w.map(12).key(1).bytes(self.act.as_bytes());
-            w.key(2).list(&self.sessions, |w, session| {
-                w.array(2).uint(session.handle).bytes(session.nonce_tpm.as_bytes());
-            });
+            w.key(2).list(&self.sessions, write_session);
             write_attest(w.key(3), &self.certify_storage);
             write_attest(w.key(4), &self.certify_tls);
             write_attest(w.key(5), &self.certify_identity);
@@ -265,7 +268,7 @@ impl ResponsesBody {
             r.map(|r, key| {
                 match key {
                     1 => th4 = Some(read_digest(r)?),
-                    2 => responses = Some(read_commands(r)?),
+                    2 => responses = Some(read_commands(r, 0)?),
                     _ => return Ok(false),
                 }
                 Ok(true)

@@ -6,14 +6,15 @@ use gridseal_types::{Digest, EkName, Epoch, N16, Nonce, UtcTime};
 
 use super::{
     super::{
+        cose::SignedType,
         document::{PINS_MAX, URLS_MAX, read_digest, read_name, read_url},
-        wire::{Read, Reader, encode},
+        wire::{Read, Reader, Writer, encode},
     },
     body::{read_commands, write_commands},
 };
 use crate::root::OwnerPin;
 
-fn read_tpm2b(r: &mut Reader<'_>) -> Read<Vec<u8>> {
+pub(in crate::enrol) fn read_tpm2b(r: &mut Reader<'_>) -> Read<Vec<u8>> {
     Ok(r.bytes(2..=1026)?.to_vec())
 }
 
@@ -191,7 +192,7 @@ impl OwnPayload {
             r.map(|r, key| {
                 match key {
                     1 => th3 = Some(read_digest(r)?),
-                    2 => commands = Some(read_commands(r)?),
+                    2 => commands = Some(read_commands(r, 0)?),
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -243,11 +244,9 @@ impl DeliveredObject {
     }
 }
 
-/// C6: everything the device needs to work for its owner.
+/// What a device needs to work for its owner: members 2 to 10 of C6 and of a provision order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Configuration {
-    /// Transcript after C5.
-    pub th5: Digest,
+pub struct Config {
     /// LDevID chain, leaf first, DER.
     pub ldevid_chain: Vec<Vec<u8>>,
     /// Certificates against which the terminus is checked, DER.
@@ -260,7 +259,7 @@ pub struct Configuration {
     pub objects: Vec<DeliveredObject>,
     /// Version, above the last accepted one.
     pub policy_version: u64,
-    /// Hash of the last accepted configuration, zero at first.
+    /// [`config_digest`] of the last accepted configuration, zero at first.
     pub previous: Digest,
     /// Epoch.
     pub epoch: Epoch,
@@ -268,6 +267,22 @@ pub struct Configuration {
     pub pin: OwnerPin,
     /// For the floor clock.
     pub now: UtcTime,
+}
+
+/// What the next configuration names as its previous: hash over the whole signed payload that brought this one, be it the
+/// payload of C6 or of a provision order.
+#[must_use]
+pub fn config_digest(payload: &[u8]) -> Digest {
+    SignedType::C6.hash(payload)
+}
+
+/// C6: the configuration, within a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configuration {
+    /// Transcript after C5.
+    pub th5: Digest,
+    /// The configuration.
+    pub config: Config,
 }
 
 fn read_certificates(r: &mut Reader<'_>, most: usize) -> Read<Vec<Vec<u8>>> {
@@ -287,11 +302,90 @@ fn read_terminus(r: &mut Reader<'_>) -> Read<(Vec<String>, Vec<Digest>)> {
     Ok((r.required(urls)?, r.required(pins)?))
 }
 
-fn read_pin(r: &mut Reader<'_>) -> Read<OwnerPin> {
+pub(in crate::enrol) fn read_pin(r: &mut Reader<'_>) -> Read<OwnerPin> {
     r.array(3..=3, |r, _| {
         let index = u32::try_from(r.uint(1..=32)?).unwrap_or(u32::MAX);
         Ok(OwnerPin { index, generation: r.uint32()?, entry: read_digest(r)? })
     })
+}
+
+pub(in crate::enrol) fn write_pin(w: &mut Writer, pin: &OwnerPin) {
+    w.array(3).uint(pin.index).uint(pin.generation).bytes(pin.entry.as_bytes());
+}
+
+impl Config {
+    /// Members 2 to 10 of a map.
+    pub(in crate::enrol) const MEMBERS: usize = 9;
+
+    pub(in crate::enrol) fn write(&self, w: &mut Writer) {
+        w.key(2).list(&self.ldevid_chain, |w, der| {
+            w.bytes(der);
+        });
+        w.key(3).list(&self.ca_bundle, |w, der| {
+            w.bytes(der);
+        });
+        w.key(4).map(2).key(1).list(&self.terminus_urls, |w, url| {
+            w.text(url);
+        });
+        w.key(2).list(&self.terminus_pins, |w, pin| {
+            w.bytes(pin.as_bytes());
+        });
+        w.key(5).list(&self.objects, |w, object| {
+            w.map(4).key(1).uint(object.id).key(2).bytes(&object.public);
+            w.key(3).bytes(&object.duplicate).key(4).bytes(&object.in_sym_seed);
+        });
+        w.key(6).uint(self.policy_version).key(7).bytes(self.previous.as_bytes());
+        write_pin(w.key(8).uint(self.epoch).key(9), &self.pin);
+        w.key(10).uint(self.now.0);
+    }
+}
+
+/// The members of a [`Config`] while a map is read.
+#[derive(Default)]
+pub(in crate::enrol) struct ConfigMembers {
+    ldevid_chain: Option<Vec<Vec<u8>>>,
+    ca_bundle: Option<Vec<Vec<u8>>>,
+    terminus: Option<(Vec<String>, Vec<Digest>)>,
+    objects: Option<Vec<DeliveredObject>>,
+    policy_version: Option<u64>,
+    previous: Option<Digest>,
+    epoch: Option<Epoch>,
+    pin: Option<OwnerPin>,
+    now: Option<UtcTime>,
+}
+
+impl ConfigMembers {
+    pub(in crate::enrol) fn take(&mut self, r: &mut Reader<'_>, key: i64) -> Read<bool> {
+        match key {
+            2 => self.ldevid_chain = Some(read_certificates(r, 4)?),
+            3 => self.ca_bundle = Some(read_certificates(r, 8)?),
+            4 => self.terminus = Some(read_terminus(r)?),
+            5 => self.objects = Some(r.list(0..=16, DeliveredObject::decode)?),
+            6 => self.policy_version = Some(r.uint(0..=u64::MAX)?),
+            7 => self.previous = Some(read_digest(r)?),
+            8 => self.epoch = Some(r.uint32()?),
+            9 => self.pin = Some(read_pin(r)?),
+            10 => self.now = Some(UtcTime(r.uint(0..=u64::MAX)?)),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    pub(in crate::enrol) fn finish(self, r: &Reader<'_>) -> Read<Config> {
+        let (terminus_urls, terminus_pins) = r.required(self.terminus)?;
+        Ok(Config {
+            ldevid_chain: r.required(self.ldevid_chain)?,
+            ca_bundle: r.required(self.ca_bundle)?,
+            terminus_urls,
+            terminus_pins,
+            objects: r.required(self.objects)?,
+            policy_version: r.required(self.policy_version)?,
+            previous: r.required(self.previous)?,
+            epoch: r.required(self.epoch)?,
+            pin: r.required(self.pin)?,
+            now: r.required(self.now)?,
+        })
+    }
 }
 
 impl Configuration {
@@ -299,26 +393,8 @@ impl Configuration {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.map(10).key(1).bytes(self.th5.as_bytes());
-            w.key(2).list(&self.ldevid_chain, |w, der| {
-                w.bytes(der);
-            });
-            w.key(3).list(&self.ca_bundle, |w, der| {
-                w.bytes(der);
-            });
-            w.key(4).map(2).key(1).list(&self.terminus_urls, |w, url| {
-                w.text(url);
-            });
-            w.key(2).list(&self.terminus_pins, |w, pin| {
-                w.bytes(pin.as_bytes());
-            });
-            w.key(5).list(&self.objects, |w, object| {
-                w.map(4).key(1).uint(object.id).key(2).bytes(&object.public);
-                w.key(3).bytes(&object.duplicate).key(4).bytes(&object.in_sym_seed);
-            });
-            w.key(6).uint(self.policy_version).key(7).bytes(self.previous.as_bytes());
-            w.key(8).uint(self.epoch).key(9).array(3).uint(self.pin.index).uint(self.pin.generation);
-            w.bytes(self.pin.entry.as_bytes()).key(10).uint(self.now.0);
+            w.map(1 + Config::MEMBERS).key(1).bytes(self.th5.as_bytes());
+            self.config.write(w);
         })
     }
 
@@ -327,40 +403,13 @@ impl Configuration {
     /// # Errors
     /// [`super::super::wire::FormatError`].
     pub fn decode(bytes: &[u8]) -> Read<Self> {
-        let (mut th5, mut ldevid_chain, mut ca_bundle, mut terminus) = (None, None, None, None);
-        let (mut objects, mut policy_version, mut previous) = (None, None, None);
-        let (mut epoch, mut pin, mut now) = (None, None, None);
+        let (mut th5, mut config) = (None, ConfigMembers::default());
         Reader::whole(bytes, |r| {
-            r.map(|r, key| {
-                match key {
-                    1 => th5 = Some(read_digest(r)?),
-                    2 => ldevid_chain = Some(read_certificates(r, 4)?),
-                    3 => ca_bundle = Some(read_certificates(r, 8)?),
-                    4 => terminus = Some(read_terminus(r)?),
-                    5 => objects = Some(r.list(0..=16, DeliveredObject::decode)?),
-                    6 => policy_version = Some(r.uint(0..=u64::MAX)?),
-                    7 => previous = Some(read_digest(r)?),
-                    8 => epoch = Some(r.uint32()?),
-                    9 => pin = Some(read_pin(r)?),
-                    10 => now = Some(UtcTime(r.uint(0..=u64::MAX)?)),
-                    _ => return Ok(false),
-                }
-                Ok(true)
+            r.map(|r, key| match key {
+                1 => read_digest(r).map(|digest| th5 = Some(digest)).map(|()| true),
+                _ => config.take(r, key),
             })?;
-            let (terminus_urls, terminus_pins) = r.required(terminus)?;
-            Ok(Self {
-                th5: r.required(th5)?,
-                ldevid_chain: r.required(ldevid_chain)?,
-                ca_bundle: r.required(ca_bundle)?,
-                terminus_urls,
-                terminus_pins,
-                objects: r.required(objects)?,
-                policy_version: r.required(policy_version)?,
-                previous: r.required(previous)?,
-                epoch: r.required(epoch)?,
-                pin: r.required(pin)?,
-                now: r.required(now)?,
-            })
+            Ok(Self { th5: r.required(th5)?, config: config.finish(r)? })
         })
     }
 }
