@@ -213,7 +213,7 @@ impl Task {
                 w.map(1).key(1).uint(u8::from(*with_storage));
             }
             Self::Rekey { entries, second } => {
-                let mut write = |w: &mut Writer, key, list: &[Vec<u8>]| {
+                let write = |w: &mut Writer, key, list: &[Vec<u8>]| {
                     w.key(key).list(list, |w, item| {
                         w.bytes(item);
                     });
