@@ -241,4 +241,8 @@ fn sml_is_decoded_and_encoded_byte_for_byte() {
     assert_eq!(String::from_utf8(encoded.stdout).unwrap().trim(), input);
     std::fs::write(&path, text(&vectors("sml/emh-ehz361-changed-value"), "input")).unwrap();
     assert_eq!(gridseal(&["decode", "sml", path.to_str().unwrap()]).status.code(), Some(2));
+    std::fs::write(&path, "1B1B1B1B0").unwrap();
+    let odd = gridseal(&["decode", "sml", path.to_str().unwrap()]);
+    assert_eq!(odd.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&odd.stdout).contains("\"lmn.hex\""), "{odd:?}");
 }

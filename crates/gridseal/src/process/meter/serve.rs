@@ -50,7 +50,7 @@ pub struct Arguments {
     /// Directory that keeps counters, and keys that clients brought, across restarts.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Append the security log to this file, one JSON object per line.
+    /// Append the security log to this file, one JSON object per line; at 16 MiB it becomes FILE.1 and a new one begins.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// Write the security log as JSON.

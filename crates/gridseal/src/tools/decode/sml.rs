@@ -20,6 +20,7 @@ use gridseal_lmn::{
 };
 use serde_json::{Map, Value, json};
 
+use super::input::{NotHex, hex_bytes};
 use crate::observe::say;
 
 /// Most bytes read from one input.
@@ -46,7 +47,13 @@ pub struct Arguments {
 
 /// Decodes.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let bytes = input(arguments.file.as_ref().filter(|path| path.as_os_str() != "-"))?;
+    let bytes = match from_hex(input(arguments.file.as_ref().filter(|path| path.as_os_str() != "-"))?) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            say(&failed("lmn.hex", error.offset, &error.message).to_string());
+            return Ok(ExitCode::from(2));
+        }
+    };
     let mode = if arguments.strict { Mode::Strict } else { Mode::Tolerant };
     let mut receiver = transport::Receiver::new();
     let (mut good, mut bad) = (0u32, 0u32);
@@ -89,13 +96,14 @@ fn input(path: Option<&PathBuf>) -> Result<Vec<u8>> {
             std::io::stdin().lock().take(INPUT_SIZE_MAX).read_to_end(&mut bytes)?;
         }
     }
+    Ok(bytes)
+}
+
+/// Bytes that are text of hex, as what that says; others as they are.
+fn from_hex(bytes: Vec<u8>) -> Result<Vec<u8>, NotHex> {
     let is_text =
         !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_hexdigit() || byte.is_ascii_whitespace());
-    if is_text {
-        let digits: Vec<u8> = bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        return hex::decode(&digits).context("input is hex with an odd number of digits");
-    }
-    Ok(bytes)
+    if is_text { hex_bytes(&String::from_utf8_lossy(&bytes)) } else { Ok(bytes) }
 }
 
 /// A refusal as JSON.

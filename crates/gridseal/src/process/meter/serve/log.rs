@@ -2,16 +2,19 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::Write,
+    io::{self, Write},
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
 };
 
 use anyhow::{Context, Result};
 use gridseal_io::clock::utc_now;
 use serde_json::json;
+
+/// Most bytes of one file: whoever is refused for ever fills two of them, not the disk.
+const FILE_SIZE_MAX: u64 = 16 << 20;
 
 /// How entries are written to standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +29,34 @@ pub enum Form {
 #[derive(Debug)]
 pub struct Log {
     form: Form,
-    file: Option<Mutex<File>>,
+    file: Option<Mutex<Kept>>,
+}
+
+/// A file, and the one before it under the same name with `.1` behind.
+#[derive(Debug)]
+struct Kept {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+impl Kept {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        Ok(Self { path: path.to_owned(), size: file.metadata()?.len(), file })
+    }
+
+    fn write(&mut self, line: &str, size_max: u64) -> io::Result<()> {
+        if self.size + line.len() as u64 >= size_max && self.size > 0 {
+            let mut before = self.path.clone().into_os_string();
+            before.push(".1");
+            std::fs::rename(&self.path, before)?;
+            *self = Self::open(&self.path)?;
+        }
+        writeln!(self.file, "{line}")?;
+        self.size += line.len() as u64 + 1;
+        Ok(())
+    }
 }
 
 /// Whom an entry is about.
@@ -41,10 +71,8 @@ pub struct Peer {
 impl Log {
     /// Opens the log; a file is made readable by its owner alone.
     pub fn open(path: Option<&Path>, form: Form) -> Result<Self> {
-        let open = |path: &Path| {
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-            file.with_context(|| format!("cannot write {}", path.display()))
-        };
+        let open =
+            |path: &Path| Kept::open(path).with_context(|| format!("cannot write {}", path.display()));
         Ok(Self { form, file: path.map(open).transpose()?.map(Mutex::new) })
     }
 
@@ -57,7 +85,7 @@ impl Log {
         });
         let written = match &self.file {
             Some(file) => match file.lock() {
-                Ok(mut file) => writeln!(file, "{line}").is_ok(),
+                Ok(mut file) => file.write(&line.to_string(), FILE_SIZE_MAX).is_ok(),
                 Err(_) => false,
             },
             None => {
@@ -78,5 +106,26 @@ impl Log {
         if !written {
             std::process::exit(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_file_gives_way_and_only_one_before_it_is_kept() {
+        let dir = std::env::temp_dir().join(format!("gridseal-security-log-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("security.log");
+        let mut kept = Kept::open(&path).unwrap();
+        for n in 0..10 {
+            kept.write(&format!("entry {n}"), 24).unwrap();
+        }
+        drop(kept);
+        Kept::open(&path).unwrap().write("entry x", 24).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "entry x\n");
+        assert_eq!(std::fs::read_to_string(dir.join("security.log.1")).unwrap(), "entry 8\nentry 9\n");
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }
