@@ -23,18 +23,16 @@ mod meter;
 mod operator;
 mod report;
 mod site;
+mod visit;
 mod watch;
 mod world;
 
 pub use gridseal_keys::danger_faults::Fault;
+pub(crate) use meter::{MeterKeys, Quirks};
 pub use report::{Evidence, Options, Report, Rule, Violation};
-
-use gridseal_keys::Core;
-
-/// The deciding part of every site of every schedule.
-fn works_core() -> &'static Core {
-    crate::onboarding::key_core()
-}
+pub(crate) use visit::{Loss, bytes_of};
+pub(crate) use watch::Watch;
+pub(crate) use world::World;
 
 /// Runs one schedule to its end. The same seed and options give the same report.
 #[must_use]

@@ -9,7 +9,9 @@
 pub mod blackout;
 pub mod group;
 pub mod keys;
+pub mod life;
 pub mod onboarding;
 mod random;
+mod works;
 
 pub use random::{HashRng, Schedule};

@@ -22,7 +22,6 @@ mod manager;
 mod meter;
 mod network;
 mod report;
-mod works;
 mod world;
 
 pub use report::{Failure, Fault, Options, Point, Report, Rule, Violation};
@@ -35,9 +34,4 @@ use world::World;
 /// [`Failure`]: the first violation of a rule, with the seed and the last events.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
     World::new(seed, options).run()
-}
-
-/// The deciding part of a key service, for other simulations.
-pub(crate) fn key_core() -> &'static gridseal_keys::Core {
-    &works::works().keys
 }

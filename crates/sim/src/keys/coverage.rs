@@ -1,8 +1,8 @@
 //! Which transitions of the machines were taken: found in the rows, not told by the machines.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::OnceLock,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use gridseal_keys::{
@@ -127,6 +127,18 @@ fn table() -> &'static Names {
     })
 }
 
+/// The one copy of a name that is not in the table.
+fn interned(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    let name: &'static str = name.to_owned().leak();
+    names.insert(name);
+    name
+}
+
 /// Every name that is counted.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     table().all.iter().copied()
@@ -160,6 +172,11 @@ impl Coverage {
         for name in way.map_or([].as_slice(), |(_, _, path)| path.as_slice()) {
             self.count(name);
         }
+    }
+
+    /// A device, or its credentials, went from one state to another.
+    pub(super) fn life(&mut self, what: &str, from: &str, to: &str) {
+        self.count(interned(&format!("{what}/{from}/{to}")));
     }
 
     /// An act on a site was accepted.

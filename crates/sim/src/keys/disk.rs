@@ -14,8 +14,6 @@ use gridseal_types::{
     service::keys::KeyKind,
 };
 
-use super::works_core;
-
 /// A key, as a watcher knows it: the start of a hash of its bytes.
 pub(super) type KeyHash = [u8; 16];
 
@@ -57,6 +55,8 @@ pub(super) struct State {
     pub(super) leases: BTreeMap<Line, u32>,
     /// Keys that it holds, by the key of their row.
     pub(super) keys: BTreeMap<Vec<u8>, KeyHash>,
+    /// In how many rows each of them is.
+    held: BTreeMap<KeyHash, u32>,
 }
 
 impl State {
@@ -69,11 +69,21 @@ impl State {
             let known = self.leases.entry(*line).or_default();
             *known = (*known).max(*highest);
         }
-        for (row, key) in &commit.keys {
-            match key {
-                Some(key) => self.keys.insert(row.clone(), *key),
+        self.hold(&commit.keys);
+    }
+
+    fn hold(&mut self, changes: &[(Vec<u8>, Option<KeyHash>)]) {
+        for (row, key) in changes {
+            let before = match key {
+                Some(key) => {
+                    *self.held.entry(*key).or_default() += 1;
+                    self.keys.insert(row.clone(), *key)
+                }
                 None => self.keys.remove(row),
             };
+            if let Some(count) = before.and_then(|before| self.held.get_mut(&before)) {
+                *count -= 1;
+            }
         }
     }
 
@@ -93,24 +103,31 @@ impl State {
     }
 
     pub(super) fn holds(&self, key: &KeyHash) -> bool {
-        self.keys.values().any(|held| held == key)
+        self.held.get(key).is_some_and(|count| *count > 0)
     }
 }
 
 /// Hashes of keys by their envelopes.
-#[derive(Debug, Default)]
-pub(super) struct Vault(BTreeMap<Vec<u8>, KeyHash>);
+#[derive(Debug)]
+pub(super) struct Vault {
+    core: &'static Core,
+    known: BTreeMap<Vec<u8>, KeyHash>,
+}
 
 impl Vault {
-    fn key(&mut self, core: &Core, device: &DeviceEntry, entry: &VersionEntry) -> Option<KeyHash> {
+    pub(super) const fn new(core: &'static Core) -> Self {
+        Self { core, known: BTreeMap::new() }
+    }
+
+    fn key(&mut self, device: &DeviceEntry, entry: &VersionEntry) -> Option<KeyHash> {
         if entry.envelope.0.is_empty() {
             return None;
         }
-        if let Some(known) = self.0.get(&entry.envelope.0) {
+        if let Some(known) = self.known.get(&entry.envelope.0) {
             return Some(*known);
         }
-        let key = hash_of(&core.danger_version_key(device, entry).expect("own record"));
-        self.0.insert(entry.envelope.0.clone(), key);
+        let key = hash_of(&self.core.danger_version_key(device, entry).expect("own record"));
+        self.known.insert(entry.envelope.0.clone(), key);
         Some(key)
     }
 }
@@ -142,15 +159,10 @@ impl Disk {
             let entry: VersionEntry = minicbor::decode(value).expect("own record");
             let name = write.key.first_chunk().map(|name| EkName(*name)).expect("own key");
             let device = self.view.device(&name).expect("own record");
-            commit.keys.push((write.key.clone(), vault.key(works_core(), &device, &entry)));
+            commit.keys.push((write.key.clone(), vault.key(&device, &entry)));
         }
-        let State { keys, rows, .. } = &mut self.view;
-        for (row, key) in &commit.keys {
-            match key {
-                Some(key) => keys.insert(row.clone(), *key),
-                None => keys.remove(row),
-            };
-        }
+        self.view.hold(&commit.keys);
+        let State { keys, rows, .. } = &self.view;
         for write in &commit.writes {
             if write.table == TRAFFIC_LOG
                 && let Some(blob) = &write.value

@@ -102,7 +102,7 @@ impl Intent {
 }
 
 /// GET normal of a register, under an invoke identifier.
-fn get(invoke: u8) -> Vec<u8> {
+pub(super) fn get(invoke: u8) -> Vec<u8> {
     vec![0xC0, 1, 0xC0 | invoke & 0x0F, 0, 3, 1, 0, 1, 8, 0, 255, 2, 0]
 }
 
@@ -384,6 +384,9 @@ impl World<'_> {
         }
         let place = self.schedule.below(2) as usize;
         let mishap = match self.schedule.below(20) {
+            _ if self.heals && matches!(why, Why::Transfer(_)) => {
+                std::mem::replace(&mut self.mishap, Mishap::None)
+            }
             _ if self.heals => Mishap::None,
             0 => Mishap::Refuses(place),
             1 => Mishap::PowerFails(place),

@@ -149,13 +149,13 @@ impl World<'_> {
         self.sites[leader].disk.view.device(&self.devices[meter]).is_some_and(|entry| entry.doubt)
     }
 
-    fn is_well(&self, meter: usize) -> bool {
+    pub(super) fn is_well(&self, meter: usize) -> bool {
         let Some(status) = &self.known[meter].status else { return self.known[meter].gone };
         self.known[meter].gone || self.known[meter].read && status.change.is_none()
     }
 
     /// Delivers until nothing is on its way.
-    fn settle(&mut self) -> Step {
+    pub(super) fn settle(&mut self) -> Step {
         for _ in 0..1_000 {
             if self.net.is_empty() {
                 break;
@@ -169,7 +169,7 @@ impl World<'_> {
 
     /// One contact with a meter, as a head-end makes it: first it finds out which keys the meter has, for whatever fails
     /// brings the meter nearer to its lock-out.
-    fn contact(&mut self, leader: usize, meter: usize) -> Step {
+    pub(super) fn contact(&mut self, leader: usize, meter: usize) -> Step {
         if self.is_well(meter) {
             return Ok(());
         }

@@ -34,7 +34,7 @@ const REFUSED: u8 = 3;
 
 /// What differs between vendors.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Quirks {
+pub(crate) struct Quirks {
     /// Keys of one transfer are taken one by one, not all or none.
     pub(super) one_by_one: bool,
     /// The answer to a transfer is already under the new keys.
@@ -62,10 +62,10 @@ pub(super) enum Mishap {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct MeterKeys {
-    pub(super) guek: [u8; 16],
-    pub(super) gak: [u8; 16],
-    pub(super) kek: [u8; 16],
+pub(crate) struct MeterKeys {
+    pub(crate) guek: [u8; 16],
+    pub(crate) gak: [u8; 16],
+    pub(crate) kek: [u8; 16],
 }
 
 /// What a meter keeps, and what an old copy of its flash brings back.
@@ -99,7 +99,7 @@ pub(super) struct Sent {
 }
 
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     pub(super) title: SystemTitle,
     pub(super) quirks: Quirks,
     pub(super) flash: Flash,
@@ -140,7 +140,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(hex: &str) -> [u8; 16] {
+pub(super) fn unhex(hex: &str) -> [u8; 16] {
     std::array::from_fn(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("hex"))
 }
 

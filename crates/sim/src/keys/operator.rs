@@ -1,15 +1,17 @@
 //! What operators do with sites: kills and restarts, copies, promotion, fencing, restore, joining after a split.
 
+use std::collections::BTreeMap;
+
 use gridseal_keys::{
-    record::{CHANGES, ChangeEntry, VERSIONS, VersionEntry},
+    record::{CHANGES, ChangeEntry, DEVICES, DeviceEntry, VERSIONS, VersionEntry},
     site::Standby,
 };
 use gridseal_types::{
-    UtcTime,
+    EkName, UtcTime,
     records::{Records, Write},
     service::keys::{
         Approval, ChangePhase, Denial, ExchangeReply, ExportedRow, KeyKind, KeyReply, KeyRequest, SiteMode,
-        SiteRequest,
+        SiteRequest, VersionState,
     },
 };
 
@@ -19,14 +21,43 @@ use super::{
     world::{Step, World, contract},
 };
 
+/// Rows of the other site that are brought in at once.
+const RECONCILE_ROWS: usize = 1_000;
+
 /// Two persons.
 pub(super) fn approvals() -> Vec<Approval> {
     vec![Approval("first".into()), Approval("second".into())]
 }
 
+/// Rows of whole devices, so many that one request takes them.
+fn parts(rows: Vec<ExportedRow>) -> Vec<Vec<ExportedRow>> {
+    let mut devices: BTreeMap<Vec<u8>, Vec<ExportedRow>> = BTreeMap::new();
+    for row in rows {
+        let device = match row.table {
+            0 => row.key.0[..EkName::SIZE].to_vec(),
+            _ => {
+                let change: ChangeEntry = minicbor::decode(&row.value.0).expect("own record");
+                change.device.as_bytes().to_vec()
+            }
+        };
+        devices.entry(device).or_default().push(row);
+    }
+    let mut parts = vec![Vec::new()];
+    for mut rows in devices.into_values() {
+        match parts.last_mut().filter(|part| part.len() + rows.len() <= RECONCILE_ROWS) {
+            Some(part) => part.append(&mut rows),
+            None => parts.push(rows),
+        }
+    }
+    parts
+}
+
 impl World<'_> {
     /// Which transitions a decision makes, from the rows before and after it.
     pub(super) fn count_transitions(&mut self, site: usize, writes: &[Write]) {
+        if self.watch.lives {
+            self.count_lives(site, writes);
+        }
         let rows = &self.sites[site].disk.view.rows;
         let coverage = &mut self.watch.coverage;
         for write in writes {
@@ -53,6 +84,45 @@ impl World<'_> {
                     .is_some_and(|proof| proof.wrapped_by != after.version);
                 if was_under_old && after.proof.is_none() && after.phase == ChangePhase::NotInstalled {
                     coverage.count("proof/old-key");
+                }
+            }
+        }
+    }
+
+    /// Which steps of devices' states and of their credentials a decision makes.
+    fn count_lives(&mut self, site: usize, writes: &[Write]) {
+        let rows = &self.sites[site].disk.view.rows;
+        let coverage = &mut self.watch.coverage;
+        let of_device = |name: &[u8]| -> Option<DeviceEntry> {
+            let written = writes.iter().find(|write| write.table == DEVICES && write.key == name);
+            let row = match written {
+                Some(write) => write.value.clone(),
+                None => rows.get(DEVICES, name).expect("memory"),
+            };
+            row.map(|row| minicbor::decode(&row).expect("own record"))
+        };
+        for write in writes {
+            let Some(value) = write.value.as_deref() else { continue };
+            let before = rows.get(write.table, &write.key).expect("memory");
+            if write.table == DEVICES {
+                let after: DeviceEntry = minicbor::decode(value).expect("own record");
+                let before = before.map(|row| minicbor::decode::<DeviceEntry>(&row).expect("own record"));
+                let state = before.as_ref().map_or("made", |before| before.state.name());
+                if state != after.state.name() {
+                    coverage.life("device", state, after.state.name());
+                }
+                let claim = before.as_ref().map_or("announced", |before| before.claim.name());
+                if claim != after.claim.name() {
+                    coverage.life("claim", claim, after.claim.name());
+                }
+            } else if write.table == VERSIONS {
+                let after: VersionEntry = minicbor::decode(value).expect("own record");
+                let before = before.map(|row| minicbor::decode::<VersionEntry>(&row).expect("own record"));
+                let from = before.map_or(VersionState::PreActive, |before| before.state);
+                let device = write.key.get(..EkName::SIZE).and_then(of_device);
+                if let Some(device) = device.filter(|_| from != after.state) {
+                    let what = format!("{}: version", device.state.name());
+                    coverage.life(&what, from.name(), after.state.name());
                 }
             }
         }
@@ -273,18 +343,20 @@ impl World<'_> {
         }
         let Some(rows) = self.export(other)? else { return Ok(()) };
         self.approve_degraded(leader)?;
-        let reconcile = KeyRequest::Site(SiteRequest::Reconcile { rows });
-        let reply = self.order(leader, reconcile)?;
-        let Some(KeyReply::Exchange(ExchangeReply::Reconciled { .. })) = reply else {
-            return match reply.as_ref().and_then(denial) {
-                None | Some(Denial::NoStandby | Denial::Fenced { .. }) => Ok(()),
-                // It knows keys of an epoch above the leader's: the leader has to be promoted first.
-                Some(Denial::ForeignRow) if epoch < self.witness => Ok(()),
-                Some(denial) => {
-                    Err(contract(format!("rows of the other site are refused: {}", denial.name())))
-                }
+        for rows in parts(rows) {
+            let reconcile = KeyRequest::Site(SiteRequest::Reconcile { rows });
+            let reply = self.order(leader, reconcile)?;
+            let Some(KeyReply::Exchange(ExchangeReply::Reconciled { .. })) = reply else {
+                return match reply.as_ref().and_then(denial) {
+                    None | Some(Denial::NoStandby | Denial::Fenced { .. }) => Ok(()),
+                    // It knows keys of an epoch above the leader's: the leader has to be promoted first.
+                    Some(Denial::ForeignRow) if epoch < self.witness => Ok(()),
+                    Some(denial) => {
+                        Err(contract(format!("rows of the other site are refused: {}", denial.name())))
+                    }
+                };
             };
-        };
+        }
         if self.sites[leader].mode() != Some(SiteMode::Active) {
             return Ok(());
         }

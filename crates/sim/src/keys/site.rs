@@ -16,7 +16,6 @@ use gridseal_types::{
 use super::{
     disk::{Commit, Disk, State},
     headend::Intent,
-    works_core,
 };
 use crate::{HashRng, Schedule};
 
@@ -48,10 +47,11 @@ pub(super) struct Site {
     rng: HashRng,
     incarnation: u64,
     seed: u64,
+    core: &'static Core,
 }
 
 impl Site {
-    pub(super) fn new(seed: u64, index: u8, count: u8, client: SystemTitle) -> Self {
+    pub(super) fn new(core: &'static Core, seed: u64, (index, count): (u8, u8), client: SystemTitle) -> Self {
         let standby = if count == 1 { Standby::Single } else { Standby::Reachable };
         Self {
             index,
@@ -68,6 +68,7 @@ impl Site {
             rng: HashRng::new(seed, "site", u64::from(index) << 32),
             incarnation: 0,
             seed,
+            core,
         }
     }
 
@@ -88,7 +89,7 @@ impl Site {
         self.incarnation += 1;
         self.rng = HashRng::new(self.seed, "site", u64::from(self.index) << 32 | self.incarnation);
         let settings = self.settings();
-        let mut service = Service::load(works_core(), &self.disk.view.rows, settings, &mut self.rng)
+        let mut service = Service::load(self.core, &self.disk.view.rows, settings, &mut self.rng)
             .map_err(|error| error.to_string())?;
         service.danger_plant(plant);
         self.service = Some(service);

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// What was broken, before it is known when.
-pub(super) type Broken = (Rule, String);
+pub(crate) type Broken = (Rule, String);
 
 /// Start of a hash of bytes.
 type BytesHash = [u8; 16];
@@ -53,10 +53,12 @@ struct Truth {
     plain: Vec<u8>,
 }
 
-pub(super) struct Watch<'e> {
+pub(crate) struct Watch<'e> {
     pub(super) seed: u64,
     pub(super) step: u32,
     pub(super) coverage: Coverage,
+    /// Whether states of devices and credentials are covered too.
+    pub(crate) lives: bool,
     evidence: Option<&'e mut dyn Evidence>,
     pairs: HashMap<(KeyHash, SystemTitle, u32), BytesHash>,
     pub(super) pair_count: u64,
@@ -70,11 +72,12 @@ pub(super) struct Watch<'e> {
 }
 
 impl<'e> Watch<'e> {
-    pub(super) fn new(seed: u64, evidence: Option<&'e mut dyn Evidence>) -> Self {
+    pub(crate) fn new(seed: u64, evidence: Option<&'e mut dyn Evidence>) -> Self {
         Self {
             seed,
             step: 0,
             coverage: Coverage::default(),
+            lives: false,
             evidence,
             pairs: HashMap::new(),
             pair_count: 0,

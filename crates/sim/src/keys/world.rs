@@ -1,21 +1,21 @@
 //! Everything there is: sites, meters, network, clock. What happens next comes out of the seed.
 
 use gridseal_crypto::{Key, random};
-use gridseal_keys::{Import, danger_faults::Fault, imported_name, lease::CounterLayout};
+use gridseal_keys::{Core, Import, danger_faults::Fault, imported_name, lease::CounterLayout};
 use gridseal_types::{
     EkName, N16, SystemTitle, UtcTime,
-    service::keys::{Carrier, DeviceKeyStatus, ExchangeReply, KeyReply, SiteMode},
+    service::keys::{Carrier, DeviceKeyStatus, ExchangeReply, KeyReply, KeyRequest, SiteMode, SiteRequest},
 };
 
 use super::{
     disk::Vault,
     headend::Message,
-    meter::{Meter, MeterKeys, Quirks},
+    meter::{Meter, MeterKeys, Mishap, Quirks},
     report::{Rule, Violation},
     site::Site,
     watch::{Broken, Watch, hex, site_name},
 };
-use crate::{HashRng, Schedule};
+use crate::{HashRng, Schedule, works::owner};
 
 /// Steps of a schedule before everything is healed.
 const STEPS_MIN: u64 = 40;
@@ -24,7 +24,7 @@ const STEPS_MAX: u64 = 140;
 const START: UtcTime = UtcTime(1_800_000_000);
 
 /// Result of what may break a rule.
-pub(super) type Step = Result<(), Broken>;
+pub(crate) type Step = Result<(), Broken>;
 
 /// What the head-ends know of a meter.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ pub(super) struct Known {
     pub(super) gone: bool,
 }
 
-pub(super) struct World<'e> {
+pub(crate) struct World<'e> {
     pub(super) schedule: Schedule,
     pub(super) plant: Option<Fault>,
     /// Time of the sites' clocks, which jumps.
@@ -63,6 +63,8 @@ pub(super) struct World<'e> {
     pub(super) vault: Vault,
     pub(super) watch: Watch<'e>,
     pub(super) heals: bool,
+    /// What the next meter does with a transfer once everything heals.
+    pub(super) mishap: Mishap,
     /// Highest epoch in which a site ever served: somebody outside has noted it.
     pub(super) witness: u32,
     /// Whether the sites hear each other.
@@ -73,6 +75,11 @@ pub(super) struct World<'e> {
     pub(super) stir: bool,
     pub(super) unreachable: u64,
     numbers: u64,
+}
+
+/// Title of a site's head-ends.
+const fn client(site: u8, same_title: bool) -> SystemTitle {
+    SystemTitle([b'G', b'S', b'L', 0, 0, 0, 0, if same_title { 0 } else { site }])
 }
 
 fn quirks(schedule: &mut Schedule) -> Quirks {
@@ -95,51 +102,90 @@ impl<'e> World<'e> {
         let mut schedule = Schedule::new(seed);
         let count: u8 = if schedule.happens(850_000) { 2 } else { 1 };
         let same_title = schedule.happens(600_000);
-        let client =
-            |index: u8| SystemTitle([b'G', b'S', b'L', 0, 0, 0, 0, if same_title { 0 } else { index }]);
-        let sites = (0..count).map(|index| Site::new(seed, index, count, client(index))).collect();
-        let mut world = Self {
+        let core = &owner(0).keys;
+        let mut world = Self::empty(core, schedule, plant, watch);
+        world.sites = (0..count)
+            .map(|index| Site::new(core, seed, (index, count), client(index, same_title)))
+            .collect();
+        world.start_first()?;
+        let meters = 1 + world.schedule.below(3);
+        (0..meters).try_for_each(|number| world.mount(seed, number))?;
+        world.start_second()?;
+        Ok(world)
+    }
+
+    /// Two sites without a meter, and head-ends that lose and forge nothing: for a simulation that brings its own meters.
+    pub(crate) fn founded(
+        core: &'static Core,
+        seed: u64,
+        plant: Option<Fault>,
+        watch: Watch<'e>,
+    ) -> Result<Self, Broken> {
+        let mut world = Self::empty(core, Schedule::new(seed), plant, watch);
+        world.heals = true;
+        world.sites = (0..2).map(|index| Site::new(core, seed, (index, 2), client(index, true))).collect();
+        world.start_first()?;
+        // The second site copies a database that exists.
+        world.order(0, KeyRequest::Site(SiteRequest::Status))?;
+        world.sites[0].behind.clear();
+        world.start_second()?;
+        Ok(world)
+    }
+
+    fn empty(core: &'static Core, schedule: Schedule, plant: Option<Fault>, watch: Watch<'e>) -> Self {
+        Self {
             schedule,
             plant,
             now: START,
             tick: START.0,
-            sites,
+            sites: Vec::new(),
             meters: Vec::new(),
             devices: Vec::new(),
             known: Vec::new(),
             net: Vec::new(),
             recorded: Vec::new(),
-            vault: Vault::default(),
+            vault: Vault::new(core),
             watch,
             heals: false,
+            mishap: Mishap::None,
             witness: 0,
             linked: true,
             budgets_hold: true,
             stir: true,
             unreachable: 0,
             numbers: 0,
-        };
-        world.found(seed)?;
-        Ok(world)
+        }
     }
 
-    /// The first site with its meters, and the copy that follows it.
-    fn found(&mut self, seed: u64) -> Step {
+    fn start_first(&mut self) -> Step {
         self.sites[0].start(self.plant).map_err(contract)?;
         self.watch.coverage.count("site/none/found");
-        let count = 1 + self.schedule.below(3);
-        for number in 0..count {
-            let mut rng = HashRng::new(seed, "meter", number);
-            let mut draw = || random(&mut rng).map_err(|error| contract(error.to_string()));
-            let keys = MeterKeys { guek: draw()?, gak: draw()?, kek: draw()? };
-            let last = u8::try_from(number + 1).unwrap_or_default();
-            let title = SystemTitle([b'M', b'T', b'R', 0, 0, 0, 0, last]);
-            let quirks = quirks(&mut self.schedule);
-            self.devices.push(imported_name(title));
-            self.known.push(Known::default());
-            self.meters.push(Meter::new(title, quirks, keys, rng));
-            self.import(usize::from(last) - 1)?;
-        }
+        Ok(())
+    }
+
+    /// A meter whose keys are imported.
+    fn mount(&mut self, seed: u64, number: u64) -> Step {
+        let mut rng = HashRng::new(seed, "meter", number);
+        let mut draw = || random(&mut rng).map_err(|error| contract(error.to_string()));
+        let keys = MeterKeys { guek: draw()?, gak: draw()?, kek: draw()? };
+        let last = u8::try_from(number + 1).unwrap_or_default();
+        let title = SystemTitle([b'M', b'T', b'R', 0, 0, 0, 0, last]);
+        let quirks = quirks(&mut self.schedule);
+        let name = imported_name(title);
+        let meter = self.add(name, Meter::new(title, quirks, keys, rng));
+        self.import(meter)
+    }
+
+    /// A meter takes the next place; its place in the key service's tables is the same.
+    pub(crate) fn add(&mut self, device: EkName, meter: Meter) -> usize {
+        self.devices.push(device);
+        self.known.push(Known::default());
+        self.meters.push(meter);
+        self.meters.len() - 1
+    }
+
+    /// The copy that follows the first site.
+    fn start_second(&mut self) -> Step {
         if let [first, second] = self.sites.as_mut_slice() {
             second.disk.durable = first.disk.durable.clone();
             second.follows = true;
@@ -214,7 +260,7 @@ impl<'e> World<'e> {
     }
 
     /// Every key of every meter is held by some site, as far as it is durable there.
-    fn compare(&mut self) -> Step {
+    pub(super) fn compare(&mut self) -> Step {
         if !std::mem::take(&mut self.stir) {
             return Ok(());
         }

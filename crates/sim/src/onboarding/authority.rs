@@ -8,10 +8,9 @@ use gridseal_types::Digest;
 use super::{
     network::Content,
     report::Point,
-    works::works,
     world::{Actor, Step, World},
 };
-use crate::HashRng;
+use crate::{HashRng, works::owner};
 
 /// What was issued.
 #[derive(Debug, Default)]
@@ -53,7 +52,7 @@ impl World {
         let Content::CertificateCall { call, request } = content else { return Ok(()) };
         let AuthorityProcess { issued, rng, .. } = &mut self.authority;
         let asked = Call { request: &request, caller: ENDPOINT_MANAGER, now };
-        let (reply, record) = works().authority.decide(asked, rng, issued);
+        let (reply, record) = owner(0).authorities[0].decide(asked, rng, issued);
         if self.crashes(Actor::Authority, Point::BeforeCommit) {
             return Ok(());
         }

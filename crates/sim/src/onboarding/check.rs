@@ -34,10 +34,12 @@ use gridseal_types::{
 use super::{
     manager::digest,
     report::{Rule, Violation},
-    works::{TENANT, dek, works},
     world::{Step, World},
 };
-use crate::HashRng;
+use crate::{
+    HashRng,
+    works::{TENANT, dek, owner},
+};
 
 /// Table of the endpoint manager's sessions.
 const MANAGER_SESSIONS: &str = "em_sessions";
@@ -276,7 +278,7 @@ impl World {
             let context = context(&TENANT, &name, entry.epoch);
             entry.auth.map(|auth| {
                 let wrapped = WrappedKey(auth?.0);
-                Key::<AuthValue, 32>::unwrap_key(&dek(), &context, &wrapped).ok()
+                Key::<AuthValue, 32>::unwrap_key(&dek(0), &context, &wrapped).ok()
             })
         });
         let known =
@@ -314,8 +316,8 @@ impl World {
             let (Some(own), Some(own_gak)) = (row(KeyKind::Guek), row(KeyKind::Gak)) else { continue };
             let is_past = own.state == VersionState::Deactivated;
             let context = context(&TENANT, &name, version);
-            let own_guek = Key::<Guek, 16>::unwrap_key(&dek(), &context, &WrappedKey(own.envelope.0));
-            let own_gak = Key::<Gak, 16>::unwrap_key(&dek(), &context, &WrappedKey(own_gak.envelope.0));
+            let own_guek = Key::<Guek, 16>::unwrap_key(&dek(0), &context, &WrappedKey(own.envelope.0));
+            let own_gak = Key::<Gak, 16>::unwrap_key(&dek(0), &context, &WrappedKey(own_gak.envelope.0));
             let (Ok(own_guek), Ok(own_gak)) = (own_guek, own_gak) else {
                 return broken(Rule::S3, "channel keys on record do not open");
             };
@@ -388,7 +390,7 @@ impl World {
         let now = self.utc();
         let mut rng = HashRng::new(self.seed(), "end", 0);
         let request = vec![KeyRequest::OpenApdu { apdu }];
-        let decision = works().keys.decide(&self.keys.records, now, &mut rng, request);
+        let decision = owner(0).keys.decide(&self.keys.records, now, &mut rng, request);
         match decision.expect("memory").replies.pop() {
             Some(KeyReply::Apdu(OpenVerdict::Fresh { plain, .. })) if plain == b"reading" => Ok(()),
             other => {

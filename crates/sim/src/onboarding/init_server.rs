@@ -7,9 +7,10 @@ use gridseal_types::records::{Commit, MemoryRecords};
 use super::{
     network::Content,
     report::{Point, Rule, Violation},
-    works::works,
     world::{Actor, Step, World},
 };
+
+use crate::works::vendor;
 
 /// The process.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ impl World {
         let Some((from, content)) = self.init.inbox.pop_front() else { return Ok(()) };
         self.stir(Actor::InitServer);
         let (Content::Ask { wire, .. } | Content::Register { wire, .. }) = &content else { return Ok(()) };
-        let answer = works().init.answer(&self.init.records, utc, wire);
+        let answer = vendor().init.answer(&self.init.records, utc, wire);
         let answer =
             answer.map_err(|error| Violation::new(Rule::Contract, format!("init server: {error}")))?;
         if let Some(code) = answer.refused {

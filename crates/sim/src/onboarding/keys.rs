@@ -15,10 +15,9 @@ use gridseal_types::{
 use super::{
     network::Content,
     report::{Fault, Point, Rule, Violation},
-    works::works,
     world::{Actor, Step, World},
 };
-use crate::HashRng;
+use crate::{HashRng, works::owner};
 
 /// Who asked, under which number, for how much.
 type Call = (Actor, u64, usize);
@@ -113,7 +112,7 @@ impl World {
             Some(service) => service,
             None => {
                 let site = Site { marker: *marker, ..Site::single(Core::CLIENT_TITLE) };
-                service.insert(Service::load(&works().keys, records, site, rng).map_err(failed)?)
+                service.insert(Service::load(&owner(0).keys, records, site, rng).map_err(failed)?)
             }
         };
         let decision = service.decide(records, now, rng, requests).map_err(failed)?;

@@ -20,9 +20,10 @@ use gridseal_types::{
 use super::{
     network::Content,
     report::{Fault, Point, Rule, Violation},
-    works::{Made, Works, works},
     world::{Actor, Step, World},
 };
+
+use crate::works::{Made, Owner, owner};
 
 /// How long a service may take to answer.
 const CALL_MS: u64 = 3_000;
@@ -78,7 +79,7 @@ struct Memory {
 impl Memory {
     fn new() -> Self {
         Self {
-            machine: EndpointManager::new(Works::rules()),
+            machine: EndpointManager::new(Owner::rules()),
             inbox: VecDeque::new(),
             calls: BTreeMap::new(),
             messages: BTreeMap::new(),
@@ -102,7 +103,7 @@ impl ManagerProcess {
         Self {
             records: MemoryRecords::default(),
             papers: papers.collect(),
-            rules: works().registration_rules(),
+            rules: owner(0).registration_rules(),
             memory: Memory::new(),
         }
     }

@@ -20,10 +20,12 @@ use super::{
     check::question,
     network::Content,
     report::{Fault, Point, Rule, Violation},
-    works::{Made, measured_boot},
     world::{Actor, Step, World},
 };
-use crate::HashRng;
+use crate::{
+    HashRng,
+    works::{Made, measured_boot},
+};
 
 /// Length of a load-profile interval, seconds.
 pub(super) const INTERVAL_S: u32 = 60;

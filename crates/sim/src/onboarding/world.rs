@@ -19,9 +19,11 @@ use super::{
     meter::Meter,
     network::{Content, Eavesdropper, Parcel},
     report::{Failure, Fault, Log, Options, Point, Report, Rule, Violation},
-    works::{START, works},
 };
-use crate::Schedule;
+use crate::{
+    Schedule,
+    works::{START, owner, vendor},
+};
 
 /// Steps after which a run has no end.
 const STEPS_MAX: u64 = 200_000;
@@ -158,7 +160,7 @@ impl World {
         let profile = Profile::draw(&mut chance, options);
         let drawn = chance.pick(&[1, 1, 1, 2, 3]).unwrap_or(1);
         let count = options.devices.unwrap_or(drawn).clamp(1, 3);
-        let made: Vec<_> = (1..=count).map(|number| works().make(seed, number)).collect();
+        let made: Vec<_> = (1..=count).map(|number| vendor().make(seed, number.into(), owner(0))).collect();
         let manager = ManagerProcess::new(&made);
         let meters: Vec<_> = made.into_iter().map(|made| Meter::new(seed, made)).collect();
         let actors = (0..meters.len()).map(Actor::Meter).chain([

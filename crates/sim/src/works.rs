@@ -1,5 +1,4 @@
-//! The manufacturer, the owner and the owner's certificate authority, made once; and each run's devices with their
-//! papers.
+//! The manufacturer and the owners with their certificate authorities, and each run's devices with their papers.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -34,89 +33,110 @@ use gridseal_types::{DeviceType, Digest, EkName, SystemTitle, UtcTime};
 use crate::HashRng;
 
 /// Calendar time at the start of every run.
-pub(super) const START: UtcTime = UtcTime(1_800_000_000);
+pub(crate) const START: UtcTime = UtcTime(1_800_000_000);
 /// How patient devices are: short enough that a run of virtual minutes has many attempts.
 const PACE: Pace =
     Pace { first: Duration::from_secs(1), most: Duration::from_secs(60), reply: Duration::from_secs(6) };
+/// Life of an owner's root and delegation, of an issuing authority, and when the next of those begins, days.
+const ROOT_DAYS: u64 = 9_000;
+const ISSUING_DAYS: u64 = 4_000;
+pub(crate) const ISSUING_EVERY_DAYS: u64 = 2_400;
+/// Issuing authorities of an owner.
+pub(crate) const AUTHORITIES: usize = 3;
 const MODEL: &str = "Simulated 1";
 /// Tenant of the owner's keystore.
-pub(super) const TENANT: [u8; 16] = *b"simulated owner\0";
+pub(crate) const TENANT: [u8; 16] = *b"simulated owner\0";
 /// What a boot measures into PCR 0 and PCR 4.
 const MEASURED: [(u8, &[u8]); 2] = [(0, b"firmware 1"), (4, b"boot loader 1")];
 
-/// Everything that is the same in every run.
-pub(super) struct Works {
+/// The manufacturer of all runs.
+pub(crate) struct Vendor {
     voucher: SigningKey<VoucherSigning>,
     init_public: PublicKey,
-    owner: SigningKey<OwnerSigning>,
-    owner_encryption: PublicKey,
     /// The init server.
-    pub(super) init: InitServer<SigningKey<InitSigning>>,
-    /// The key service.
-    pub(super) keys: Core,
-    /// The certificate authority.
-    pub(super) authority: Authority<SigningKey<CaSigning>>,
+    pub(crate) init: InitServer<SigningKey<InitSigning>>,
+}
+
+/// An owner of devices.
+pub(crate) struct Owner {
+    signing: SigningKey<OwnerSigning>,
+    encryption: PublicKey,
+    /// The deciding part of the key service.
+    pub(crate) keys: Core,
+    /// The certificate authorities, each taking over from the one before.
+    pub(crate) authorities: [Authority<SigningKey<CaSigning>>; AUTHORITIES],
 }
 
 /// A device as it leaves the factory, with the papers that go to its owner.
-pub(super) struct Made {
-    pub(super) title: SystemTitle,
-    pub(super) name: EkName,
-    pub(super) root: SoftwareRoot,
-    pub(super) firmware: Firmware,
-    pub(super) manifest: Vec<u8>,
-    pub(super) voucher: Vec<u8>,
-    pub(super) delivery: Vec<u8>,
+pub(crate) struct Made {
+    pub(crate) title: SystemTitle,
+    pub(crate) name: EkName,
+    pub(crate) root: SoftwareRoot,
+    pub(crate) firmware: Firmware,
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) voucher: Vec<u8>,
+    pub(crate) delivery: Vec<u8>,
 }
 
-fn signing_key<R: Role>(label: &str) -> SigningKey<R> {
-    let scalar = Key::generate_scalar(&mut HashRng::new(0, label, 0)).expect("the generator does not fail");
+fn signing_key<R: Role>(label: &str, number: u64) -> SigningKey<R> {
+    let scalar =
+        Key::generate_scalar(&mut HashRng::new(0, label, number)).expect("the generator does not fail");
     SigningKey::new(&scalar).expect("a scalar was drawn")
 }
 
-/// The data key of the owner's keystore.
-pub(super) fn dek() -> Key<Dek, 32> {
-    Key::generate(&mut HashRng::new(0, "dek", 0)).expect("the generator does not fail")
+/// The data key of an owner's keystore.
+pub(crate) fn dek(owner: u64) -> Key<Dek, 32> {
+    Key::generate(&mut HashRng::new(0, "dek", owner)).expect("the generator does not fail")
 }
 
-/// The manufacturer and the owner of all runs.
-pub(super) fn works() -> &'static Works {
-    static WORKS: OnceLock<Works> = OnceLock::new();
-    WORKS.get_or_init(Works::new)
+/// The manufacturer of all runs.
+pub(crate) fn vendor() -> &'static Vendor {
+    static VENDOR: OnceLock<Vendor> = OnceLock::new();
+    VENDOR.get_or_init(|| {
+        let voucher = signing_key::<VoucherSigning>("voucher", 0);
+        let init = signing_key::<InitSigning>("init", 0);
+        let init_public = init.public();
+        let init = InitServer::new(init, vec![voucher.public().into()]);
+        Vendor { voucher, init_public, init }
+    })
 }
 
-impl Works {
-    fn new() -> Self {
-        let voucher = signing_key::<VoucherSigning>("voucher");
-        let init = signing_key::<InitSigning>("init");
-        let owner = signing_key::<OwnerSigning>("owner");
-        let file = KeystoreFile::create(&dek(), TENANT, &mut HashRng::new(0, "keystore", 0))
+/// Owners that there can be.
+pub(crate) const OWNERS_MAX: usize = 8;
+
+/// An owner of all runs, by number below [`OWNERS_MAX`].
+pub(crate) fn owner(number: usize) -> &'static Owner {
+    static OWNERS: [OnceLock<Owner>; OWNERS_MAX] = [const { OnceLock::new() }; OWNERS_MAX];
+    OWNERS[number].get_or_init(|| Owner::new(number as u64))
+}
+
+impl Owner {
+    fn new(number: u64) -> Self {
+        let signing = signing_key::<OwnerSigning>("owner", number);
+        let file = KeystoreFile::create(&dek(number), TENANT, &mut HashRng::new(0, "keystore", number))
             .expect("the generator does not fail");
-        let publics = file.public_keys(&dek()).expect("own data key");
+        let publics = file.public_keys(&dek(number)).expect("own data key");
         let delegation = Delegation {
-            owner_key: key_id(&owner.public()),
+            owner_key: key_id(&signing.public()),
             uses: 3,
             key: publics.config,
             generation: 1,
             not_before: START,
-            not_after: UtcTime(START.0 + 400 * 86_400),
+            not_after: UtcTime(START.0 + ROOT_DAYS * 86_400),
         };
-        let delegation = sign(&owner, SignedType::Delegation, &delegation.encode()).expect("own key");
-        let keystore =
-            Keystore::open(&file, dek(), delegation, vec![voucher.public().into()]).expect("own keystore");
+        let delegation = sign(&signing, SignedType::Delegation, &delegation.encode()).expect("own key");
+        let vouchers = vec![vendor().voucher.public().into()];
+        let keystore = Keystore::open(&file, dek(number), delegation, vouchers).expect("own keystore");
         Self {
-            init_public: init.public(),
-            init: InitServer::new(init, vec![voucher.public().into()]),
-            owner,
-            owner_encryption: publics.encryption,
+            signing,
+            encryption: publics.encryption,
             keys: Core::new(keystore, Core::ATTESTATION_AGE_DEFAULT_S),
-            authority: authority(),
-            voucher,
+            authorities: std::array::from_fn(|generation| authority(number, generation as u64)),
         }
     }
 
     /// What the owner decided for all devices.
-    pub(super) fn rules() -> Rules {
+    pub(crate) fn rules() -> Rules {
         let policy = Policy {
             model: MODEL.into(),
             release: "1".into(),
@@ -139,10 +159,10 @@ impl Works {
     }
 
     /// What the owner's register accepts.
-    pub(super) fn registration_rules(&self) -> RegistrationRules {
+    pub(crate) fn registration_rules(&self) -> RegistrationRules {
         RegistrationRules {
-            voucher_keys: vec![self.voucher.public().into()],
-            owner: self.owner.public(),
+            voucher_keys: vec![vendor().voucher.public().into()],
+            owner: self.signing.public(),
             danger_accept_software_roots: true,
             config_urls: vec!["https://config.example:8443".into()],
             config_pins: vec![Digest([3; 32])],
@@ -150,11 +170,14 @@ impl Works {
             endorsements: Endorsements::default(),
         }
     }
+}
 
-    /// Makes a device and sells it to the owner.
-    pub(super) fn make(&self, seed: u64, number: u8) -> Made {
+impl Vendor {
+    /// Makes a device and sells it to an owner.
+    pub(crate) fn make(&self, seed: u64, number: u32, owner: &Owner) -> Made {
         let serial = format!("GS-{number:07}");
-        let title = SystemTitle([b'G', b'S', b'L', 0, 0, 0, 0, number]);
+        let [a, b, c, d] = number.to_be_bytes();
+        let title = SystemTitle([b'G', b'S', b'L', 0, a, b, c, d]);
         let drawn = || HashRng::new(seed, "device root", number.into());
         let device_root =
             || Key::<DeviceRootSecret, 32>::generate(&mut drawn()).expect("the generator does not fail");
@@ -187,10 +210,10 @@ impl Works {
             n_commit: first_secret.commitment(),
             second_key: None,
         };
-        let voucher = self.sell(header);
+        let voucher = self.sell(header, owner);
         let release = Release { ek_name: name, epoch: 1, serial: serial.clone(), entry: Digest([0; 32]) };
         let mut rng = HashRng::new(seed, "delivery", number.into());
-        let delivery = deliver(&release, &first_secret, &self.voucher, &self.owner_encryption, &mut rng);
+        let delivery = deliver(&release, &first_secret, &self.voucher, &owner.encryption, &mut rng);
         let firmware = Firmware {
             init_keys: vec![self.init_public],
             voucher_keys: vec![self.voucher.public().into()],
@@ -215,14 +238,14 @@ impl Works {
 
     /// A voucher with entry 1: to the owner. Second signatures are left to other tests: here they would cost more than the
     /// rest of a run.
-    fn sell(&self, header: Header) -> Voucher {
+    fn sell(&self, header: Header, owner: &Owner) -> Voucher {
         let entry = Entry {
             index: 1,
             epoch: 1,
             kind: EntryKind::Transfer,
             previous: Digest([0; 32]),
-            owner: self.owner.public(),
-            encryption: self.owner_encryption,
+            owner: owner.signing.public(),
+            encryption: owner.encryption,
             issued: START,
             second_key: None,
             owner_second: None,
@@ -234,8 +257,8 @@ impl Works {
     }
 }
 
-/// Measures what the policy of [`Works::rules`] allows.
-pub(super) fn measured_boot(root: &mut SoftwareRoot) {
+/// Measures what the policy of [`Owner::rules`] allows.
+pub(crate) fn measured_boot(root: &mut SoftwareRoot) {
     for (pcr, what) in MEASURED {
         root.extend_pcr(pcr, &Digest(sha256(&[what]))).expect("the PCR exists");
     }
@@ -245,16 +268,25 @@ fn measured(what: &[u8]) -> Digest {
     Digest(sha256(&[&[0; 32], &sha256(&[what])]))
 }
 
-fn authority() -> Authority<SigningKey<CaSigning>> {
-    let validity =
-        |days: u64| Validity::starting(UtcTime(START.0 - 86_400), Duration::from_secs(days * 86_400));
-    let rng = &mut HashRng::new(0, "certificates", 0);
-    let (top, issuing) = (|| signing_key::<CaSigning>("root ca"), signing_key::<CaSigning>("issuing ca"));
-    let draft = profile::root("Owner Root", &top().public(), validity(9_000)).expect("valid profile");
+/// A certificate authority of an owner under the owner's one root. Each generation has a key of its own and begins before
+/// the one before ends.
+fn authority(owner: u64, generation: u64) -> Authority<SigningKey<CaSigning>> {
+    let validity = |from: u64, days: u64| {
+        let from = UtcTime(START.0 - 86_400 + from * 86_400);
+        Validity::starting(from, Duration::from_secs(days * 86_400))
+    };
+    let rng = &mut HashRng::new(owner, "certificates", generation);
+    let top = || signing_key::<CaSigning>("root ca", owner);
+    let issuing = signing_key::<CaSigning>("issuing ca", owner << 8 | generation);
+    let draft = profile::root("Owner Root", &top().public(), validity(0, ROOT_DAYS)).expect("valid profile");
     let certificate = self_signed(draft, &top(), rng).expect("own key");
     let root = Issuer::new(top(), certificate).expect("own certificate");
-    let draft = profile::issuing("Owner Issuing", &issuing.public(), validity(4_000)).expect("valid profile");
-    let certificate = root.issue(draft, rng).expect("own key");
+    let draft = profile::issuing(
+        "Owner Issuing",
+        &issuing.public(),
+        validity(generation * ISSUING_EVERY_DAYS, ISSUING_DAYS),
+    );
+    let certificate = root.issue(draft.expect("valid profile"), rng).expect("own key");
     let issuer = Issuer::new(issuing, certificate).expect("own certificate");
     Authority::new(issuer, root.certificate().clone(), Settings::default()).expect("signed by the root")
 }

@@ -1,0 +1,258 @@
+//! One owner: device register, key service on two sites, certificate authorities, config server and admissions.
+
+use std::collections::BTreeMap;
+
+use gridseal_headend::{
+    admission::{Standing, lookup, record},
+    memory::MemoryAdmissions,
+};
+use gridseal_keys::front;
+use gridseal_onboarding::{
+    config_server::{Answer, ConfigServer},
+    endpoint_manager::{
+        EndpointManager, EventKind, Input, Output,
+        register::{RegistrationRules, Shipped, Told, outbox, told},
+    },
+};
+use gridseal_pki::{Call, CertificateRecord, CertificateRecords, ENDPOINT_MANAGER, RecordsError};
+use gridseal_trust::{
+    audit::{AUDIT, AUDIT_BATCH},
+    enrol::{
+        init::{SignedRedirect, decode_registered},
+        relay::{RelayItem, RelayPull},
+    },
+};
+use gridseal_types::{
+    Code, Digest, EkName, N16, SystemTitle, Tick, UtcTime,
+    records::{Commit, MemoryRecords, Write},
+    service::{
+        certificates::{CertificateReply, CertificateRequest},
+        keys::{KeyReply, KeyRequest},
+    },
+};
+
+use super::{
+    fleet::{Broken, broken, found},
+    report::Rule,
+};
+use crate::{
+    HashRng,
+    keys::World,
+    works::{AUTHORITIES, ISSUING_EVERY_DAYS, Owner, START, vendor},
+};
+
+/// Source of every message, as the config server names it: devices are behind one gateway.
+const SOURCE: N16 = N16([7; 16]);
+
+/// Replies to messages, by task.
+type Replies = Vec<(u64, Option<Vec<u8>>)>;
+
+/// What an owner's authorities have issued, newest by key.
+#[derive(Debug, Default)]
+struct Issued(BTreeMap<Digest, CertificateRecord>);
+
+impl CertificateRecords for Issued {
+    fn newest_for_key(&self, key: &Digest) -> Result<Option<CertificateRecord>, RecordsError> {
+        Ok(self.0.get(key).cloned())
+    }
+}
+
+/// An owner's side.
+pub(super) struct Side<'e> {
+    pub(super) owner: &'static Owner,
+    /// Key service, and the head-ends with the DLMS side of the meters.
+    pub(super) keys: World<'e>,
+    pub(super) manager: EndpointManager,
+    pub(super) register: MemoryRecords,
+    rules: RegistrationRules,
+    relay: ConfigServer,
+    issued: Issued,
+    pub(super) admissions: MemoryAdmissions,
+    rng: HashRng,
+    connection: u64,
+    /// Serial numbers and codes of what went into quarantine.
+    pub(super) quarantined: Vec<(String, Code)>,
+    names: BTreeMap<SystemTitle, EkName>,
+}
+
+fn failed(error: impl std::fmt::Display) -> Broken {
+    broken(Rule::Contract, error.to_string())
+}
+
+/// The authority that issues at some time.
+pub(super) fn authority_at(now: UtcTime) -> usize {
+    let days = now.0.saturating_sub(START.0) / 86_400;
+    usize::try_from(days / ISSUING_EVERY_DAYS).unwrap_or(0).min(AUTHORITIES - 1)
+}
+
+impl<'e> Side<'e> {
+    pub(super) fn new(seed: u64, number: usize, owner: &'static Owner, keys: World<'e>) -> Self {
+        Self {
+            owner,
+            keys,
+            manager: EndpointManager::new(Owner::rules()),
+            register: MemoryRecords::default(),
+            rules: owner.registration_rules(),
+            relay: ConfigServer::new(0),
+            issued: Issued::default(),
+            admissions: MemoryAdmissions::default(),
+            rng: HashRng::new(seed, "owner", number as u64),
+            connection: 0,
+            quarantined: Vec::new(),
+            names: BTreeMap::new(),
+        }
+    }
+
+    fn commit(&mut self, writes: Vec<Write>) {
+        // The audit log is read by nobody here; its end is kept.
+        let kept = |write: &Write| write.table != AUDIT && write.table != AUDIT_BATCH;
+        self.register.commit(writes.into_iter().filter(kept).collect()).expect("memory");
+    }
+
+    /// One request of the endpoint manager's to the key service that serves.
+    pub(super) fn ask(&mut self, request: KeyRequest) -> Result<KeyReply, Broken> {
+        if !front::allows(front::ENDPOINT_MANAGER, &request) {
+            return Err(broken(Rule::Contract, "the endpoint manager asks for what it must not"));
+        }
+        self.keys.answered(request).map_err(found)
+    }
+
+    /// A shipped device comes into the register, and its redirect to the init server.
+    pub(super) fn register(
+        &mut self,
+        (device, title): (EkName, SystemTitle),
+        papers: &Papers,
+        (now, seq): (UtcTime, u64),
+        init: &mut MemoryRecords,
+    ) -> Result<(), Broken> {
+        self.names.insert(title, device);
+        let shipped = Shipped::check(&self.rules, &papers.manifest, &papers.voucher)
+            .map_err(|code| broken(Rule::Contract, format!("papers: {code:?}")))?;
+        let reply = self.ask(shipped.deliver(papers.delivery.clone()))?;
+        shipped
+            .delivered(&reply)
+            .map_err(|code| broken(Rule::Contract, format!("delivery: {code:?} {reply:?}")))?;
+        let payload = shipped.redirect(&self.rules, now, seq);
+        let KeyReply::Signed { sign1, delegation } =
+            self.ask(KeyRequest::SignRedirect { payload: payload.clone() })?
+        else {
+            return Err(broken(Rule::Contract, "a redirect is not signed"));
+        };
+        let signed =
+            SignedRedirect { redirect: sign1, delegation: Some(delegation), voucher: papers.voucher.clone() };
+        let writes = shipped.enter(&self.register, now, &payload, signed).map_err(failed)?;
+        self.commit(writes);
+        let (pending, _) = outbox(&self.register, &[], usize::MAX).map_err(failed)?;
+        for (device, wire) in pending.registrations {
+            let answer = vendor().init.answer(init, now, &wire).map_err(failed)?;
+            if let Some(code) = answer.refused {
+                return Err(broken(Rule::Contract, format!("the init server refuses a redirect: {code:?}")));
+            }
+            init.commit(answer.writes).expect("memory");
+            decode_registered(&answer.reply).map_err(failed)?;
+            let writes = told(&self.register, &[(device, Told::Registration)]).map_err(failed)?;
+            self.commit(writes);
+        }
+        Ok(())
+    }
+
+    /// A device's message to the config server, and what comes back once the endpoint manager has done its part.
+    pub(super) fn exchange(
+        &mut self,
+        now: (Tick, UtcTime),
+        wire: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, Broken> {
+        self.connection += 1;
+        let connection = self.connection;
+        self.relay.message(now.0, connection, SOURCE, wire);
+        let mut replies = Vec::new();
+        loop {
+            let work = self.relay.pull(now.0, RelayPull { replies, most: 8 });
+            if work.0.is_empty() {
+                break;
+            }
+            replies = self.work(now.1, work.0)?;
+        }
+        let mut reply = None;
+        while let Some(output) = self.relay.poll() {
+            if output.connection == connection {
+                reply = Some(output.answer);
+            }
+        }
+        Ok(match reply {
+            Some(Answer::Message(message)) => Some(message),
+            _ => None,
+        })
+    }
+
+    /// Messages to the endpoint manager; its replies by task.
+    fn work(&mut self, now: UtcTime, items: Vec<RelayItem>) -> Result<Replies, Broken> {
+        self.tell(now, Input::Work(items))?;
+        let mut replies = Vec::new();
+        self.drain(now, &mut replies)?;
+        Ok(replies)
+    }
+
+    fn tell(&mut self, now: UtcTime, input: Input) -> Result<(), Broken> {
+        self.manager.handle(&self.register, now, input).map_err(failed)
+    }
+
+    /// Does what the endpoint manager asks for until it asks for nothing more.
+    fn drain(&mut self, now: UtcTime, replies: &mut Replies) -> Result<(), Broken> {
+        while let Some(output) = self.manager.poll() {
+            match output {
+                Output::Keys(task, request) => {
+                    let reply = self.ask(request)?;
+                    self.tell(now, Input::Keys(task, reply))?;
+                }
+                Output::Certificate(task, request) => {
+                    let reply = self.certificate(now, &request);
+                    self.tell(now, Input::Certificate(task, reply))?;
+                }
+                Output::Commit => {
+                    let writes = self.manager.writes(&self.register, now).map_err(failed)?;
+                    self.commit(writes);
+                    self.tell(now, Input::Committed)?;
+                }
+                Output::Admit(task, admission) => {
+                    record(&mut self.admissions, &admission).map_err(failed)?;
+                    if let Some(device) = self.names.get(&admission.meter).copied() {
+                        let admitted = [(device, Told::Admission(admission.revision))];
+                        let writes = told(&self.register, &admitted).map_err(failed)?;
+                        self.commit(writes);
+                    }
+                    self.tell(now, Input::Admitted(task, true))?;
+                }
+                Output::Reply(task, reply) => replies.push((task, reply)),
+                Output::Event(event) => {
+                    if let EventKind::Quarantined(code) = event.kind {
+                        self.quarantined.push((event.serial, code));
+                    }
+                }
+                other => return Err(broken(Rule::Contract, format!("unknown output {other:?}"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn certificate(&mut self, now: UtcTime, request: &CertificateRequest) -> CertificateReply {
+        let call = Call { request, caller: ENDPOINT_MANAGER, now };
+        let authority = &self.owner.authorities[authority_at(now)];
+        let (reply, record) = authority.decide(call, &mut self.rng, &self.issued);
+        self.issued.0.extend(record.map(|record| (record.key, record)));
+        reply
+    }
+
+    /// Whether the head-end serves the meter that proves this key.
+    pub(super) fn serves(&self, tls_key: &Digest) -> Result<bool, Broken> {
+        Ok(matches!(lookup(&self.admissions, tls_key).map_err(failed)?, Standing::Served(_)))
+    }
+}
+
+/// What comes to an owner with a device.
+#[derive(Debug, Clone)]
+pub(super) struct Papers {
+    pub(super) manifest: Vec<u8>,
+    pub(super) voucher: Vec<u8>,
+    pub(super) delivery: Vec<u8>,
+}
