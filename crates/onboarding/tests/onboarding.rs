@@ -7,6 +7,10 @@ mod challenge;
 mod device;
 #[path = "onboarding/places.rs"]
 mod places;
+#[path = "onboarding/recorded.rs"]
+mod recorded;
+#[path = "onboarding/recording.rs"]
+mod recording;
 #[path = "onboarding/registrar.rs"]
 mod registrar;
 #[path = "onboarding/sessions.rs"]

@@ -34,11 +34,11 @@ use gridseal_types::{DeviceType, Digest, EkName, SystemTitle, UtcTime};
 
 use super::{PACE, START, TestRng, signing_key};
 
-pub const MODEL: &str = "Lab 1";
+pub const MODEL: &str = "LAB-1";
 pub const SYSTEM_TITLE: SystemTitle = SystemTitle(*b"GSL\0\0\0\0\x01");
 const TENANT: [u8; 16] = *b"tenant of tests\0";
 /// What a boot measures into PCR 0 and PCR 4.
-const MEASURED: [(u8, &[u8]); 2] = [(0, b"firmware 1"), (4, b"boot loader 1")];
+pub const MEASURED: [(u8, &[u8]); 2] = [(0, b"firmware 1"), (4, b"boot loader 1")];
 
 /// The manufacturer.
 pub struct Factory {

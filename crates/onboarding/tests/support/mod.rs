@@ -203,10 +203,14 @@ impl World {
 
     /// As [`World::new`], with a device that names its connection point.
     pub fn mounted_at(place: &str) -> Self {
-        let mut world = Self::new();
-        world.meter.firmware.place = Some(place.into());
-        world.meter.device = Device::new(world.meter.firmware.clone(), DeviceRecord::default());
-        world
+        Self::new().at(place)
+    }
+
+    /// The same before its first power-on, with a device that names its connection point.
+    pub fn at(mut self, place: &str) -> Self {
+        self.meter.firmware.place = Some(place.into());
+        self.meter.device = Device::new(self.meter.firmware.clone(), DeviceRecord::default());
+        self
     }
 
     /// As [`World::new`], with something done to root and flash before its first power-on.
