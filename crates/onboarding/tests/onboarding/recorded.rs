@@ -17,7 +17,8 @@ use gridseal_trust::{
         registrar::{DeviceFacts, Input as OwnerInput, Output as OwnerOutput, Registrar},
         secrets::{OwnerSecretExt, SessionSecretExt, owner_secret},
         session::{
-            Configuration, Envelope, EvidenceBody, InstalledBody, OwnPayload, ResponsesBody, Step, open,
+            Config, Configuration, Envelope, EvidenceBody, InstalledBody, OwnPayload, ResponsesBody, Step,
+            open,
         },
     },
     root::{Attested, Description, KeyBlob, OwnerKeys, RootReply, RootRequest},
@@ -129,8 +130,8 @@ impl Recorded {
         EvidenceBody::decode(&self.opened(Step::EVIDENCE)).unwrap()
     }
 
-    fn configuration(&self) -> Configuration {
-        Configuration::decode(&self.bytes("c6", "payload")).unwrap()
+    fn configuration(&self) -> Config {
+        Configuration::decode(&self.bytes("c6", "payload")).unwrap().config
     }
 
     /// What the recorded TPM answers.

@@ -170,7 +170,7 @@ struct Run {
     factory: Factory,
     owner: Owner,
     made: Made,
-    ek: AgreementKey,
+    endorsement: AgreementKey,
     storage: AgreementKey,
     hello: HelloBody,
     challenge: ChallengePayload,
@@ -206,7 +206,7 @@ impl Run {
             th.push(transcript.value());
         }
         Self {
-            ek: agreement(&hello.ek_pub),
+            endorsement: agreement(&hello.ek_pub),
             storage: agreement(&hello.sto_pub),
             sid: sid_of(&c1),
             world,
@@ -454,7 +454,7 @@ fn log_of_vouchers(run: &Run, sheet: &mut Sheet) {
 /// I1 to I2, T1 and T2.
 fn init(run: &Run, sheet: &mut Sheet) {
     let challenge = InitChallenge::decode(run.sent(Leg::InitChallenge)).unwrap();
-    let seed = run.shared(SecretLabel::Identity, &run.ek, &challenge.secret);
+    let seed = run.shared(SecretLabel::Identity, &run.endorsement, &challenge.secret);
     let iak_name = tpm::name(&run.hello.iak_pub);
     let credential = open_credential(&seed, iak_name.as_bytes(), &challenge.credential).unwrap();
     let redirect = run.redirect();
@@ -505,7 +505,7 @@ fn derived(run: &Run, sheet: &mut Sheet) {
     sheet.bytes("m_em", m_em.as_bytes());
     sheet.key("k_c1", &secret.seal_c1(&m));
     sheet.key("k_c2", &secret.seal_c2(&m, &m_em));
-    let seed = run.shared(SecretLabel::Identity, &run.ek, &run.challenge.secret);
+    let seed = run.shared(SecretLabel::Identity, &run.endorsement, &run.challenge.secret);
     sheet.key("credential_seed", &seed);
     sheet.key("k_act", &run.world.spy.activation(&run.sid));
     sheet.key("k_s", &root);
@@ -567,7 +567,7 @@ fn tunnel(run: &Run, sheet: &mut Sheet) {
     for (place, name) in ["owner", "lockout"].into_iter().enumerate() {
         let caller = run.challenge.nonce_callers[place].0;
         let opened = run.evidence.sessions[place];
-        let salt = run.shared(SecretLabel::Secret, &run.ek, &run.challenge.salts[place]);
+        let salt = run.shared(SecretLabel::Secret, &run.endorsement, &run.challenge.salts[place]);
         let key = SessionNonces { caller, tpm: opened.nonce_tpm.0 }.session_key(&salt);
         let command = CommandAuth::parse(&commands[place]).unwrap();
         let (new, _) =
@@ -586,7 +586,7 @@ fn tunnel(run: &Run, sheet: &mut Sheet) {
 /// The delivered keys.
 fn objects(run: &Run, sheet: &mut Sheet) {
     let configuration = Configuration::decode(&run.world.spy.payload(run.step(Step::PROVISION))).unwrap();
-    for object in configuration.objects {
+    for object in configuration.config.objects {
         let seed = run.shared(SecretLabel::Duplicate, &run.storage, &object.in_sym_seed);
         let secret = open_duplicate(&seed, &object.public, &object.duplicate).unwrap();
         sheet.table(&format!("object.{}", object.id));
