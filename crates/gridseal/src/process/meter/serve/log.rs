@@ -71,8 +71,7 @@ pub struct Peer {
 impl Log {
     /// Opens the log; a file is made readable by its owner alone.
     pub fn open(path: Option<&Path>, form: Form) -> Result<Self> {
-        let open =
-            |path: &Path| Kept::open(path).with_context(|| format!("cannot write {}", path.display()));
+        let open = |path: &Path| Kept::open(path).with_context(|| format!("cannot write {}", path.display()));
         Ok(Self { form, file: path.map(open).transpose()?.map(Mutex::new) })
     }
 
