@@ -7,8 +7,9 @@
 mod file;
 mod keys;
 mod object;
+mod weak;
 
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
 
 use anyhow::Result;
 use gridseal_dlms::{acse::Mechanism, apdu::carrier, assoc::Protection};
@@ -16,8 +17,12 @@ use gridseal_types::{ObisCode, SystemTitle};
 
 pub use keys::Keys;
 pub use object::LabObject;
+pub use weak::{DEFAULT_PASSWORDS, KeyFault};
 
-use crate::{files, tools::Usage};
+use crate::tools::Usage;
+
+/// Largest lab file, bytes.
+const SIZE_MAX: u64 = 1 << 20;
 
 /// A set-up.
 #[derive(Debug)]
@@ -226,7 +231,14 @@ impl Lab {
     /// Reads a lab file.
     pub fn load(path: &Path) -> Result<Self> {
         let bad = |error: &dyn std::fmt::Display| Usage(format!("lab file {}: {error}", path.display()));
-        let text = String::from_utf8(files::read(path)?).map_err(|_| bad(&"lab-syntax: not text"))?;
+        let mut bytes = Vec::new();
+        // A device or a pipe has no end.
+        let read = File::open(path).and_then(|file| file.take(SIZE_MAX + 1).read_to_end(&mut bytes));
+        let size = read.map_err(|error| bad(&format!("cannot be read: {error}")))?;
+        if u64::try_from(size).unwrap_or(u64::MAX) > SIZE_MAX {
+            return Err(bad(&"lab-syntax: more than 1 MiB").into());
+        }
+        let text = String::from_utf8(bytes).map_err(|_| bad(&"lab-syntax: not text"))?;
         Ok(Self::parse(&text).map_err(|error| bad(&error))?)
     }
 

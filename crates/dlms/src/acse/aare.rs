@@ -1,6 +1,7 @@
 //! AARE: a server answers an AARQ.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use gridseal_types::SystemTitle;
 
@@ -24,6 +25,16 @@ pub enum AssociateResult {
     RejectedTransient,
 }
 
+impl fmt::Display for AssociateResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Accepted => "accepted",
+            Self::RejectedPermanent => "rejected",
+            Self::RejectedTransient => "rejected for now",
+        })
+    }
+}
+
 /// result-source-diagnostic: who refused and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Diagnostic {
@@ -45,6 +56,22 @@ impl Diagnostic {
     pub const AUTHENTICATION_FAILURE: Self = Self::User(13);
     /// Go on with pass 3 of high level security.
     pub const AUTHENTICATION_REQUIRED: Self = Self::User(14);
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User(1) => "no reason given",
+            Self::User(2) => "application context not supported",
+            Self::User(3) => "calling title not recognised",
+            Self::User(11) => "mechanism not recognised",
+            Self::User(12) => "mechanism required",
+            Self::User(13) => "authentication failure",
+            Self::User(14) => "authentication required",
+            Self::User(number) => return write!(f, "user diagnostic {number}"),
+            Self::Provider(number) => return write!(f, "provider diagnostic {number}"),
+        })
+    }
 }
 
 /// Answers an AARQ: `61 len` and the fields below in this order.

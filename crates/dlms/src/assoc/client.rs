@@ -204,7 +204,7 @@ pub enum Failure {
 #[non_exhaustive]
 pub enum Refusal {
     /// The server refused the association. Said without protection by anybody.
-    #[error("server refused the association: {0:?} {1:?}")]
+    #[error("server refused the association: {0}, {1}")]
     Rejected(AssociateResult, Diagnostic),
     /// An exception-response in place of an answer.
     #[error("server answers with an exception: {:?}", .0.service)]

@@ -47,6 +47,11 @@ impl Keys {
         self.guek.is_some()
     }
 
+    /// Whether the file has a password or secret.
+    pub const fn has_secret(&self) -> bool {
+        self.secret.is_some()
+    }
+
     /// Whether the file has the authentication key; [`Lab::key_ring`] puts a random one in its place.
     pub const fn has_gak(&self) -> bool {
         self.gak.is_some()

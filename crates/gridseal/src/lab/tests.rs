@@ -118,3 +118,10 @@ fn obis_codes_are_read_with_dots_and_as_people_write_them() {
         assert_eq!(obis(wrong), None, "{wrong}");
     }
 }
+
+#[test]
+fn a_file_that_is_not_there_or_has_no_end_is_wrong_usage() {
+    for path in ["/dev/zero", "/nowhere/lab.toml", "/"] {
+        assert!(Lab::load(Path::new(path)).unwrap_err().is::<Usage>(), "{path}");
+    }
+}

@@ -4,6 +4,7 @@ mod channel;
 mod counters;
 mod item;
 mod notation;
+pub mod probe;
 mod profile;
 mod read;
 mod session;
@@ -26,6 +27,28 @@ use shown::Shown;
 /// What to do with a meter.
 #[derive(Debug, clap::Subcommand)]
 pub enum Dlms {
+    /// As an honest client.
+    #[command(flatten)]
+    Speak(Speak),
+    /// Find out what is wrong with a meter, or why it cannot be spoken to.
+    #[command(after_help = concat!(
+        "Associates with growing rights, lists what each client sees, and tries what must be refused: plain, forged, repeated \
+        and weaker requests, wrong proofs, old mechanisms. Each finding has a stable id, a severity, the bytes that show it, \
+        why it matters and how it is mended. Keys and passwords are never printed.\n\
+        Only reads and refused requests are sent, unless --danger-write or --danger-malformed are given; what was not tried \
+        is listed. Some attempts are wrong on purpose: a meter may count them, raise an alarm, or lock its clients out.\n\n",
+        "Exit codes: 0 no finding at or above --threshold, 1 findings, 2 wrong usage or lab file, or a file that cannot be \
+        written, 3 the lab file's client could not be associated (the report says why), 130 interrupted.\n\n\
+        Examples:\n  gridseal dlms probe --connect 127.0.0.1:4059 --lab lab.toml\n  \
+        gridseal dlms probe --connect 127.0.0.1:4059 --lab lab.toml --json --threshold high\n  \
+        gridseal dlms probe --connect 127.0.0.1:4059 --lab lab.toml --html report.html --danger-write"
+    ))]
+    Probe(probe::Arguments),
+}
+
+/// What an honest client does.
+#[derive(Debug, clap::Subcommand)]
+pub enum Speak {
     /// Read attributes.
     #[command(after_help = concat!(
         "Class and attribute may be left out: the class is then looked up in the built-in table and in the meter's object \
@@ -167,9 +190,16 @@ impl Get {
 
 /// Runs it.
 pub fn run(dlms: &Dlms) -> Result<ExitCode> {
+    match dlms {
+        Dlms::Speak(speak) => speak_with(speak),
+        Dlms::Probe(arguments) => probe::run(arguments),
+    }
+}
+
+fn speak_with(dlms: &Speak) -> Result<ExitCode> {
     let peer = match dlms {
-        Dlms::Get(get) => &get.peer,
-        Dlms::Set(write) | Dlms::Action(write) => &write.peer,
+        Speak::Get(get) => &get.peer,
+        Speak::Set(write) | Speak::Action(write) => &write.peer,
     };
     let lab = Lab::load(&peer.lab)?;
     lab.check_spoken()?;
@@ -199,7 +229,7 @@ pub fn run(dlms: &Dlms) -> Result<ExitCode> {
 }
 
 /// One association from beginning to end. What was read is shown only when the end was reached.
-async fn converse<const N: usize>(dlms: &Dlms, peer: &Peer, lab: &Lab) -> Result<Vec<Shown>> {
+async fn converse<const N: usize>(dlms: &Speak, peer: &Peer, lab: &Lab) -> Result<Vec<Shown>> {
     let work = Work::parse(dlms)?;
     let mut session = Session::<N>::associate(peer, lab).await?;
     let shown = work.perform(&mut session).await?;
@@ -215,18 +245,21 @@ enum Work {
 }
 
 impl Work {
-    fn parse(dlms: &Dlms) -> Result<Self> {
+    fn parse(dlms: &Speak) -> Result<Self> {
         Ok(match dlms {
-            Dlms::Get(get) => {
+            Speak::Get(get) => {
                 let items =
                     get.items.iter().map(|text| Ok(Item::parse(text)?)).collect::<Result<Vec<_>>>()?;
+                if get.from.zip(get.to).is_some_and(|(from, to)| from > to) {
+                    return Err(Usage("--from is later than --to".into()).into());
+                }
                 let selection = get.selection();
                 if selection.is_some() && !items.iter().any(Item::is_buffer) {
                     return Err(Usage("--from, --to and --entries are for buffers of profiles".into()).into());
                 }
                 Self::Get(items, selection)
             }
-            Dlms::Set(write) => {
+            Speak::Set(write) => {
                 let mut items = Vec::new();
                 for (item, value) in item::with_values(&write.items)? {
                     let value =
@@ -235,7 +268,7 @@ impl Work {
                 }
                 Self::Set(items)
             }
-            Dlms::Action(write) => Self::Action(item::with_values(&write.items)?),
+            Speak::Action(write) => Self::Action(item::with_values(&write.items)?),
         })
     }
 

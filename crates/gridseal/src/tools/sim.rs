@@ -2,6 +2,7 @@
 
 mod group;
 mod keys;
+pub mod weak_meter;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,14 @@ pub enum Sim {
         gridseal sim keys --schedules 20000 --break lease             a planted fault, which must be found\n\n\
         Exit codes: 0 no rule was broken, 1 one was, 2 wrong arguments.")]
     Keys(keys::Arguments),
+    /// A DLMS meter that is weak where it is told to be: what `gridseal dlms probe` finds.
+    #[command(
+        after_help = "Prints `listening ADDR` when it is ready; serves until it is stopped. Never on a network that \
+        matters.\n\nExamples:\n  gridseal sim weak-meter --listen 127.0.0.1:4059 --lab lab.toml --weakness \
+        tag-unchecked\n  gridseal sim weak-meter --listen 127.0.0.1:4059 --lab lab.toml --all\n\n\
+        Exit codes: 0 stopped, 1 failed, 2 wrong arguments or lab file."
+    )]
+    WeakMeter(weak_meter::Arguments),
 }
 
 /// Runs it.
@@ -30,5 +39,6 @@ pub fn run(sim: &Sim) -> Result<ExitCode> {
     match sim {
         Sim::Group(arguments) => group::run(arguments),
         Sim::Keys(arguments) => keys::run(arguments),
+        Sim::WeakMeter(arguments) => weak_meter::run(arguments),
     }
 }

@@ -5,7 +5,8 @@
 //! belong, `takeover` that a taken-over `keys` repeats no nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
 //! `attest` endorsement keys and measured software,
 //! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears, `dlms_client` what the
-//! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees.
+//! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees, `dlms_probe` what
+//! a probe finds on our own meter and on a weak one.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -25,6 +26,7 @@ mod demo;
 mod dlms_client;
 mod dlms_decode;
 mod dlms_peer;
+mod dlms_probe;
 mod dlms_serve;
 mod faults;
 mod flush;

@@ -50,7 +50,7 @@ pub struct Interrupted;
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{0}; check keys, titles, mechanism and access points of the lab file, and give --counter-file FILE: a meter refuses \
-    an invocation counter that it has had before"
+    an invocation counter that it has had before; `gridseal dlms probe` finds out what it is"
 )]
 struct NotAssociated(String);
 
@@ -81,7 +81,7 @@ fn performer<const N: usize>(lab: &Lab, counters: &Counters) -> Result<LocalCryp
 }
 
 /// Four bytes that tell keys apart and say nothing of them.
-fn check_value<const N: usize>(guek: &gridseal_crypto::Key<Guek, N>) -> [u8; 4] {
+pub fn check_value<const N: usize>(guek: &gridseal_crypto::Key<Guek, N>) -> [u8; 4] {
     let [a, b, c, d, ..] = guek.hashed(b"gridseal dlms counters");
     [a, b, c, d]
 }

@@ -13,12 +13,13 @@ use gridseal_crypto::{Key, role::Kek};
 use gridseal_dlms::{
     acse::{Conformance, Mechanism},
     assoc::{
-        AssociationHandle, Operation, Protection,
+        AssociationHandle, CryptoFault, Operation, Protection,
         server::{Event, Input, Output, Server, ServerSettings},
     },
 };
 use gridseal_io::clock::{tick_now, utc_now};
 use gridseal_meter::cosem::{Device, DeviceConfig, Grant, ObjectChange, ObjectError, Rights};
+use gridseal_types::SystemTitle;
 
 use super::{
     holder::{Holder, MasterKey},
@@ -31,6 +32,8 @@ pub struct Meter<const N: usize> {
     core: Mutex<Core<N>>,
     settings: Vec<(Role, ServerSettings)>,
     own: ServerSettings,
+    /// Whose keys these are.
+    client_title: SystemTitle,
     /// Server's service access point.
     pub sap: u16,
     pub log: Log,
@@ -108,6 +111,7 @@ where
         Ok(Self {
             settings: settings.collect(),
             own: base(0),
+            client_title: lab.client.system_title,
             sap: lab.listen_sap,
             core: Mutex::new(Core { device, keys }),
             log,
@@ -221,7 +225,18 @@ where
             match output {
                 Output::Transmit(apdu) => answers.push(apdu),
                 Output::Crypto(handle, id, operation) => {
-                    let result = keys.perform(handle, &operation);
+                    let result = match &operation {
+                        // Counters are kept by title: under another one all that were ever accepted would begin again.
+                        Operation::OpenInitiate { peer, .. } if *peer != self.client_title => {
+                            Err(CryptoFault::Title)
+                        }
+                        Operation::HlsVerify { peer, .. }
+                            if peer.title.is_some_and(|title| title != self.client_title) =>
+                        {
+                            Err(CryptoFault::Title)
+                        }
+                        _ => keys.perform(handle, &operation),
+                    };
                     if operation != Operation::End {
                         let input = Input::CryptoDone(id, result);
                         let fed = client.server.handle(tick_now(), input, &mut device.session(keys));
