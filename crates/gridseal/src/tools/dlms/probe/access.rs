@@ -66,7 +66,7 @@ impl Assay<'_> {
             clients.insert(0, 16);
         }
         let is_keyless = !self.setup.is_ciphered() && self.setup.mechanism == Mechanism::None;
-        let mut opened = 0;
+        let (mut opened, mut is_unheard) = (0, false);
         for client_sap in clients {
             if self.prober.is_over() {
                 return;
@@ -77,7 +77,8 @@ impl Assay<'_> {
                 Err(failure) => {
                     self.levels.push(Level { setup, outcome: Err(failure.to_string()), objects: None });
                     // Whoever does not answer at all is not asked three times.
-                    if matches!(failure, Failure::Connect(_) | Failure::Unanswered(_)) {
+                    is_unheard = matches!(failure, Failure::Connect(_) | Failure::Unanswered(_));
+                    if is_unheard {
                         break;
                     }
                 }
@@ -92,6 +93,10 @@ impl Assay<'_> {
                     self.judge_public(&mut open, &objects.unwrap_or_default()).await;
                 }
             }
+        }
+        if opened == 0 && is_unheard {
+            let why = "the meter could not be reached, or answered nothing";
+            return ["plain-read", "plain-write"].iter().for_each(|id| self.untried(id, why));
         }
         let note =
             if opened > 0 { "nothing but public objects" } else { "no association without keys opened" };

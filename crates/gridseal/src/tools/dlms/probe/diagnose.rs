@@ -79,7 +79,7 @@ impl Assay<'_> {
             return None;
         }
         let mark = self.prober.mark();
-        let ours = self.prober.lab.client.invocation_counter;
+        let ours = self.prober.first_counter;
         let lowest = match failure {
             Failure::ProofRefused(what) | Failure::NoAare(what) => {
                 what.rsplit_once("lowest accepted ").and_then(|(_, lowest)| lowest.parse::<u32>().ok())
@@ -251,6 +251,9 @@ impl Assay<'_> {
 /// What needs no trying.
 fn at_once(failure: &Failure) -> Option<(&'static str, String)> {
     Some(match failure {
+        Failure::Connect(why) if why.contains("HDLC link") => {
+            ("transport", format!("{why}: does the port speak HDLC? Without --hdlc-tcp it is the wrapper"))
+        }
         Failure::Connect(why) => {
             ("connection", format!("{why}: is the meter there, and is --connect host:port?"))
         }

@@ -184,6 +184,8 @@ pub struct Prober<'l> {
     is_hdlc: bool,
     timeout: Duration,
     until: Tick,
+    /// Where our counters began.
+    pub first_counter: u32,
     counter: u32,
     reserved: u64,
     reserve: Reserve,
@@ -219,6 +221,7 @@ impl<'l> Prober<'l> {
             is_hdlc: target.is_hdlc,
             timeout: target.timeout,
             until: tick_now().after(target.limit),
+            first_counter: counter,
             counter,
             reserved: 0,
             reserve,

@@ -331,6 +331,8 @@ fn no_peer_hangs_a_probe_or_fills_its_memory() {
         let assay = block_on(async { probed(&lab, odd(peer).await, ALL_DANGERS, 100).await });
         assert!(!assay.is_associated);
         assert_eq!(assay.diagnosis.as_ref().unwrap().cause, cause);
+        let is_clean = |verdict: &&Verdict| matches!(verdict, Verdict::Clean(_));
+        assert_eq!(assay.verdicts.values().filter(is_clean).count(), 2, "the keys of the lab file alone");
         let report = Report { assay: &assay, at: UtcTime(0) };
         assert_eq!(report.grade(), None);
         assert!(!report.text(false).is_empty() && !html::page(&report).is_empty());
