@@ -6,6 +6,7 @@
 //! # Source
 //! Onboarding specification, section 6 (TPM 2.0 Library, Parts 1 and 3).
 
+mod clear;
 mod credential;
 mod duplicate;
 mod kdf;
@@ -13,6 +14,9 @@ mod parameter;
 mod secret;
 mod session;
 
+pub use clear::{
+    Clear, ClearAuth, clear_audit_digest, clear_command, clear_confirmed, execute_clear, is_clear_response,
+};
 pub use credential::{make_credential, open_credential};
 pub use duplicate::{Duplicate, SEALED_PUBLIC_HEAD, SealedSecret, duplicate, duplicate_with, open_duplicate};
 pub use kdf::{kdfa, kdfe};

@@ -15,11 +15,11 @@ use crate::{
 };
 
 const CC_HIERARCHY_CHANGE_AUTH: u32 = 0x0000_0129;
-const ST_SESSIONS: u16 = 0x8002;
+pub(super) const ST_SESSIONS: u16 = 0x8002;
 /// Session attribute `decrypt`: the first parameter of the command is encrypted.
 const DECRYPT: u8 = 0x20;
 /// Session attribute `continueSession`.
-const CONTINUE_SESSION: u8 = 0x01;
+pub(super) const CONTINUE_SESSION: u8 = 0x01;
 
 /// Key of a salted, unbound HMAC session.
 pub type TpmSessionKey = Key<TpmSession, 32>;
@@ -51,7 +51,7 @@ pub enum AuthInForce<'k> {
 }
 
 impl AuthInForce<'_> {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Empty => &[],
             Self::Value(key) => key.bytes(),
@@ -81,7 +81,7 @@ pub struct ChangeAuth<'k> {
 }
 
 /// `sessionKey || authValue`, the key of session HMACs and of parameter encryption.
-fn keyed(session: &TpmSessionKey, auth: &[u8]) -> Zeroizing<Vec<u8>> {
+pub(super) fn keyed(session: &TpmSessionKey, auth: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut key = Zeroizing::new(Vec::with_capacity(64));
     key.extend_from_slice(session.bytes());
     key.extend_from_slice(auth);
@@ -92,9 +92,39 @@ fn command_hash(hierarchy: u32, parameter: &[u8]) -> [u8; 32] {
     Active::sha256(&[&CC_HIERARCHY_CHANGE_AUTH.to_be_bytes(), &hierarchy.to_be_bytes(), parameter])
 }
 
-fn response_hmac(key: &[u8], nonce_tpm: &[u8], nonce_caller: &[u8], attributes: u8) -> [u8; 32] {
-    let response_hash = Active::sha256(&[&0u32.to_be_bytes(), &CC_HIERARCHY_CHANGE_AUTH.to_be_bytes()]);
+/// HMAC of a response with rc 0 and no parameters.
+pub(super) fn response_hmac(
+    code: u32,
+    key: &[u8],
+    (nonce_tpm, nonce_caller): (&[u8], &[u8]),
+    attributes: u8,
+) -> [u8; 32] {
+    let response_hash = Active::sha256(&[&0u32.to_be_bytes(), &code.to_be_bytes()]);
     Active::hmac_sha256(key, &[&response_hash, nonce_tpm, nonce_caller, &[attributes]])
+}
+
+/// nonceTPM, attributes and HMAC of a response with one session, rc 0 and no parameters; `None` for any other.
+pub(super) fn response_parts(response: &[u8]) -> Option<(&[u8], u8, &[u8])> {
+    let (head, rest) = response.split_first_chunk::<14>()?;
+    let size = u32::try_from(response.len()).ok()?.to_be_bytes();
+    // Tag, size, rc 0, parameterSize 0.
+    if head[..2] != ST_SESSIONS.to_be_bytes() || head[2..6] != size || head[6..] != [0; 8] {
+        return None;
+    }
+    let (nonce_tpm, rest) = split_tpm2b(rest)?;
+    let (&attributes, rest) = rest.split_first()?;
+    Some((nonce_tpm, attributes, whole_tpm2b(rest)?))
+}
+
+/// A response with rc 0 and no parameters. 67 bytes.
+pub(super) fn response_of(next_nonce_tpm: &[u8; 16], attributes: u8, hmac: &[u8; 32]) -> Vec<u8> {
+    let mut response = ST_SESSIONS.to_be_bytes().to_vec();
+    response.extend_from_slice(&67u32.to_be_bytes());
+    response.extend_from_slice(&[0; 8]);
+    tpm2b(&mut response, next_nonce_tpm);
+    response.push(attributes);
+    tpm2b(&mut response, hmac);
+    response
 }
 
 /// The complete command: the new value is encrypted to the session, the HMAC authorises it. 109 bytes.
@@ -137,20 +167,11 @@ pub fn change_auth_confirmed(
     nonce_caller: &[u8; 16],
     response: &[u8],
 ) -> bool {
-    fn parts(response: &[u8]) -> Option<(&[u8], u8, &[u8])> {
-        let (head, rest) = response.split_first_chunk::<14>()?;
-        let size = u32::try_from(response.len()).ok()?.to_be_bytes();
-        // Tag, size, rc 0, parameterSize 0.
-        if head[..2] != ST_SESSIONS.to_be_bytes() || head[2..6] != size || head[6..] != [0; 8] {
-            return None;
-        }
-        let (nonce_tpm, rest) = split_tpm2b(rest)?;
-        let (&attributes, rest) = rest.split_first()?;
-        Some((nonce_tpm, attributes, whole_tpm2b(rest)?))
-    }
-    let Some((nonce_tpm, attributes, hmac)) = parts(response) else { return false };
+    let Some((nonce_tpm, attributes, hmac)) = response_parts(response) else { return false };
     let key = keyed(session, new.bytes());
-    crate::ct_eq(&response_hmac(&key, nonce_tpm, nonce_caller, attributes), hmac)
+    let expected =
+        response_hmac(CC_HIERARCHY_CHANGE_AUTH, &key, (nonce_tpm, nonce_caller.as_slice()), attributes);
+    crate::ct_eq(&expected, hmac)
 }
 
 /// The authorisation area of a received HierarchyChangeAuth, for a software root.
@@ -220,12 +241,7 @@ pub fn execute_change_auth(
     cfb_decrypt(&sym, &iv, value.as_mut_slice());
     let new = Key::take(&mut value);
     let attributes = command.attributes;
-    let hmac = response_hmac(&keyed(session, new.bytes()), next_nonce_tpm, &command.nonce_caller, attributes);
-    let mut response = ST_SESSIONS.to_be_bytes().to_vec();
-    response.extend_from_slice(&67u32.to_be_bytes());
-    response.extend_from_slice(&[0; 8]);
-    tpm2b(&mut response, next_nonce_tpm);
-    response.push(attributes);
-    tpm2b(&mut response, &hmac);
-    Some((new, response))
+    let nonces = (next_nonce_tpm.as_slice(), command.nonce_caller.as_slice());
+    let hmac = response_hmac(CC_HIERARCHY_CHANGE_AUTH, &keyed(session, new.bytes()), nonces, attributes);
+    Some((new, response_of(next_nonce_tpm, attributes, &hmac)))
 }
