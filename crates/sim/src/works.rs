@@ -202,6 +202,7 @@ impl Vendor {
             system_title: Some(title),
             software_root: true,
             device_type: DeviceType::Meter,
+            identity: Some(tpm::name(&description.iak_public)),
         };
         let header = Header {
             ek_name: name,

@@ -33,6 +33,7 @@ const TARGETS: &[Target] = &[
     ("enrol_label", enrol::label),
     ("enrol_message", session::fuzz_entry),
     ("enrol_order", enrol::order),
+    ("enrol_receipt", enrol::receipt),
     ("enrol_relay", enrol::relay_message),
     ("enrol_shipment", enrol::shipment),
     ("enrol_voucher", enrol::voucher),

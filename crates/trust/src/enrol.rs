@@ -16,6 +16,7 @@ pub mod init;
 pub mod installation;
 pub mod label;
 pub mod order;
+pub mod receipt;
 pub mod registrar;
 pub mod relay;
 pub mod secrets;

@@ -6,6 +6,8 @@
 mod endorsement;
 #[path = "enrol/measured.rs"]
 mod measured;
+#[path = "enrol/receipt.rs"]
+mod receipt;
 
 use gridseal_crypto::{
     Key, PublicKey, SecondSigner, Signer, SigningKey,

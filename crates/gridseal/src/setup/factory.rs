@@ -29,7 +29,7 @@ use gridseal_types::{DeviceType, Digest, EkName, SystemTitle};
 use super::{
     labels,
     owner::{OwnerKeys, pinned_certificate},
-    sale::{self, Stock, Stocked, VoucherSigner},
+    sale::{self, Escrow, Stock, Stocked, VoucherSigner},
 };
 use crate::{
     config::{self, Endorsement, Firmware, Root},
@@ -173,9 +173,10 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
         Anchor::Tpm => Root::Emulator { dir: "tpm".into(), endorsement: order.endorsement },
         Anchor::Software => Root::Software { state: "tpm/root.cbor".into() },
     };
-    // N_root goes into the root; what stays is N_1, for the first owner (design section 2, factory).
+    // N_root goes into the root, and into the escrow for later owners; what stays in stock is N_1, for the first one.
     let n_root = Key::<DeviceRootSecret, 32>::generate(&mut OsRng)?;
     let n_1 = owner_secret(&n_root, 1);
+    Escrow::open_or_create(out)?.put(serial, &n_root)?;
     let root = SharedRoot::power_on(&root_config, None, &dir)?;
     let RootReply::Described(description) = root.perform(RootRequest::Manufacture(n_root))? else {
         bail!("the root was not manufactured");
@@ -198,6 +199,7 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
         system_title: Some(system_title),
         software_root: order.anchor == Anchor::Software,
         device_type: order.device_type,
+        identity: Some(tpm::name(&description.iak_public)),
     };
     let header = Header {
         ek_name,

@@ -112,6 +112,7 @@ impl Factory {
             system_title: Some(SYSTEM_TITLE),
             software_root: true,
             device_type,
+            identity: Some(tpm::name(&description.iak_public)),
         };
         let header = self.header(serial, ek_name, n_1.commitment());
         let voucher = self.sell(header, owner);

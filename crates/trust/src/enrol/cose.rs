@@ -34,6 +34,8 @@ pub enum SignedType {
     C8,
     /// Order to a device that has an owner.
     Order,
+    /// Receipt of an ended ownership.
+    Receipt,
     /// Attestation policy, by the owner's policy key.
     Policy,
     /// Head of the log of voucher entries, by the manufacturer.
@@ -57,6 +59,7 @@ impl SignedType {
             Self::C6 => "gso1-c6",
             Self::C8 => "gso1-c8",
             Self::Order => "gso1-order",
+            Self::Receipt => "gso1-receipt",
             Self::Policy => "gso1-policy",
             Self::Log => "gso1-log",
         }

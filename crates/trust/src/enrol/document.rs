@@ -60,6 +60,9 @@ pub struct Manifest {
     pub software_root: bool,
     /// What it is, an extension of ours (member -4, see ADR 4); a meter when it is left out.
     pub device_type: DeviceType,
+    /// Name of the identity key of its TPM, an extension of ours (member -5, see ADR 26): a receipt that this key signed is
+    /// then proof for anybody who believes the manufacturer.
+    pub identity: Option<EkName>,
 }
 
 impl Manifest {
@@ -68,8 +71,13 @@ impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
             let is_other = self.device_type != DeviceType::Meter;
-            let extensions =
-                [self.system_title.is_some(), self.software_root, is_other, !self.ek_chain.is_empty()];
+            let extensions = [
+                self.system_title.is_some(),
+                self.software_root,
+                is_other,
+                !self.ek_chain.is_empty(),
+                self.identity.is_some(),
+            ];
             w.map(8 + extensions.into_iter().filter(|is_there| *is_there).count());
             w.key(1).text(&self.serial).key(2).text(&self.model);
             w.key(3).bytes(self.ek_name.as_bytes()).key(4).bytes(&self.ek_pub);
@@ -89,6 +97,9 @@ impl Manifest {
             if is_other {
                 w.key(-4).uint(self.device_type.number());
             }
+            if let Some(identity) = self.identity {
+                w.key(-5).bytes(identity.as_bytes());
+            }
         })
     }
 
@@ -100,7 +111,7 @@ impl Manifest {
         let (mut serial, mut model, mut ek_name, mut ek_pub, mut spki) = (None, None, None, None, None);
         let (mut n_commit, mut vendor, mut made, mut system_title) = (None, None, None, None);
         let (mut software_root, mut device_type) = (false, DeviceType::Meter);
-        let mut ek_chain = Vec::new();
+        let (mut ek_chain, mut identity) = (Vec::new(), None);
         Reader::whole(bytes, |r| {
             r.map(|r, key| {
                 match key {
@@ -121,6 +132,7 @@ impl Manifest {
                             DeviceType::ALL.into_iter().find(|kind| u64::from(kind.number()) == number);
                         device_type = r.required(known)?;
                     }
+                    -5 => identity = Some(read_name(r)?),
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -138,6 +150,7 @@ impl Manifest {
                 system_title,
                 software_root,
                 device_type,
+                identity,
             })
         })
     }

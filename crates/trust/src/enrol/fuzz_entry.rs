@@ -17,8 +17,9 @@ use super::{
     },
     installation::InstallRequest,
     label, order,
+    receipt::{Receipt, ReceiptFile},
     relay::{RelayPull, RelayWork},
-    shipment::Shipment,
+    shipment::{Shipment, Transfer},
     voucher::Voucher,
     voucher_log,
     wire::Read,
@@ -98,5 +99,15 @@ pub fn label(bytes: &[u8]) {
 /// A shipment, and the log of voucher entries.
 pub fn shipment(bytes: &[u8]) {
     round_trip(bytes, Shipment::decode, Shipment::encode);
+    round_trip(bytes, Transfer::decode, Transfer::encode);
     voucher_log::fuzz_entry(bytes);
+}
+
+/// A receipt file, checked against no key.
+pub fn receipt(bytes: &[u8]) {
+    round_trip(bytes, Receipt::decode, Receipt::encode);
+    round_trip(bytes, ReceiptFile::decode, ReceiptFile::encode);
+    if let Ok(file) = ReceiptFile::decode(bytes) {
+        assert!(file.verify(&[]).is_err(), "without a key nothing is verified");
+    }
 }

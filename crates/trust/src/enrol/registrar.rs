@@ -134,6 +134,27 @@ pub struct SessionRecord {
     #[n(12)]
     #[cbor(default)]
     pub ima_next: u64,
+    /// The certificate in C6.
+    #[n(13)]
+    #[cbor(default)]
+    pub issued: Option<Issued>,
+}
+
+/// An LDevID with what leads to its root.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Issued {
+    /// Chain, leaf first, DER, without the root.
+    #[n(0)]
+    pub chain: Vec<Bytes>,
+    /// Root certificate, DER.
+    #[n(1)]
+    pub root: Bytes,
+    /// End of the leaf's validity.
+    #[n(2)]
+    pub not_after: UtcTime,
+    /// When it was issued to us.
+    #[n(3)]
+    pub at: UtcTime,
 }
 
 /// A certificate that was believed, with what was presented.
@@ -334,6 +355,7 @@ impl Registrar {
             attested: UtcTime(0),
             csr: Vec::new(),
             ima_next,
+            issued: None,
         };
         let outputs =
             VecDeque::from([Output::Accepted(Step::HELLO), Output::Keys(KeyRequest::Challenge(challenge))]);
@@ -395,8 +417,10 @@ impl Registrar {
             }
             (
                 State::Certifying { wire },
-                Input::Certificate(CertificateReply::Issued { chain, root, .. }),
+                Input::Certificate(CertificateReply::Issued { chain, root, not_after }),
             ) => {
+                self.record.issued =
+                    Some(Issued { chain: chain.clone(), root: Bytes(root.clone()), not_after, at: now });
                 let provision = self.provision(now, &wire, chain, root)?;
                 self.ask(Output::Keys(KeyRequest::Provision(provision)), State::SealingProvision { wire })
             }

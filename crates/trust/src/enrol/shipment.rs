@@ -67,3 +67,45 @@ impl Shipment {
         })
     }
 }
+
+/// Papers of a device with the entry that sells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sold {
+    /// Encoded COSE_Sign1 of the manifest.
+    pub manifest: Vec<u8>,
+    /// Encoded voucher; its last entry names the buyer.
+    pub voucher: Vec<u8>,
+}
+
+/// A transfer: `[* [manifest, voucher]]`, from the seller to the release service, which logs the entries and hands the buyer
+/// the secrets, and to the seller's own endpoint manager, which gives the devices up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer(pub Vec<Sold>);
+
+impl Transfer {
+    /// Encoded file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(|w| {
+            w.list(&self.0, |w, sold| {
+                w.array(2).bytes(&sold.manifest).bytes(&sold.voucher);
+            });
+        })
+    }
+
+    /// Decodes a file.
+    ///
+    /// # Errors
+    /// [`super::wire::FormatError`].
+    pub fn decode(bytes: &[u8]) -> Read<Self> {
+        Reader::whole(bytes, |r| {
+            r.list(0..=SHIPMENT_MAX, |r| {
+                r.array(2..=2, |r, _| {
+                    let manifest = r.bytes(1..=ELEMENT_SIZE_MAX)?.to_vec();
+                    Ok(Sold { manifest, voucher: r.bytes(1..=ELEMENT_SIZE_MAX)?.to_vec() })
+                })
+            })
+            .map(Self)
+        })
+    }
+}

@@ -98,6 +98,19 @@ impl Voucher {
         self.push_second(SignedType::Entry, &payload, second_before, second)
     }
 
+    /// The voucher with one more entry as its signer gave it away, unchecked; `second` is its second signature, empty when
+    /// it names no second key.
+    #[must_use]
+    pub fn continued(&self, entry: &[u8], second: &[u8]) -> Self {
+        let mut longer = self.clone();
+        longer.entries.push(entry.to_vec());
+        if !longer.second.is_empty() || !second.is_empty() {
+            longer.second.resize(longer.entries.len(), Vec::new());
+            longer.second.push(second.to_vec());
+        }
+        longer
+    }
+
     /// Key id that the header names as its signer's, unchecked.
     #[must_use]
     pub fn signer(&self) -> Option<Digest> {

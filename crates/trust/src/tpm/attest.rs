@@ -20,6 +20,9 @@ pub const ST_CERTIFY: u16 = 0x8017;
 /// TPM_ST_ATTEST_QUOTE.
 pub const ST_QUOTE: u16 = 0x8018;
 
+/// TPM_ST_ATTEST_SESSION_AUDIT.
+pub const ST_SESSION_AUDIT: u16 = 0x8016;
+
 /// Largest TPM2B_NAME: algorithm and a SHA-512 digest.
 const NAME_SIZE_MAX: usize = 66;
 const DATA_SIZE_MAX: usize = 66;
@@ -40,6 +43,7 @@ pub struct Quoted {
 /// The head that all attests share; the reader is left at the attested part.
 struct Head<'a> {
     extra_data: &'a [u8],
+    clock_ms: u64,
     reset_count: u32,
     restart_count: u32,
     safe: bool,
@@ -53,7 +57,7 @@ fn read_head<'a>(reader: &mut Reader<'a>, kind: u16) -> Result<Head<'a>, Structu
     reader.one_of(&[kind], "type")?;
     reader.tpm2b(NAME_SIZE_MAX, "qualifiedSigner")?;
     let extra_data = reader.tpm2b(DATA_SIZE_MAX, "extraData")?;
-    reader.u64("clock")?;
+    let clock_ms = reader.u64("clock")?;
     let reset_count = reader.u32("resetCount")?;
     let restart_count = reader.u32("restartCount")?;
     let at_safe = reader.error("safe", Flaw::Value);
@@ -63,7 +67,7 @@ fn read_head<'a>(reader: &mut Reader<'a>, kind: u16) -> Result<Head<'a>, Structu
         _ => return Err(at_safe),
     };
     reader.u64("firmwareVersion")?;
-    Ok(Head { extra_data, reset_count, restart_count, safe })
+    Ok(Head { extra_data, clock_ms, reset_count, restart_count, safe })
 }
 
 fn read_certify(attest: &[u8]) -> Result<(Head<'_>, &[u8]), StructureError> {
@@ -84,6 +88,16 @@ fn read_quote(attest: &[u8]) -> Result<(Head<'_>, PcrSelection, Digest), Structu
     let digest = Digest::from_slice(reader.tpm2b(Digest::SIZE, "pcrDigest")?).ok_or(at_digest)?;
     reader.finish("TPMS_ATTEST")?;
     Ok((head, selection, digest))
+}
+
+fn read_session_audit(attest: &[u8]) -> Result<(Head<'_>, &[u8]), StructureError> {
+    let mut reader = Reader::new(attest);
+    let head = read_head(&mut reader, ST_SESSION_AUDIT)?;
+    // Whether nothing else ran meanwhile: no reason to refuse.
+    reader.u8("exclusiveSession")?;
+    let digest = reader.tpm2b(Digest::SIZE, "sessionDigest")?;
+    reader.finish("TPMS_ATTEST")?;
+    Ok((head, digest))
 }
 
 fn is_signed(attest: &Attest, key: &PublicKey) -> bool {
@@ -141,7 +155,36 @@ pub fn verify_quote(
     Ok(Quoted { pcr_digest, safe, reset_count, restart_count })
 }
 
+/// What a verified statement about an audit session says besides its digest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Audited {
+    /// The TPM's clock, milliseconds: true for a key of the endorsement hierarchy.
+    pub clock_ms: u64,
+    /// Resets: as the clock.
+    pub reset_count: u32,
+}
+
+/// Checks that the TPM of `identity_key` says, for the purpose that `qualifying` names, that a session has audited exactly
+/// the commands behind `digest`.
+///
+/// # Errors
+/// [`Code::Tpm`].
+pub fn verify_session_audit(
+    attest: &Attest,
+    identity_key: &PublicKey,
+    qualifying: &Digest,
+    digest: &[u8; 32],
+) -> Result<Audited, Code> {
+    let (head, audited) = read_session_audit(&attest.attest).map_err(|_| Code::Tpm)?;
+    let is_right = ct_eq(head.extra_data, qualifying.as_bytes())
+        && ct_eq(audited, digest)
+        && is_signed(attest, identity_key);
+    let Head { clock_ms, reset_count, .. } = head;
+    if is_right { Ok(Audited { clock_ms, reset_count }) } else { Err(Code::Tpm) }
+}
+
 /// Reads what it can of an attest and a signature, for the fuzzer.
 pub(super) fn fuzz_entry(attest: &[u8], signature: &[u8]) -> bool {
-    (read_certify(attest).is_ok() || read_quote(attest).is_ok()) && parse_signature(signature).is_ok()
+    (read_certify(attest).is_ok() || read_quote(attest).is_ok() || read_session_audit(attest).is_ok())
+        && parse_signature(signature).is_ok()
 }
