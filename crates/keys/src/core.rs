@@ -276,6 +276,12 @@ impl<R: Records> Work<'_, R> {
             KeyRequest::SetState { device, state, attested_at } => {
                 self.set_state(&device, state, attested_at)
             }
+            KeyRequest::Order(request) => self.order(request),
+            KeyRequest::OpenPoll { wire } => self.open_poll(&wire),
+            KeyRequest::OpenResult { wire } => self.open_result(&wire),
+            KeyRequest::ConfirmCommands { device, seq, responses } => {
+                self.confirm_commands(&device, seq, &responses)
+            }
             other => self.exchange(other).map(KeyReply::Exchange),
         }
     }
@@ -370,6 +376,11 @@ impl<R: Records> Work<'_, R> {
         attested_at: UtcTime,
     ) -> Result<KeyReply, Stop> {
         let mut entry = self.device(device)?;
+        // The ownership of a device with a root of trust ends with the receipt that was verified here, and with nothing else.
+        let ends = entry.state != state && (entry.state.is_final() || state.is_final());
+        if entry.attested && ends {
+            return Err(Code::State.into());
+        }
         if (entry.state, entry.attested_at) != (state, attested_at) {
             entry.state = state;
             entry.attested_at = attested_at;
@@ -419,6 +430,10 @@ const fn name_of(request: &KeyRequest) -> &'static str {
         KeyRequest::KeyAct { .. } => "key-act",
         KeyRequest::SetClaim { .. } => "set-claim",
         KeyRequest::Site(_) => "site",
+        KeyRequest::Order(_) => "order",
+        KeyRequest::OpenPoll { .. } => "open-poll",
+        KeyRequest::OpenResult { .. } => "open-result",
+        KeyRequest::ConfirmCommands { .. } => "confirm-commands",
         _ => "open-apdu",
     }
 }

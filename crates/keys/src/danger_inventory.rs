@@ -17,7 +17,10 @@ use gridseal_types::{
 use crate::{
     Core, KeysError,
     device::key_context,
-    record::{DEVICES, DeviceEntry, SESSIONS, SessionEntry, VERSIONS, VersionEntry, context, opened},
+    record::{
+        DEVICES, DeviceEntry, ORDERS, OrderEntry, SESSIONS, SessionEntry, VERSIONS, VersionEntry, context,
+        opened,
+    },
 };
 
 /// Keys by role, in hex.
@@ -63,7 +66,7 @@ impl Core {
             let context = context(tenant, &entry.device, entry.epoch);
             let secret: Key<gridseal_crypto::role::OwnerSecret, 32> = opened(dek, &context, &entry.secret)?;
             inventory.entry("OwnerSecret").or_default().push(secret.danger_reveal_hex());
-            for auth in entry.auth.iter().flatten() {
+            for auth in entry.auth.iter().chain(&entry.auth_next).flatten() {
                 let auth: Key<AuthValue, 32> = opened(dek, &context, auth)?;
                 inventory.entry("AuthValue").or_default().push(auth.danger_reveal_hex());
             }
@@ -85,6 +88,9 @@ impl Core {
         }
         for (_, session) in rows::<SessionEntry>(records, SESSIONS)? {
             self.danger_session(&epochs, &session, &mut inventory)?;
+        }
+        for (_, order) in rows::<OrderEntry>(records, ORDERS)? {
+            self.danger_order(&epochs, &order, &mut inventory)?;
         }
         Ok(inventory)
     }
@@ -129,6 +135,32 @@ impl Core {
         let tunnels = session.commands.iter().flatten();
         for Bytes(wrapped) in tunnels.map(|tunnel| tunnel.session_key.clone()) {
             let key: Key<TpmSession, 32> = opened(dek, &context, &Bytes(wrapped))?;
+            inventory.entry("TpmSession").or_default().push(key.danger_reveal_hex());
+        }
+        Ok(())
+    }
+
+    fn danger_order(
+        &self,
+        devices: &BTreeMap<EkName, DeviceEntry>,
+        order: &OrderEntry,
+        inventory: &mut Inventory,
+    ) -> Result<(), KeysError> {
+        let entry = devices.get(&order.device).ok_or(RecordsError::Damaged)?;
+        if entry.epoch != order.epoch {
+            return Ok(());
+        }
+        let dek = &self.keystore.dek;
+        let context = context(&self.keystore.tenant, &order.device, entry.epoch);
+        let secret: Key<gridseal_crypto::role::OwnerSecret, 32> = opened(dek, &context, &entry.secret)?;
+        let seal = secret.seal_order(order.seq, &order.r);
+        inventory.entry("Seal").or_default().push(seal.danger_reveal_hex());
+        for salt in &order.salts {
+            let salt: Key<TpmSeed, 32> = opened(dek, &context, salt)?;
+            inventory.entry("TpmSeed").or_default().push(salt.danger_reveal_hex());
+        }
+        for tunnel in &order.tunnels {
+            let key: Key<TpmSession, 32> = opened(dek, &context, &tunnel.session_key)?;
             inventory.entry("TpmSession").or_default().push(key.danger_reveal_hex());
         }
         Ok(())

@@ -48,7 +48,11 @@ pub fn allows(caller: &str, request: &KeyRequest) -> bool {
         | KeyRequest::ConfirmOwnership { .. }
         | KeyRequest::Provision(_)
         | KeyRequest::Finish { .. }
-        | KeyRequest::SetState { .. } => caller == ENDPOINT_MANAGER,
+        | KeyRequest::SetState { .. }
+        | KeyRequest::Order(_)
+        | KeyRequest::OpenPoll { .. }
+        | KeyRequest::OpenResult { .. }
+        | KeyRequest::ConfirmCommands { .. } => caller == ENDPOINT_MANAGER,
         _ => false,
     }
 }
@@ -60,7 +64,8 @@ mod tests {
     use gridseal_types::{
         DeviceState, Digest, EkName, N16, Sid, SystemTitle, UtcTime,
         service::keys::{
-            Approval, Carrier, ClaimState, HlsStep, KeyKind, KeyRef, OpenAssociation, Seal, SiteRequest,
+            Approval, Carrier, ClaimState, HlsStep, KeyKind, KeyRef, OpenAssociation, OrderAct, OrderRequest,
+            Seal, SiteRequest,
         },
     };
 
@@ -118,6 +123,13 @@ mod tests {
             (KeyRequest::Site(SiteRequest::Status), &[]),
             (KeyRequest::SetState { device, state, attested_at: UtcTime(0) }, &[ENDPOINT_MANAGER]),
             (finish, &[ENDPOINT_MANAGER]),
+            (KeyRequest::OpenPoll { wire: vec![] }, &[ENDPOINT_MANAGER]),
+            (KeyRequest::OpenResult { wire: vec![] }, &[ENDPOINT_MANAGER]),
+            (KeyRequest::ConfirmCommands { device, seq: 1, responses: vec![] }, &[ENDPOINT_MANAGER]),
+            (
+                KeyRequest::Order(OrderRequest { device, id: N16([0; 16]), act: OrderAct::Suspend }),
+                &[ENDPOINT_MANAGER],
+            ),
         ]
     }
 

@@ -164,6 +164,11 @@ impl<R: Records> Work<'_, R> {
             history: 0,
             doubt: false,
             transfers_failed: 0,
+            order_seq: 0,
+            orders: alloc::vec::Vec::new(),
+            closing: None,
+            auth_next: [None, None],
+            auth_doubt: false,
         };
         let before = Device { entry, versions: vec![], change: None };
         let mut device = before.clone();

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | owner secret N_e | wrapped in the database; opened per request in `keys-core` | endpoint manager, through seals and grants |
 //! | K_config, owner encryption key | wrapped in the keystore; opened at start in `keys-core` | endpoint manager, for the payloads built here |
-//! | K_act, salts, TPM session keys | wrapped in the session's record | endpoint manager, within that session |
+//! | K_act, salts, TPM session keys | wrapped in the record of the session or order | endpoint manager, within that session or order |
 //! | owner and lockout authorisation | wrapped, drawn once per device and epoch | endpoint manager, inside a tunnelled command |
 //! | GUEK, GAK, KEK of a meter | wrapped, every version that ever left | the meter (wrapped to its TPM); head-end: opened APDUs only |
 //! | data key | opened at start in `keys-core`, from the keystore | nobody |
@@ -61,6 +61,7 @@ mod import;
 mod keystore;
 pub mod lease;
 mod onboard;
+mod orders;
 pub mod phase;
 mod probe;
 pub mod record;

@@ -50,9 +50,9 @@ use crate::{
 
 type Done = Result<KeyReply, Stop>;
 
-const HIERARCHIES: [u32; 2] = [0x4000_0001, 0x4000_000a];
+pub(crate) const HIERARCHIES: [u32; 2] = [0x4000_0001, 0x4000_000a];
 /// Bits of TPM_PT_PERMANENT: ownerAuthSet, lockoutAuthSet.
-const AUTH_SET: [u32; 2] = [1, 1 << 2];
+pub(crate) const AUTH_SET: [u32; 2] = [1, 1 << 2];
 
 /// Places of C2, C4, C6, C8 in [`SessionEntry::sealed`].
 const C2: usize = 0;
@@ -61,7 +61,7 @@ const C6: usize = 2;
 const C8: usize = 3;
 
 impl<R: Records> Work<'_, R> {
-    fn wrap<K: Role, const N: usize>(
+    pub(crate) fn wrap<K: Role, const N: usize>(
         &mut self,
         key: &Key<K, N>,
         device: &EkName,
@@ -71,7 +71,7 @@ impl<R: Records> Work<'_, R> {
         Ok(stored(key.wrap(&self.core.keystore.dek, &context, self.rng)?))
     }
 
-    fn unwrap<K: Role, const N: usize>(
+    pub(crate) fn unwrap<K: Role, const N: usize>(
         &self,
         bytes: &Bytes,
         device: &EkName,
@@ -122,17 +122,39 @@ impl<R: Records> Work<'_, R> {
             n_commit,
             serial: release.serial.clone(),
         };
-        match known {
+        let entry = match known {
             Some(known) if known.epoch == release.epoch && known.kid == kid => return Ok(reply),
+            // It came back from another owner, to whom it was released.
+            Some(known) if known.state.is_final() && known.epoch < release.epoch => {
+                self.returned(known, &release, secret, system_title)?
+            }
             // Another secret for an epoch that has one, or an older epoch: never silently replaced.
             Some(_) => return Err(Code::EpochMismatch.into()),
-            None => {}
-        }
-        let entry = DeviceEntry {
-            device,
+            None => {
+                let slot = self.next_slot()?;
+                DeviceEntry { slot, ..self.fresh(release, secret, system_title)? }
+            }
+        };
+        self.traffic.admit(entry.slot, system_title)?;
+        self.audit("owner-secret.imported", &device, &entry.epoch)?;
+        self.save_device(&entry);
+        self.records.put(PSEUDONYMS, kid.as_bytes(), device.as_bytes().to_vec());
+        self.records.put(TITLES, system_title.as_bytes(), device.as_bytes().to_vec());
+        Ok(reply)
+    }
+
+    /// A device that nothing is known of, without a place in the traffic table.
+    fn fresh(
+        &mut self,
+        release: Release,
+        secret: &Key<OwnerSecret, 32>,
+        system_title: SystemTitle,
+    ) -> Result<DeviceEntry, Stop> {
+        Ok(DeviceEntry {
+            device: release.ek_name,
             epoch: release.epoch,
-            kid,
-            secret: self.wrap(secret, &device, release.epoch)?,
+            kid: secret.kid(),
+            secret: self.wrap(secret, &release.ek_name, release.epoch)?,
             system_title,
             serial: release.serial,
             state: DeviceState::Registered,
@@ -140,9 +162,9 @@ impl<R: Records> Work<'_, R> {
             auth: [None, None],
             auth_confirmed: false,
             channel_version: 0,
-            n_commit,
+            n_commit: secret.commitment(),
             active_version: 0,
-            slot: self.next_slot()?,
+            slot: 0,
             claim: ClaimState::InStock,
             attested: true,
             layout: CounterLayout::Epoch24,
@@ -156,13 +178,39 @@ impl<R: Records> Work<'_, R> {
             history: 0,
             doubt: false,
             transfers_failed: 0,
-        };
-        self.traffic.admit(entry.slot, system_title)?;
-        self.audit("owner-secret.imported", &device, &entry.epoch)?;
-        self.save_device(&entry);
-        self.records.put(PSEUDONYMS, kid.as_bytes(), device.as_bytes().to_vec());
-        self.records.put(TITLES, system_title.as_bytes(), device.as_bytes().to_vec());
-        Ok(reply)
+            order_seq: 0,
+            orders: Vec::new(),
+            closing: None,
+            auth_next: [None, None],
+            auth_doubt: false,
+        })
+    }
+
+    /// A device of a later epoch that was ours before: it keeps its place, its history and the numbers of its keys, which
+    /// open nothing more.
+    fn returned(
+        &mut self,
+        mut known: DeviceEntry,
+        release: &Release,
+        secret: &Key<OwnerSecret, 32>,
+        system_title: SystemTitle,
+    ) -> Result<DeviceEntry, Stop> {
+        if known.system_title != system_title {
+            return Err(Code::Label.into());
+        }
+        self.forget_keys(&mut known)?;
+        self.records.delete(PSEUDONYMS, known.kid.as_bytes());
+        let entry = self.fresh(release.clone(), secret, system_title)?;
+        Ok(DeviceEntry {
+            channel_version: known.channel_version,
+            slot: known.slot,
+            layout: known.layout,
+            versions: known.versions,
+            acts: known.acts,
+            history: known.history,
+            order_seq: known.order_seq,
+            ..entry
+        })
     }
 
     pub(crate) fn sign_redirect(&mut self, payload: &[u8]) -> Done {
@@ -283,18 +331,22 @@ impl<R: Records> Work<'_, R> {
         if let Some(known) = slot {
             return self.unwrap(&known, &entry.device, entry.epoch);
         }
-        let drawn = loop {
-            let drawn = Key::<AuthValue, 32>::generate(self.rng)?;
-            // The TPM drops trailing zero bytes of an authorisation in its HMAC keys.
-            if !drawn.ends_with_zero() {
-                break drawn;
-            }
-        };
+        let drawn = self.draw_authorisation()?;
         let wrapped = self.wrap(&drawn, &entry.device, entry.epoch)?;
         if let Some(slot) = entry.auth.get_mut(place) {
             *slot = Some(wrapped);
         }
         Ok(drawn)
+    }
+
+    pub(crate) fn draw_authorisation(&mut self) -> Result<Key<AuthValue, 32>, Stop> {
+        loop {
+            let drawn = Key::<AuthValue, 32>::generate(self.rng)?;
+            // The TPM drops trailing zero bytes of an authorisation in its HMAC keys.
+            if !drawn.ends_with_zero() {
+                return Ok(drawn);
+            }
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the members of the request")]
@@ -416,7 +468,7 @@ impl<R: Records> Work<'_, R> {
     }
 
     /// New channel keys, wrapped to the device's storage key and, in the same commit, at rest here (rule S3).
-    fn new_channel(
+    pub(crate) fn new_channel(
         &mut self,
         device: &mut Device,
         storage: &PublicKey,

@@ -4,9 +4,11 @@ use alloc::{string::String, vec::Vec};
 
 use gridseal_crypto::{EnvelopeContext, Key, WrappedKey, role::Role};
 use gridseal_types::{
-    DeviceState, Digest, EkName, Epoch, Kid, N16, Nonce, Sid, SystemTitle, UtcTime,
+    DeviceState, Digest, EkName, Epoch, Kid, N16, Nonce, OrderSeq, Sid, SystemTitle, UtcTime,
     records::Table,
-    service::keys::{Bytes, Carrier, ChangePhase, ClaimState, KeyKind, KeyOrigin, VersionState},
+    service::keys::{
+        Bytes, Carrier, ChangePhase, ClaimState, KeyKind, KeyOrigin, TunnelPurpose, Tunnelled, VersionState,
+    },
 };
 
 /// Devices by the Name of their endorsement key.
@@ -17,6 +19,10 @@ pub const PSEUDONYMS: Table = "key_pseudonyms";
 pub const TITLES: Table = "key_titles";
 /// Sessions by their identifier.
 pub const SESSIONS: Table = "key_sessions";
+/// Orders that are remembered, by their sequence number, big-endian.
+pub const ORDERS: Table = "key_orders";
+/// Sequence number of an order that was drawn last, for any device: one row, empty key.
+pub const ORDER_SEQ: Table = "key_order_seq";
 /// Versions of meters' keys by device, kind and version.
 pub const VERSIONS: Table = "key_versions";
 /// Key changes by their identifier.
@@ -115,6 +121,74 @@ pub struct DeviceEntry {
     /// the master key that wraps them comes into doubt.
     #[cbor(n(26), default)]
     pub transfers_failed: u8,
+    /// Highest sequence number of an order that was drawn for it or that it has accepted.
+    #[cbor(n(40), default)]
+    pub order_seq: OrderSeq,
+    /// Orders that are remembered, oldest first.
+    #[cbor(n(41), default)]
+    pub orders: Vec<OrderSeq>,
+    /// The newest order for release or decommissioning.
+    #[cbor(n(42), default)]
+    pub closing: Option<OrderSeq>,
+    /// Authorisations that are to take the place of [`DeviceEntry::auth`], wrapped; drawn once, re-used in every retry.
+    #[cbor(n(43), default)]
+    pub auth_next: [Option<Bytes>; 2],
+    /// Whether the TPM may have them already.
+    #[cbor(n(44), default)]
+    pub auth_doubt: bool,
+}
+
+/// One order that is remembered.
+#[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
+pub struct OrderEntry {
+    /// Sequence number.
+    #[n(0)]
+    pub seq: OrderSeq,
+    /// Device.
+    #[n(1)]
+    pub device: EkName,
+    /// Name of the request.
+    #[n(2)]
+    pub id: N16,
+    /// Epoch.
+    #[n(3)]
+    pub epoch: Epoch,
+    /// Number of its kind.
+    #[n(4)]
+    pub kind: u8,
+    /// R.
+    #[n(5)]
+    pub r: Nonce,
+    /// SHA-256 of its payload.
+    #[n(6)]
+    pub digest: Digest,
+    /// As sealed, repeated byte for byte.
+    #[n(7)]
+    pub wire: Bytes,
+    /// Encoded COSE_Sign1 of its payload.
+    #[n(8)]
+    pub signed: Bytes,
+    /// Names of the objects in it.
+    #[n(9)]
+    pub objects: Vec<EkName>,
+    /// What its sessions or commands are for; none once the sessions were used.
+    #[n(10)]
+    pub purpose: Option<TunnelPurpose>,
+    /// Salts of its sessions, wrapped.
+    #[n(11)]
+    pub salts: Vec<Bytes>,
+    /// nonceCaller of their start.
+    #[n(12)]
+    pub nonce_callers: Vec<N16>,
+    /// Keys and nonceCaller of its commands.
+    #[n(13)]
+    pub tunnels: Vec<TunnelEntry>,
+    /// What became of its commands.
+    #[n(14)]
+    pub outcome: Option<Tunnelled>,
+    /// Hash of the configuration in it.
+    #[n(15)]
+    pub configuration: Digest,
 }
 
 /// One onboarding session.

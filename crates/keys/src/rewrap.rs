@@ -17,13 +17,15 @@ use gridseal_types::{
 use crate::{
     Core, DataKeys, KeysError,
     device::key_context,
-    record::{DEVICES, DeviceEntry, SESSIONS, SessionEntry, VERSIONS, VersionEntry, context},
+    record::{
+        DEVICES, DeviceEntry, ORDERS, OrderEntry, SESSIONS, SessionEntry, VERSIONS, VersionEntry, context,
+    },
 };
 
 /// Table of the job's place: one row, empty key.
 const REWRAP: Table = "key_rewrap";
 /// Tables with envelopes.
-const TABLES: [Table; 3] = [DEVICES, SESSIONS, VERSIONS];
+const TABLES: [Table; 4] = [DEVICES, SESSIONS, VERSIONS, ORDERS];
 
 /// Where the job is.
 #[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
@@ -93,12 +95,13 @@ impl Mover<'_> {
     }
 
     fn device(&mut self, entry: &mut DeviceEntry) -> Result<(), KeysError> {
-        let DeviceEntry { device, epoch, secret, auth, .. } = entry;
+        let DeviceEntry { device, epoch, secret, auth, auth_next, .. } = entry;
         // An imported device has none.
         if !secret.0.is_empty() {
             self.envelope::<OwnerSecret>(secret, device, *epoch)?;
         }
-        auth.iter_mut().flatten().try_for_each(|auth| self.envelope::<AuthValue>(auth, device, *epoch))
+        let all = auth.iter_mut().chain(auth_next).flatten();
+        all.into_iter().try_for_each(|auth| self.envelope::<AuthValue>(auth, device, *epoch))
     }
 
     /// A session is wrapped under the epoch its device had then; one of an owner before opens no more.
@@ -120,6 +123,13 @@ impl Mover<'_> {
             }
             done => done,
         }
+    }
+
+    fn order(&mut self, entry: &mut OrderEntry) -> Result<(), KeysError> {
+        let OrderEntry { device, epoch, salts, tunnels, .. } = entry;
+        salts.iter_mut().try_for_each(|salt| self.envelope::<TpmSeed>(salt, device, *epoch))?;
+        let keys = tunnels.iter_mut().map(|tunnel| &mut tunnel.session_key);
+        keys.into_iter().try_for_each(|key| self.envelope::<TpmSession>(key, device, *epoch))
     }
 
     fn version(&mut self, device: &DeviceEntry, entry: &mut VersionEntry) -> Result<(), KeysError> {
@@ -203,6 +213,11 @@ impl Mover<'_> {
                 let mut entry: SessionEntry = decoded(value)?;
                 let device: Option<DeviceEntry> = overlay.load(DEVICES, entry.device.as_bytes())?;
                 self.session(&mut entry, device.ok_or(RecordsError::Damaged)?.epoch)?;
+                minicbor::to_vec(entry)
+            }
+            ORDERS => {
+                let mut entry: OrderEntry = decoded(value)?;
+                self.order(&mut entry)?;
                 minicbor::to_vec(entry)
             }
             _ => {

@@ -1,6 +1,8 @@
 //! The key service behind a whole onboarding: what it repeats, what it opens, what it never writes down.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
+#[path = "keys/orders.rs"]
+mod orders;
 #[path = "../../onboarding/tests/support/mod.rs"]
 mod support;
 

@@ -130,6 +130,11 @@ pub fn device_rows(meter: u32) -> [(Table, Vec<u8>, Vec<u8>); 2] {
         history: 0,
         doubt: false,
         transfers_failed: 0,
+        order_seq: 0,
+        orders: Vec::new(),
+        closing: None,
+        auth_next: [None, None],
+        auth_doubt: false,
     };
     [
         (DEVICES, device.as_bytes().to_vec(), minicbor::to_vec(entry).unwrap()),

@@ -2,12 +2,14 @@
 //! the endpoint manager deals with stays behind these requests (rule Z1).
 
 mod exchange;
+mod order;
 mod state;
 
 pub use exchange::{
     Approval, Carrier, ChangeOutcome, ChangeReply, Denial, ExchangeReply, ExportedRow, HistoryEntry, HlsStep,
     KeyAct, OpenAssociation, Probe, Reached, Seal, Sealed, SiteMode, SiteRequest, SiteStatus, kinds_name,
 };
+pub use order::{OrderAct, OrderRequest, ProvisionOrder, SealedOrder, TunnelPurpose, Tunnelled};
 pub use state::{
     ChangePhase, ChangeStatus, ClaimState, DeviceKeyStatus, KeyKind, KeyOrigin, KeyRef, VersionState,
     VersionStatus,
@@ -15,7 +17,7 @@ pub use state::{
 
 use alloc::{string::String, vec::Vec};
 
-use crate::{Code, Digest, EkName, Epoch, Kid, N16, Sid, SystemTitle, UtcTime};
+use crate::{Code, Digest, EkName, Epoch, Kid, N16, OrderSeq, Sid, SystemTitle, UtcTime};
 
 /// One request to the key service.
 #[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
@@ -256,10 +258,40 @@ pub enum KeyRequest {
     /// An act on the site itself; over a local link only.
     #[n(23)]
     Site(#[n(0)] SiteRequest),
+    /// Signs and seals an order. Endpoint manager. Answer: [`KeyReply::Ordered`].
+    #[n(40)]
+    Order(#[n(0)] OrderRequest),
+    /// Opens a device's question for orders. Endpoint manager. Answer: [`KeyReply::Polled`].
+    #[n(41)]
+    OpenPoll {
+        /// The whole wire message.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        wire: Vec<u8>,
+    },
+    /// Opens the result of an order that is remembered. Endpoint manager. Answer: [`KeyReply::Answered`].
+    #[n(42)]
+    OpenResult {
+        /// The whole wire message.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        wire: Vec<u8>,
+    },
+    /// Verifies what a TPM answered to tunnelled commands. Endpoint manager. Answer: [`KeyReply::Tunnelled`].
+    #[n(43)]
+    ConfirmCommands {
+        /// Device.
+        #[n(0)]
+        device: EkName,
+        /// Sequence number of the order that had the commands.
+        #[n(1)]
+        seq: OrderSeq,
+        /// Whole TPM responses, in the order of the commands.
+        #[n(2)]
+        responses: Vec<Bytes>,
+    },
 }
 
 /// A byte string inside an array.
-#[derive(Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[derive(Clone, PartialEq, Eq, Default, minicbor::Encode, minicbor::Decode)]
 #[cbor(transparent)]
 pub struct Bytes(#[cbor(n(0), with = "minicbor::bytes")] pub Vec<u8>);
 
@@ -437,6 +469,35 @@ pub enum KeyReply {
     /// To every request that is not of an onboarding, except the opening of APDUs.
     #[n(9)]
     Exchange(#[n(0)] ExchangeReply),
+    /// To [`KeyRequest::Order`].
+    #[n(40)]
+    Ordered(#[n(0)] SealedOrder),
+    /// To [`KeyRequest::OpenPoll`].
+    #[n(41)]
+    Polled {
+        /// Device that asks.
+        #[n(0)]
+        device: EkName,
+        /// Sequence number that it accepted last, 0 before the first.
+        #[n(1)]
+        last_seq: OrderSeq,
+    },
+    /// To [`KeyRequest::OpenResult`].
+    #[n(42)]
+    Answered {
+        /// Device that answers.
+        #[n(0)]
+        device: EkName,
+        /// Sequence number of the order.
+        #[n(1)]
+        seq: OrderSeq,
+        /// Encoded ResultB.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        body: Vec<u8>,
+    },
+    /// To [`KeyRequest::ConfirmCommands`].
+    #[n(43)]
+    Tunnelled(#[n(0)] Tunnelled),
 }
 
 /// Verdict on one APDU (decision D1).
