@@ -1,4 +1,4 @@
-//! The owner's config server: a blind relay in the DMZ.
+//! The owner's config server: a blind relay in the DMZ. The head-end relays orders and results by the same machine.
 //!
 //! It checks size and envelope, queues sealed messages, hands them to the endpoint manager when that asks, and gives the
 //! answers back. It holds no key of any device and opens nothing; killing it leaves no way inside.
@@ -10,6 +10,7 @@ use alloc::{
 use core::time::Duration;
 
 use gridseal_trust::enrol::{
+    order,
     relay::{RelayItem, RelayPull, RelayWork},
     session::{EVIDENCE_SIZE_MAX, Envelope, HELLO_SIZE_MAX, MESSAGE_SIZE_MAX, Step, encode_error, id_of},
 };
@@ -32,7 +33,7 @@ pub type Connection = u64;
 /// What a device is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// A message.
+    /// A message; an empty one when there is nothing to say, as to a result.
     Message(Vec<u8>),
     /// Not yet: repeat the same bytes.
     NotYet,
@@ -67,6 +68,23 @@ pub struct Limits {
 impl Limits {
     /// A source may be the gateway of a whole town's mobile network.
     pub const DEFAULT: Self = Self { source_per_hour: 72_000, pseudonym_per_hour: 24 };
+}
+
+/// Whether it is a message that devices send, of a size that it may have.
+fn check(message: &[u8]) -> Result<(), Code> {
+    let Ok(envelope) = Envelope::decode(message) else {
+        return match order::Envelope::decode(message)? {
+            order::Envelope::Poll { .. } | order::Envelope::Result { .. } => Ok(()),
+            order::Envelope::Order { .. } => Err(Code::State),
+        };
+    };
+    let size_max = match envelope.step() {
+        Some(Step::HELLO) => HELLO_SIZE_MAX,
+        Some(Step::EVIDENCE) => EVIDENCE_SIZE_MAX,
+        Some(Step::RESPONSES | Step::INSTALLED) => MESSAGE_SIZE_MAX,
+        _ => return Err(Code::State),
+    };
+    if message.len() > size_max { Err(Code::Size) } else { Ok(()) }
 }
 
 #[derive(Debug)]
@@ -153,20 +171,13 @@ impl ConfigServer {
 
     /// A device sent a message.
     pub fn message(&mut self, now: Tick, connection: Connection, source: N16, message: Vec<u8>) {
-        let envelope = Envelope::decode(&message);
-        let code = if envelope.is_err() { Code::Format } else { Code::State };
-        let step = envelope.ok().and_then(|envelope| envelope.step());
-        let size_max = match step {
-            Some(Step::HELLO) => HELLO_SIZE_MAX,
-            Some(Step::EVIDENCE) => EVIDENCE_SIZE_MAX,
-            Some(Step::RESPONSES | Step::INSTALLED) => MESSAGE_SIZE_MAX,
-            _ => {
+        match check(&message) {
+            Ok(()) => {}
+            Err(Code::Size) => return self.refuse(connection, Answer::TooLarge, Code::Size),
+            Err(code) => {
                 let error = encode_error(&id_of(&message), Code::Refused, 0);
                 return self.refuse(connection, Answer::Message(error), code);
             }
-        };
-        if message.len() > size_max {
-            return self.refuse(connection, Answer::TooLarge, Code::Size);
         }
         let digest = Digest(gridseal_crypto::sha256(&[&message]));
         if let Some(known) = self.answers.get(&digest).cloned() {

@@ -4,6 +4,7 @@
 //! It parses everything that comes from a device and holds nothing secret: the key service does what needs a key.
 
 pub mod installation;
+pub mod orders;
 pub mod register;
 pub mod voucher_log;
 
@@ -18,6 +19,7 @@ use gridseal_trust::{
     audit::{self, Act},
     endorsement::Fault,
     enrol::{
+        order,
         registrar::{self, DeviceChange, Endorsed, NotBegun, Phase, Registrar, Rules, SessionRecord},
         relay::RelayItem,
         session::{EVIDENCE_SIZE_MAX, Envelope, HelloBody, Step, sid_of},
@@ -36,6 +38,10 @@ use gridseal_types::{
 
 use crate::limits::Buckets;
 use installation::Comparison;
+use orders::{
+    OrderRules,
+    course::{Course, Turned, Turning},
+};
 use register::{DEVICES, RegisterEntry, Software};
 
 /// Sessions by their identifier.
@@ -99,6 +105,16 @@ pub enum EventKind {
     Appraised(Result<Verdict, Reason>),
     /// The device operates for its owner.
     Operating,
+    /// An order was made.
+    Ordered(order::Kind),
+    /// It was answered.
+    Answered(order::Kind),
+    /// The device did not do it.
+    OrderFailed(order::Kind, Code),
+    /// The key service makes no such order.
+    JobRefused(Code),
+    /// The ownership has ended, with a verified receipt.
+    Ended(DeviceState),
 }
 
 /// What the shell tells.
@@ -124,6 +140,8 @@ enum Running {
     Opening { wire: Vec<u8>, source: N16 },
     /// A registrar waits for an answer.
     Session { registrar: alloc::boxed::Box<Registrar>, serial: String },
+    /// A message about orders.
+    Order(alloc::boxed::Box<Course>),
     /// Stored; the head-end is being told before the reply goes.
     Admitting { reply: Vec<u8> },
     /// Refused; the key service is being told of so many quarantines.
@@ -156,6 +174,8 @@ enum Outcome {
     Held(String, Vec<EkName>),
     /// Overtaken by another session of the device: nothing was stored.
     Overtaken(Code),
+    /// An order went on.
+    Turned(Turned),
 }
 
 /// The endpoint manager. One mutation, then drain [`EndpointManager::poll`].
@@ -170,6 +190,8 @@ pub struct EndpointManager {
     busy: BTreeMap<Sid, Task>,
     pending: Vec<Pending>,
     contacts: Vec<Contact>,
+    turning: Vec<Turning>,
+    order_rules: OrderRules,
     committing: Vec<(Task, Outcome)>,
     outputs: VecDeque<Output>,
 }
@@ -192,6 +214,8 @@ impl EndpointManager {
             busy: BTreeMap::new(),
             pending: Vec::new(),
             contacts: Vec::new(),
+            turning: Vec::new(),
+            order_rules: OrderRules::default(),
             committing: Vec::new(),
             outputs: VecDeque::new(),
         }
@@ -201,6 +225,13 @@ impl EndpointManager {
     #[must_use]
     pub fn with_hellos_per_hour(mut self, count: u32) -> Self {
         self.hellos = Buckets::new(count, COUNTED_DEVICES_MAX);
+        self
+    }
+
+    /// Does what is due by this calendar, in place of the default one.
+    #[must_use]
+    pub const fn with_orders(mut self, rules: OrderRules) -> Self {
+        self.order_rules = rules;
         self
     }
 
@@ -226,9 +257,14 @@ impl EndpointManager {
                 }
             }
             Input::Keys(task, reply) => self.keys_answered(records, now, task, reply)?,
-            Input::Certificate(task, reply) => {
-                self.step(task, now, registrar::Input::Certificate(reply));
-            }
+            Input::Certificate(task, reply) => match self.running.remove(&task) {
+                Some(Running::Order(course)) => self.order_certificate(now, task, (*course, reply)),
+                Some(running) => {
+                    self.running.insert(task, running);
+                    self.step(task, now, registrar::Input::Certificate(reply));
+                }
+                None => {}
+            },
             Input::Unavailable(task) => {
                 // Of several requests of a task the first that fails ends it.
                 if self.running.contains_key(&task) {
@@ -281,7 +317,9 @@ impl EndpointManager {
             Ok(Envelope::Hello { .. }) => sid_of(&wire),
             Ok(Envelope::Message { sid, .. }) => sid,
             _ => {
-                self.refuse(task, "", Code::Format);
+                if self.order_message(task, &wire).is_none() {
+                    self.refuse(task, "", Code::Format);
+                }
                 return Ok(());
             }
         };
@@ -333,6 +371,7 @@ impl EndpointManager {
             Some(Running::Opening { wire, source }) => {
                 self.hello_opened(records, now, task, (&wire, source), reply)
             }
+            Some(Running::Order(course)) => self.order_keys_answered(records, now, task, (*course, reply)),
             Some(Running::Quarantining { left }) => {
                 match left.saturating_sub(1) {
                     0 => self.finish(task, None),
@@ -425,7 +464,9 @@ impl EndpointManager {
 
     /// Once for all changes that wait.
     fn ask_for_commit(&mut self) {
-        let is_asked = !self.pending.is_empty() || self.contacts.iter().any(|contact| contact.task.is_some());
+        let is_asked = !self.pending.is_empty()
+            || !self.turning.is_empty()
+            || self.contacts.iter().any(|contact| contact.task.is_some());
         if !is_asked {
             self.outputs.push_back(Output::Commit);
         }
@@ -488,6 +529,10 @@ impl EndpointManager {
                 self.committing.push((task, Outcome::Overtaken(Code::Nonce)));
                 continue;
             }
+            if let Some(DeviceChange::Operating { .. }) = &change {
+                entry.keys = Some(record.keys.clone());
+                entry.certificate.clone_from(&record.issued);
+            }
             let outcome = apply(&mut overlay, now, &mut entry, change.as_ref())?;
             overlay.save(SESSIONS, record.sid.as_bytes(), &record);
             overlay.save(DEVICES, entry.device.as_bytes(), &entry);
@@ -509,6 +554,9 @@ impl EndpointManager {
             }
             self.committing.push((task, Outcome::Held(serial, changed)));
         }
+        for (task, turned) in self.turn_books(&mut overlay, now)? {
+            self.committing.push((task, Outcome::Turned(turned)));
+        }
         Ok(overlay.into_writes())
     }
 
@@ -527,6 +575,13 @@ impl EndpointManager {
                         self.event(task, &serial, EventKind::Quarantined(Code::Label));
                     }
                     self.quarantined(task, &devices);
+                    continue;
+                }
+                Outcome::Turned(Turned { serial, reply, event }) => {
+                    if let Some(kind) = event {
+                        self.event(task, &serial, kind);
+                    }
+                    self.finish(task, reply);
                     continue;
                 }
                 Outcome::Overtaken(code) => {

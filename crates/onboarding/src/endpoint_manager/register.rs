@@ -11,7 +11,7 @@ use gridseal_trust::{
         cose::{Sign1, SignedType, key_id},
         document::{Manifest, Redirect},
         init::{SignedRedirect, encode_registration},
-        registrar::DeviceFacts,
+        registrar::{DeviceFacts, Issued},
         voucher::{VerifiedVoucher, Voucher, VoucherKey},
         voucher_log::{LogHead, LogProof},
     },
@@ -26,6 +26,8 @@ use gridseal_types::{
         keys::{Bytes, KeyReply, KeyRequest},
     },
 };
+
+use super::orders::{ORDERS, RECEIPTS, receipt_key};
 
 /// Devices by the Name of their endorsement key.
 pub const DEVICES: Table = "em_devices";
@@ -108,6 +110,21 @@ pub struct RegisterEntry {
     /// What it is.
     #[n(24)]
     pub device_type: DeviceType,
+    /// TPMT_PUBLIC of its attestation, storage, TLS and identity key, since it operates.
+    #[cbor(n(25), default)]
+    pub keys: Option<[Bytes; 4]>,
+    /// Encoded COSE_Sign1 of the manufacturer's manifest; empty for a device that was registered before it was kept.
+    #[cbor(n(26), default)]
+    pub manifest: Bytes,
+    /// Its LDevID.
+    #[cbor(n(27), default)]
+    pub certificate: Option<Issued>,
+    /// Whether the key service still has to be told its state.
+    #[cbor(n(29), default)]
+    pub state_pending: bool,
+    /// Silent since this time, so far as it was noticed.
+    #[cbor(n(30), default)]
+    pub silent_since: Option<UtcTime>,
 }
 
 /// What a device's software was judged to be.
@@ -202,9 +219,11 @@ pub struct RegistrationRules {
 pub struct Shipped {
     manifest: Manifest,
     system_title: SystemTitle,
+    manifest_bytes: Vec<u8>,
     voucher: VerifiedVoucher,
     voucher_bytes: Vec<u8>,
     endorsed: Option<Assured>,
+    receipt: Option<Vec<u8>>,
 }
 
 impl Shipped {
@@ -214,8 +233,8 @@ impl Shipped {
     /// [`Code::Voucher`] when a signature or a link is wrong, or the voucher does not end with our owner key;
     /// [`Code::Label`] when manifest and voucher disagree; [`Code::Endorsement`] when the endorsement key is not one that
     /// we support or its Name or SubjectPublicKeyInfo is another; [`Code::Suite`] for one on P-384; [`Code::Policy`] for a software root where none is accepted.
-    pub fn check(rules: &RegistrationRules, manifest: &[u8], voucher: &[u8]) -> Result<Self, Code> {
-        let signed = Sign1::decode(manifest)?;
+    pub fn check(rules: &RegistrationRules, signed_manifest: &[u8], voucher: &[u8]) -> Result<Self, Code> {
+        let signed = Sign1::decode(signed_manifest)?;
         let vendor = rules
             .voucher_keys
             .iter()
@@ -247,11 +266,13 @@ impl Shipped {
         }
         let system_title = manifest.system_title.ok_or(Code::Label)?;
         Ok(Self {
+            manifest_bytes: signed_manifest.to_vec(),
             manifest,
             system_title,
             voucher: verified,
             voucher_bytes: voucher.to_vec(),
             endorsed: None,
+            receipt: None,
         })
     }
 
@@ -303,6 +324,23 @@ impl Shipped {
     /// [`Code::Voucher`].
     pub fn logged(&self, head: &LogHead, proof: &LogProof) -> Result<(), Code> {
         head.includes(&self.voucher, proof)
+    }
+
+    /// Epoch of the voucher's last entry.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.voucher.epoch
+    }
+
+    /// Hash of that entry.
+    #[must_use]
+    pub fn head(&self) -> Digest {
+        self.voucher.head()
+    }
+
+    /// Keeps the verified receipt of the owner before, encoded.
+    pub fn keep_receipt(&mut self, receipt: Option<Vec<u8>>) {
+        self.receipt = receipt;
     }
 
     /// Device.
@@ -365,7 +403,12 @@ impl Shipped {
         let mut overlay = Overlay::new(records);
         let device = self.manifest.ek_name;
         let known = overlay.load::<RegisterEntry>(DEVICES, device.as_bytes())?;
-        let mut entry = known.filter(|known| known.epoch == self.voucher.epoch).unwrap_or(RegisterEntry {
+        let known = known.filter(|known| known.epoch == self.voucher.epoch);
+        if known.is_none() {
+            // Orders of an ownership before are nothing to this one.
+            overlay.delete(ORDERS, device.as_bytes());
+        }
+        let mut entry = known.unwrap_or(RegisterEntry {
             device,
             serial: self.manifest.serial,
             model: self.manifest.model,
@@ -391,7 +434,13 @@ impl Shipped {
             software: None,
             ek_chain: None,
             endorsed: None,
+            keys: None,
+            manifest: Bytes(Vec::new()),
+            certificate: None,
+            state_pending: false,
+            silent_since: None,
         });
+        entry.manifest = Bytes(self.manifest_bytes);
         if !self.manifest.ek_chain.is_empty() {
             entry.ek_chain = Some(self.manifest.ek_chain.into_iter().map(Bytes).collect());
         }
@@ -405,6 +454,9 @@ impl Shipped {
             detail: &entry.serial,
         };
         audit::append(&mut overlay, now, act)?;
+        if let Some(receipt) = self.receipt {
+            overlay.put(RECEIPTS, &receipt_key(&device, entry.epoch.saturating_sub(1)), receipt);
+        }
         overlay.save(DEVICES, device.as_bytes(), &entry);
         Ok(overlay.into_writes())
     }
@@ -417,6 +469,8 @@ pub struct Outbox {
     pub registrations: Vec<(EkName, Vec<u8>)>,
     /// Admissions for the head-end.
     pub admissions: Vec<(EkName, Admission)>,
+    /// States for the key service, each with the revision of the entry.
+    pub states: Vec<(EkName, (u64, KeyRequest))>,
 }
 
 /// Scans the register for what is still to be told, at most `limit` devices after `after`.
@@ -438,6 +492,14 @@ pub fn outbox<R: Records>(
         if let Some(Bytes(registration)) = &entry.registration_pending {
             outbox.registrations.push((entry.device, registration.clone()));
         }
+        if entry.state_pending {
+            let request = KeyRequest::SetState {
+                device: entry.device,
+                state: entry.state,
+                attested_at: entry.attested_at,
+            };
+            outbox.states.push((entry.device, (entry.revision, request)));
+        }
         if entry.admission_pending {
             outbox.admissions.extend(entry.admission().map(|admission| (entry.device, admission)));
         }
@@ -452,6 +514,8 @@ pub enum Told {
     Registration,
     /// The head-end has the admission of this revision.
     Admission(u64),
+    /// The key service knows the state of this revision, or will never take it.
+    State(u64),
 }
 
 /// Marks what was told, to be committed.
@@ -465,7 +529,8 @@ pub fn told<R: Records>(records: &R, told: &[(EkName, Told)]) -> Result<Vec<Writ
         match what {
             Told::Registration => entry.registration_pending = None,
             Told::Admission(revision) if *revision == entry.revision => entry.admission_pending = false,
-            Told::Admission(_) => continue,
+            Told::State(revision) if *revision == entry.revision => entry.state_pending = false,
+            Told::Admission(_) | Told::State(_) => continue,
         }
         overlay.save(DEVICES, device.as_bytes(), &entry);
     }
@@ -499,13 +564,13 @@ pub fn find<R: Records>(records: &R, serial: &str) -> Result<Option<EkName>, Rec
     }
 }
 
-/// Lets a quarantined device try again, to be committed: its state is `registered`. A device
-/// that was released before gets the same answer, so that a half-done release can be repeated. `None` when there is no such
-/// device or it is neither quarantined nor just released.
+/// Lets a quarantined device try again, to be committed: its state is `registered`. A device that was readmitted before gets
+/// the same answer, so that a half-done act can be repeated. `None` when there is no such device or it is neither
+/// quarantined nor just readmitted.
 ///
 /// # Errors
 /// [`RecordsError`] from the store.
-pub fn release<R: Records>(
+pub fn readmit<R: Records>(
     records: &R,
     now: UtcTime,
     serial: &str,
@@ -532,7 +597,7 @@ pub fn release<R: Records>(
             entry.quarantine = None;
             entry.revision = entry.revision.saturating_add(1);
             let act =
-                Act { actor: "operator", act: "device.released", subject: &entry.device, detail: &reason };
+                Act { actor: "operator", act: "device.readmitted", subject: &entry.device, detail: &reason };
             audit::append(&mut overlay, now, act)?;
             overlay.save(DEVICES, entry.device.as_bytes(), &entry);
             return Ok((overlay.into_writes(), Some(entry.device)));

@@ -111,7 +111,7 @@ fn two_devices_in_each_others_place_are_both_held_until_corrected() {
     assert!(world.register_events.contains(&EventKind::Quarantined(Code::Label)));
     assert_eq!(world.key_requests.iter().filter(|name| **name == "set-state").count(), 2);
     // A release without a correction overrides nothing: the next contact finds the same.
-    let (writes, released) = register::release(&world.register, NOW, FIRST, "try again").unwrap();
+    let (writes, released) = register::readmit(&world.register, NOW, FIRST, "try again").unwrap();
     world.register.commit(writes).unwrap();
     assert_eq!(released, Some(one));
     let held = |world: &World| entry(world, &one).state == DeviceState::Quarantined;
