@@ -11,8 +11,9 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 
@@ -106,7 +107,6 @@ pub enum ServerEvent {
 type EventSink = Arc<dyn Fn(ServerEvent) + Send + Sync>;
 
 struct Shared {
-    tls: ServerTls,
     router: Router,
     limits: Limits,
     in_flight: Arc<Semaphore>,
@@ -116,7 +116,42 @@ struct Shared {
 /// A server that has its port and not yet begun to answer.
 pub struct Server {
     listener: TcpListener,
+    tls: ServerTls,
     shared: Shared,
+}
+
+/// Answers on connections that somebody else has accepted: on a port that HTTP shares with another protocol.
+#[derive(Clone)]
+pub struct Guest(Arc<Shared>);
+
+impl Guest {
+    /// Answers by these routes.
+    #[must_use]
+    pub fn new(router: Router, limits: Limits) -> Self {
+        Self(Arc::new(Shared::new(router, limits)))
+    }
+
+    /// Answers on one connection of HTTP/1.1 until it ends.
+    pub async fn serve<S>(&self, stream: S, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (_stopping, stopped) = watch::channel(false);
+        converse(Arc::clone(&self.0), stream, (peer, false), stopped).await;
+    }
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guest").field(&self.0.router).finish()
+    }
+}
+
+impl Shared {
+    fn new(router: Router, limits: Limits) -> Self {
+        let in_flight = Arc::new(Semaphore::new(limits.in_flight_bytes_max.min(Semaphore::MAX_PERMITS)));
+        Self { router, limits, in_flight, events: Arc::new(|_| ()) }
+    }
 }
 
 impl Server {
@@ -131,9 +166,7 @@ impl Server {
         limits: Limits,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        let in_flight = Arc::new(Semaphore::new(limits.in_flight_bytes_max.min(Semaphore::MAX_PERMITS)));
-        let shared = Shared { tls, router, limits, in_flight, events: Arc::new(|_| ()) };
-        Ok(Self { listener, shared })
+        Ok(Self { listener, tls, shared: Shared::new(router, limits) })
     }
 
     /// Tells every event to `sink`, which must not block.
@@ -153,7 +186,7 @@ impl Server {
 
     /// Answers until `stop` is ready; then takes no more connections, finishes what is going on, and returns.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) {
-        let Self { listener, shared } = self;
+        let Self { listener, tls, shared } = self;
         let shared = Arc::new(shared);
         let slots = Arc::new(Semaphore::new(shared.limits.connection_count_max));
         let (stopping, stopped) = watch::channel(false);
@@ -172,7 +205,11 @@ impl Server {
                         Err(_) => (shared.events)(ServerEvent::Full { address }),
                         Ok(slot) => {
                             let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
-                            connections.spawn(serve(shared, stream, address, stopped, slot));
+                            let tls = tls.clone();
+                            connections.spawn(async move {
+                                serve(shared, tls, (stream, address), stopped).await;
+                                drop(slot);
+                            });
                         }
                     },
                 }
@@ -196,15 +233,14 @@ impl fmt::Debug for Server {
 /// One connection, from its handshake to its end.
 async fn serve(
     shared: Arc<Shared>,
-    stream: TcpStream,
-    address: SocketAddr,
+    tls: ServerTls,
+    (stream, address): (TcpStream, SocketAddr),
     mut stopped: watch::Receiver<bool>,
-    _slot: OwnedSemaphorePermit,
 ) {
     // Answers are small and complete: waiting for more bytes only costs time. A failure costs no more than that.
     let _ = stream.set_nodelay(true);
     let handshake = tokio::select! {
-        handshake = accept(&shared.tls, stream) => handshake,
+        handshake = accept(&tls, stream) => handshake,
         _ = stopped.wait_for(|is_stopped| *is_stopped) => return,
     };
     let (stream, certificate) = match handshake {
@@ -213,17 +249,36 @@ async fn serve(
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let peer = Peer { address, certificate: certificate.map(Arc::new) };
+    converse(shared, stream, (peer, is_http2), stopped).await;
+}
+
+/// What is said on a connection, until either side has enough of it.
+async fn converse<S>(
+    shared: Arc<Shared>,
+    stream: S,
+    (peer, is_http2): (Peer, bool),
+    mut stopped: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let limits = shared.limits;
     let service = service_fn(|incoming| request::answer(Arc::clone(&shared), peer.clone(), incoming));
     let builder = protocol(is_http2, &limits);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         _ = connection.as_mut() => return,
-        _ = stopped.wait_for(|is_stopped| *is_stopped) => {}
+        () = stopping(&mut stopped) => {}
         () = tokio::time::sleep(limits.connection_age_max) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(limits.drain_timeout, connection).await;
+}
+
+/// Ready when the server is told to stop.
+async fn stopping(stopped: &mut watch::Receiver<bool>) {
+    if stopped.wait_for(|is_stopped| *is_stopped).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 /// The protocol that the handshake agreed on, with its bounds.

@@ -110,6 +110,11 @@ enum Factory {
     /// Sell the devices in stock: vouchers, public log, encrypted owner secrets.
     #[command(after_help = "Example:\n  gridseal factory sell --out devices --owner owner.toml")]
     Sell(tools::factory::Sell),
+    /// Release service: log a resale and hand the buyer the secrets of the new epoch.
+    #[command(
+        after_help = "Example:\n  gridseal factory release --out devices --transfer transfer.cbor --to buyer"
+    )]
+    Release(tools::factory::Release),
 }
 
 #[derive(Debug, Subcommand)]
@@ -121,6 +126,10 @@ enum Ceremony {
     /// Write the configuration files of the owner's processes for a first start.
     #[command(after_help = "Example:\n  gridseal ceremony configure --out owner --factory devices")]
     Configure(tools::ceremony::Configure),
+    /// Sign devices over to a buyer with the owner key.
+    #[command(after_help = "Example:\n  gridseal ceremony transfer --out owner --papers papers.cbor \
+        --buyer buyer.toml --to transfer.cbor")]
+    Transfer(tools::ceremony::TransferArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -188,14 +197,63 @@ enum Device {
         --reason 'moved out'"
     )]
     Return(tools::install::Return),
+    /// Write the papers of devices, for their sale.
+    #[command(after_help = "Example:\n  gridseal device papers --config endpoint-manager/config.toml \
+        --out papers.cbor 4C1F2A000001")]
+    Papers(tools::device::PapersArguments),
     /// Show registered devices.
     Show(tools::device::Show),
-    /// Let a quarantined device try again; every check is made again.
+    /// Let a quarantined device onboard again; every check is made again.
     #[command(
-        after_help = "Example:\n  gridseal device release --config endpoint-manager/config.toml 4C1F2A000001 \
+        after_help = "Example:\n  gridseal device readmit --config endpoint-manager/config.toml 4C1F2A000001 \
         --reason 'firmware replaced'"
     )]
-    Release(tools::device::Release),
+    Readmit(tools::device::Readmit),
+    /// Have devices prove their software again, now.
+    #[command(
+        after_help = "Example:\n  gridseal device attest --config endpoint-manager/config.toml 4C1F2A000001 \
+        --reason 'after the storm'"
+    )]
+    Attest(tools::order::Devices),
+    /// Hold devices: nothing is sealed or opened for them, and they are told to stop. Stolen ones too.
+    #[command(
+        after_help = "Example:\n  gridseal device suspend --config endpoint-manager/config.toml 4C1F2A000001 \
+        --reason 'reported stolen' --dry-run"
+    )]
+    Suspend(tools::order::Devices),
+    /// Let devices that are held work again, once a fresh attestation went well.
+    #[command(
+        after_help = "Example:\n  gridseal device resume --config endpoint-manager/config.toml 4C1F2A000001 \
+        --reason 'found'"
+    )]
+    Resume(tools::order::Devices),
+    /// Give devices a new TLS key and certificate before it is due.
+    #[command(
+        after_help = "Example:\n  gridseal device renew --config endpoint-manager/config.toml 4C1F2A000001 \
+        --with-storage --reason 'new authority'"
+    )]
+    Renew(tools::order::Renew),
+    /// Give devices new channel secrets, or their TPMs new owner authorisations.
+    #[command(
+        after_help = "Example:\n  gridseal device rotate --config endpoint-manager/config.toml 4C1F2A000001 \
+        --what channel --reason yearly"
+    )]
+    Rotate(tools::order::Rotate),
+    /// Give devices up to the next owner: they are held, their TPMs cleared, and there is a receipt.
+    #[command(
+        after_help = "Example:\n  gridseal device release --config endpoint-manager/config.toml 4C1F2A000001 \
+        --transfer transfer.cbor --reason 'sold' --dry-run"
+    )]
+    Release(tools::order::Release),
+    /// Take devices out of service for good: they are held, their TPMs cleared, and there is a receipt.
+    #[command(
+        after_help = "Example:\n  gridseal device decommission --config endpoint-manager/config.toml 4C1F2A000001 \
+        --reason scrapped --dry-run"
+    )]
+    Decommission(tools::order::Devices),
+    /// Proof that an ownership has ended.
+    #[command(subcommand)]
+    Receipt(tools::receipt::Receipt),
 }
 
 /// Runs the command line.
@@ -214,6 +272,8 @@ pub fn run() -> Result<ExitCode> {
         Command::Factory(Factory::Sell(arguments)) => tools::factory::sell(&arguments)?,
         Command::Ceremony(Ceremony::Owner(arguments)) => tools::ceremony::run(&arguments)?,
         Command::Ceremony(Ceremony::Configure(arguments)) => tools::ceremony::configure(&arguments)?,
+        Command::Ceremony(Ceremony::Transfer(arguments)) => tools::ceremony::transfer(&arguments)?,
+        Command::Factory(Factory::Release(arguments)) => tools::factory::release(&arguments)?,
         Command::InitServer(d) => {
             process::run(d.with_parent, || async move { init_server::run(&d.config).await })?
         }
@@ -244,8 +304,17 @@ pub fn run() -> Result<ExitCode> {
         Command::Device(Device::Correct(arguments)) => tools::install::correct(&arguments)?,
         Command::Device(Device::Exchange(arguments)) => tools::install::exchange(&arguments)?,
         Command::Device(Device::Return(arguments)) => tools::install::take_back(&arguments)?,
+        Command::Device(Device::Papers(arguments)) => tools::device::papers(&arguments)?,
         Command::Device(Device::Show(arguments)) => tools::device::show(&arguments)?,
-        Command::Device(Device::Release(arguments)) => tools::device::release(&arguments)?,
+        Command::Device(Device::Readmit(arguments)) => tools::device::readmit(&arguments)?,
+        Command::Device(Device::Attest(arguments)) => tools::order::attest(&arguments)?,
+        Command::Device(Device::Suspend(arguments)) => tools::order::suspend(&arguments)?,
+        Command::Device(Device::Resume(arguments)) => tools::order::resume(&arguments)?,
+        Command::Device(Device::Renew(arguments)) => tools::order::renew(&arguments)?,
+        Command::Device(Device::Rotate(arguments)) => tools::order::rotate(&arguments)?,
+        Command::Device(Device::Release(arguments)) => tools::order::release(&arguments)?,
+        Command::Device(Device::Decommission(arguments)) => tools::order::decommission(&arguments)?,
+        Command::Device(Device::Receipt(receipt)) => return tools::receipt::run(&receipt),
         Command::Readings(arguments) => tools::readings::run(&arguments)?,
         Command::Audit(arguments) => return tools::audit::run(&arguments),
     }

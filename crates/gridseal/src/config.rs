@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use gridseal_onboarding::endpoint_manager::orders::OrderRules;
 use gridseal_trust::root::EndorsementKind;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -150,6 +151,54 @@ pub struct EndpointManager {
     /// How long a redirect is good for, days.
     #[serde(default = "default_redirect_days")]
     pub redirect_days: u32,
+    /// What is due by the calendar with devices that have an owner.
+    #[serde(default)]
+    pub orders: Orders,
+}
+
+/// What is due by the calendar, seconds.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Orders {
+    /// From one attestation to the next.
+    pub attest_every_s: u64,
+    /// Age of an attestation at which a device is held; as `attestation_age_max_s` of the key service.
+    pub attest_max_s: u64,
+    /// A device that did not ask for so long is attested when it comes back.
+    pub reconnect_gap_s: u64,
+    /// When a device for which there is nothing asks again.
+    pub poll_s: u32,
+    /// A device that did not ask for so long is silent: an alarm.
+    pub silence_s: u64,
+    /// How often the register is looked through for silence and old attestations.
+    pub watch_every_s: u64,
+    /// Make a new storage key with every new TLS key.
+    pub renew_storage: bool,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        let OrderRules { attest_every_s, attest_max_s, reconnect_gap_s, poll_s, silence_s, renew_storage } =
+            OrderRules::default();
+        Self {
+            attest_every_s,
+            attest_max_s,
+            reconnect_gap_s,
+            poll_s,
+            silence_s,
+            watch_every_s: 60,
+            renew_storage,
+        }
+    }
+}
+
+impl From<Orders> for OrderRules {
+    fn from(orders: Orders) -> Self {
+        let Orders {
+            attest_every_s, attest_max_s, reconnect_gap_s, poll_s, silence_s, renew_storage, ..
+        } = orders;
+        Self { attest_every_s, attest_max_s, reconnect_gap_s, poll_s, silence_s, renew_storage }
+    }
 }
 
 const fn default_hellos_per_hour() -> u32 {
@@ -248,6 +297,9 @@ pub struct Headend {
     /// Length of a load-profile interval of the meters' model, seconds.
     #[serde(default = "default_interval_s")]
     pub interval_s: u32,
+    /// Tell every order and result in hex, sealed as it is: for evidence of a run.
+    #[serde(default)]
+    pub log_frames: bool,
     /// Plant keys of this file into memory and files, to prove that a search finds them. Tests only.
     #[serde(default)]
     pub danger_plant: Option<PathBuf>,

@@ -9,6 +9,7 @@ pub mod keys;
 pub mod keys_core;
 pub mod meter;
 pub mod pki;
+pub mod relay;
 
 use std::{future::Future, path::Path};
 

@@ -1,6 +1,6 @@
 //! `gridseal endpoint-manager`: dials out to everybody and listens to nobody.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use gridseal_api::client::{Client, FieldClient};
@@ -10,6 +10,7 @@ use gridseal_io::{
 };
 use gridseal_onboarding::endpoint_manager::{
     EndpointManager, Event, EventKind, Input, Output, Task,
+    orders::{Alarm, OrderRules, watch},
     register::{self, RegistrationRules, Told},
 };
 use gridseal_store::SqliteRecords;
@@ -20,7 +21,7 @@ use gridseal_trust::{
         document::Policy,
         init::decode_registered,
         registrar::Rules,
-        relay::{RELAY_BATCH_MAX, RelayPull, RelayWork},
+        relay::{RELAY_BATCH_MAX, RelayItem, RelayPull, RelayWork},
     },
     measured::{ImaKeys, PolicySet},
 };
@@ -42,7 +43,7 @@ use crate::{
         Zone, lock_directory, parse_digest, parse_public_key, parse_voucher_key, read, read_certificates,
     },
     observe::Observer,
-    process::{headend, inbox, inner_client, keys, pki},
+    process::{headend, inbox, inner_client, keys, pki, relay},
 };
 
 /// Pause after the config server could not be reached.
@@ -56,7 +57,8 @@ const OUTBOX_STEP: usize = 256;
 
 /// Everything the endpoint manager calls.
 pub struct Peers {
-    config_server: Client,
+    /// Config server and head-end, each with messages of devices.
+    relays: [Client; 2],
     pub(crate) keys: Client,
     pki: Client,
     headend: Client,
@@ -74,6 +76,8 @@ pub struct Setup {
     pub peers: Peers,
     /// Sessions that a device may begin in an hour.
     pub hellos_per_hour: u32,
+    /// What is due by the calendar.
+    orders: config::Orders,
 }
 
 /// Reads configuration and keys.
@@ -88,6 +92,7 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
     let ca = read_certificates(&dir.join(&config.init_server_ca))?;
     let setup = Setup {
         hellos_per_hour: config.hellos_per_hour,
+        orders: config.orders,
         rules: Rules {
             policies,
             endorsements: endorsements.clone(),
@@ -104,7 +109,10 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
             endorsements,
         },
         peers: Peers {
-            config_server: Client::new(&config.config_server.address, tls.clone(), "config-server"),
+            relays: [
+                Client::new(&config.config_server.address, tls.clone(), "config-server"),
+                Client::new(&config.headend.address, tls.clone(), "headend"),
+            ],
             keys: Client::new(&config.keys.address, tls.clone(), "keys"),
             pki: Client::new(&config.pki.address, tls.clone(), "pki"),
             headend: Client::new(&config.headend.address, tls, "headend").with_timeout(ADMIT_WAIT),
@@ -174,12 +182,20 @@ pub async fn run(path: &Path) -> Result<()> {
     let records = SqliteRecords::open(dir.join("register.db")).context("cannot open the register")?;
     let outbox_records = SqliteRecords::open(dir.join("register.db")).context("cannot open the register")?;
     let peers = Arc::new(setup.peers);
-    let machine = EndpointManager::new(setup.rules).with_hellos_per_hour(setup.hellos_per_hour);
+    let machine = EndpointManager::new(setup.rules)
+        .with_hellos_per_hour(setup.hellos_per_hour)
+        .with_orders(setup.orders.into());
     observer.event("started", &[]);
-    let mut manager = Manager { machine, records, peers: Arc::clone(&peers), observer };
+    let origins = Origins::default();
+    let mut manager = Manager { machine, records, peers: Arc::clone(&peers), observer, origins };
     let observer = manager.observer.clone();
     let inbox = inbox::make(&dir)?;
-    tokio::try_join!(manager.run(), run_outbox(outbox_records, peers, observer, &inbox))?;
+    let watch_records = SqliteRecords::open(dir.join("register.db")).context("cannot open the register")?;
+    tokio::try_join!(
+        manager.run(),
+        run_outbox(outbox_records, peers, observer.clone(), &inbox),
+        run_watch(watch_records, setup.orders, observer),
+    )?;
     Ok(())
 }
 
@@ -188,6 +204,23 @@ struct Manager {
     records: SqliteRecords,
     peers: Arc<Peers>,
     observer: Observer,
+    origins: Origins,
+}
+
+/// Where messages came from: each relay numbers its own.
+#[derive(Default)]
+struct Origins {
+    next: Task,
+    /// Relay and its number by ours.
+    by_task: HashMap<Task, (usize, u64)>,
+}
+
+impl Origins {
+    fn enter(&mut self, relay: usize, item: RelayItem) -> RelayItem {
+        self.next += 1;
+        self.by_task.insert(self.next, (relay, item.id));
+        RelayItem { id: self.next, ..item }
+    }
 }
 
 /// What the machine asks for, until it is on its way.
@@ -196,7 +229,7 @@ struct Waiting {
     keys: Vec<(Task, KeyRequest)>,
     certificates: Vec<(Task, CertificateRequest)>,
     admissions: Vec<(Task, Admission)>,
-    replies: Replies,
+    replies: [Replies; 2],
 }
 
 type Replies = Vec<(u64, Option<Vec<u8>>)>;
@@ -205,14 +238,15 @@ type Replies = Vec<(u64, Option<Vec<u8>>)>;
 enum Done {
     /// The config server took the replies and gave work, or could not be reached.
     Pulled {
+        relay: usize,
         replies: Replies,
         work: Option<RelayWork>,
     },
     Keys(Vec<(Task, Option<KeyReply>)>),
     Certificates(Vec<(Task, Option<CertificateReply>)>),
     Admissions(Vec<(Task, Option<AdmissionReply>)>),
-    /// The pause after an unreachable config server is over.
-    Paused,
+    /// The pause after an unreachable relay is over.
+    Paused(usize),
 }
 
 /// Batches to one service at a time (decision D1); what comes meanwhile goes together in the next.
@@ -221,10 +255,13 @@ const BATCHES_MAX: usize = 8;
 /// How many calls are under way, by kind.
 #[derive(Default)]
 struct UnderWay {
-    pulls: usize,
+    pulls: [usize; 2],
     keys: usize,
-    is_paused: bool,
+    is_paused: [bool; 2],
 }
+
+/// Names of the relays, as logged.
+const RELAYS: [&str; 2] = ["config-server", "headend"];
 
 impl Manager {
     /// Pulls work, answers it, pulls again. Calls to the other services overlap: while one batch is away, the next
@@ -263,17 +300,21 @@ impl Manager {
             let (peers, asked) = (Arc::clone(peers), batch_of(&mut waiting.admissions));
             calls.spawn(async move { Done::Admissions(ask(&peers.headend, headend::PATH, asked).await) });
         }
-        while !under_way.is_paused && (under_way.pulls == 0 || !waiting.replies.is_empty()) {
-            under_way.pulls += 1;
-            let count = waiting.replies.len().min(RELAY_BATCH_MAX);
-            let replies: Replies = waiting.replies.drain(..count).collect();
-            let pull = RelayPull { replies: replies.clone(), most: u32::try_from(RELAY_BATCH_MAX)? };
-            let peers = Arc::clone(peers);
-            calls.spawn(async move {
-                let answer = peers.config_server.post("/gso/v1/relay", pull.encode()).await.ok();
-                let answer = answer.filter(|answer| answer.status == 200);
-                Done::Pulled { replies, work: answer.and_then(|answer| RelayWork::decode(&answer.body).ok()) }
-            });
+        for relay in 0..RELAYS.len() {
+            let replies = &mut waiting.replies[relay];
+            while !under_way.is_paused[relay] && (under_way.pulls[relay] == 0 || !replies.is_empty()) {
+                under_way.pulls[relay] += 1;
+                let count = replies.len().min(RELAY_BATCH_MAX);
+                let replies: Replies = replies.drain(..count).collect();
+                let pull = RelayPull { replies: replies.clone(), most: u32::try_from(RELAY_BATCH_MAX)? };
+                let peers = Arc::clone(peers);
+                calls.spawn(async move {
+                    let answer = peers.relays[relay].post(relay::PATH, pull.encode()).await.ok();
+                    let answer = answer.filter(|answer| answer.status == 200);
+                    let work = answer.and_then(|answer| RelayWork::decode(&answer.body).ok());
+                    Done::Pulled { relay, replies, work }
+                });
+            }
         }
         Ok(())
     }
@@ -287,23 +328,24 @@ impl Manager {
         calls: &mut JoinSet<Done>,
     ) -> Result<()> {
         match done {
-            Done::Pulled { work: Some(RelayWork(items)), .. } => {
-                under_way.pulls -= 1;
+            Done::Pulled { relay, work: Some(RelayWork(items)), .. } => {
+                under_way.pulls[relay] -= 1;
+                let items = items.into_iter().map(|item| self.origins.enter(relay, item)).collect();
                 self.machine.handle(&self.records, utc_now(), Input::Work(items))?;
             }
-            Done::Pulled { replies, work: None } => {
-                under_way.pulls -= 1;
-                // Not delivered, as far as we know: again, the config server takes a reply once.
-                waiting.replies.extend(replies);
-                if !std::mem::replace(&mut under_way.is_paused, true) {
-                    self.observer.event("config-server-unreachable", &[]);
-                    calls.spawn(async {
+            Done::Pulled { relay, replies, work: None } => {
+                under_way.pulls[relay] -= 1;
+                // Not delivered, as far as we know: again, a relay takes a reply once.
+                waiting.replies[relay].extend(replies);
+                if !std::mem::replace(&mut under_way.is_paused[relay], true) {
+                    self.observer.event(&format!("{}-unreachable", RELAYS[relay]), &[]);
+                    calls.spawn(async move {
                         tokio::time::sleep(PULL_PAUSE).await;
-                        Done::Paused
+                        Done::Paused(relay)
                     });
                 }
             }
-            Done::Paused => under_way.is_paused = false,
+            Done::Paused(relay) => under_way.is_paused[relay] = false,
             Done::Keys(replies) => {
                 under_way.keys -= 1;
                 for (task, reply) in replies {
@@ -337,7 +379,11 @@ impl Manager {
                     Output::Certificate(task, request) => waiting.certificates.push((task, request)),
                     Output::Admit(task, admission) => waiting.admissions.push((task, admission)),
                     Output::Commit => has_commit = true,
-                    Output::Reply(task, reply) => waiting.replies.push((task, reply)),
+                    Output::Reply(task, reply) => {
+                        if let Some((relay, id)) = self.origins.by_task.remove(&task) {
+                            waiting.replies[relay].push((id, reply));
+                        }
+                    }
                     Output::Event(event) => tell(&self.observer, &event),
                     _ => {}
                 }
@@ -384,6 +430,23 @@ fn tell(observer: &Observer, event: &Event) {
             let details: [(&str, &dyn std::fmt::Display); 4] =
                 [("serial", serial), ("verdict", &"fail"), ("reason", &reason.name()), ("detail", &reason)];
             observer.event("software", &details);
+        }
+        EventKind::Ordered(kind) => {
+            observer.event("ordered", &[("serial", serial), ("order", &kind.name())]);
+        }
+        EventKind::Answered(kind) => {
+            observer.event("answered", &[("serial", serial), ("order", &kind.name())]);
+        }
+        EventKind::OrderFailed(kind, code) => {
+            let fields: [(&str, &dyn std::fmt::Display); 3] =
+                [("serial", serial), ("order", &kind.name()), ("code", &code.name())];
+            observer.event("order-failed", &fields);
+        }
+        EventKind::JobRefused(code) => {
+            observer.event("job-refused", &[("serial", serial), ("code", &code.name())]);
+        }
+        EventKind::Ended(state) => {
+            observer.event("ended-ownership", &[("serial", serial), ("state", &state.name())]);
         }
         _ => observer.event("operating", &[("serial", serial)]),
     }
@@ -435,6 +498,19 @@ async fn run_outbox(
                 None => break,
             }
         }
+        if !outbox.states.is_empty() {
+            let (devices, requests): (Vec<_>, Vec<_>) = outbox.states.into_iter().unzip();
+            let revisions: Vec<_> = requests.iter().map(|(revision, _)| *revision).collect();
+            let batch = Batch(requests.into_iter().map(|(_, request)| request).collect());
+            if let Ok(Batch(replies)) = peers.keys.call::<KeyRequest, KeyReply>(keys::PATH, &batch).await {
+                for ((device, revision), reply) in devices.into_iter().zip(revisions).zip(replies) {
+                    if let KeyReply::Refused { code } = &reply {
+                        observer.event("state-refused", &[("device", &device), ("code", &code.name())]);
+                    }
+                    told.push((device, Told::State(revision)));
+                }
+            }
+        }
         if !outbox.admissions.is_empty() {
             let (devices, admissions): (Vec<_>, Vec<_>) = outbox.admissions.into_iter().unzip();
             let batch = Batch(admissions.clone());
@@ -452,6 +528,27 @@ async fn run_outbox(
             tokio::time::sleep(OUTBOX_PAUSE).await;
         }
         after = next.unwrap_or_default();
+    }
+}
+
+/// Looks through the register for who is silent and whose attestation has grown too old.
+async fn run_watch(mut records: SqliteRecords, orders: config::Orders, observer: Observer) -> Result<()> {
+    let rules: OrderRules = orders.into();
+    loop {
+        let mut after = Some(Vec::new());
+        while let Some(from) = after {
+            let (alarms, next) = records.transact(|view| {
+                let (writes, alarms, next) = watch(view, utc_now(), &rules, (&from, OUTBOX_STEP))?;
+                Ok::<_, gridseal_types::records::RecordsError>((writes, (alarms, next)))
+            })?;
+            for Alarm { serial, what, for_s } in alarms {
+                let fields: [(&str, &dyn std::fmt::Display); 3] =
+                    [("serial", &serial), ("what", &what), ("for_s", &for_s)];
+                observer.event("alarm", &fields);
+            }
+            after = next;
+        }
+        tokio::time::sleep(Duration::from_secs(orders.watch_every_s.max(1))).await;
     }
 }
 

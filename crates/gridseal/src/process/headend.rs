@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -11,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use gridseal_api::{
     KeysClient, Refusal,
     client::{Client, keys::verdict_of},
-    router::{Access, Router},
-    server::Limits,
+    router::{Access, Peer, Router},
+    server::{Guest, Limits},
 };
 use gridseal_crypto::{Key, Signer, SigningKey, role::ServiceTls};
 use gridseal_headend::{
@@ -24,16 +25,20 @@ use gridseal_io::{
     rng::OsRng,
     tls::{Alpn, Identity, ServerTls, TlsKey, accept, server_for_clients},
 };
+use gridseal_onboarding::config_server::Limits as Rates;
 use gridseal_store::SqliteReadings;
 use gridseal_trust::csr::{assemble_csr, csr_to_be_signed};
-use gridseal_types::service::{
-    Batch,
-    admission::{Admission, AdmissionReply},
-    certificates::{CertificateReply, CertificateRequest},
-    keys::{KeyRequest, OpenVerdict},
+use gridseal_types::{
+    Digest,
+    service::{
+        Batch,
+        admission::{Admission, AdmissionReply},
+        certificates::{CertificateReply, CertificateRequest},
+        keys::{KeyRequest, OpenVerdict},
+    },
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
 };
@@ -42,7 +47,7 @@ use crate::{
     config,
     files::Zone,
     observe::Observer,
-    process::{bind, inner_client, inner_roots, pki, serve, service_identity},
+    process::{bind, inner_client, inner_roots, pki, relay::Relay, serve, service_identity},
 };
 
 /// Path of the admissions.
@@ -51,6 +56,8 @@ pub const PATH: &str = "/headend/v1/admissions";
 const CONNECTIONS_MAX: usize = 65_536;
 /// Events that may wait for the ingest machine.
 const QUEUE: usize = 4_096;
+/// How long a question for orders is held when the endpoint manager is slow.
+const ORDERS_HOLD: Duration = Duration::from_secs(20);
 /// Frames that may wait for one slow link.
 const LINK_QUEUE: usize = 64;
 
@@ -83,7 +90,10 @@ pub async fn run(path: &Path) -> Result<()> {
     let (field_tls, renew_at) = certificate(&pki).await?;
     let (tls_sender, tls) = watch::channel(field_tls);
     let admissions = admissions(Arc::clone(&store), wire.clone(), observer.clone());
-    let inner = bind(config.listen_inner, inner_tls, admissions, Limits::INNER).await?;
+    let orders = Relay::new(Rates::DEFAULT, ORDERS_HOLD, config.log_frames, observer.clone())?;
+    let router = orders.for_endpoint_manager(admissions);
+    let inner = bind(config.listen_inner, inner_tls, router, Limits::INNER).await?;
+    let orders = Guest::new(orders.for_devices(Router::new()), Limits::FIELD);
     let listener = TcpListener::bind(config.listen).await?;
     observer.event("listening", &[("side", &"field"), ("address", &listener.local_addr()?)]);
     let shell = Shell {
@@ -96,7 +106,7 @@ pub async fn run(path: &Path) -> Result<()> {
     };
     tokio::try_join!(
         serve(&observer, "inner", inner),
-        accept_meters(listener, tls, store, wire, observer.clone()),
+        accept_meters(listener, tls, (store, wire), orders, observer.clone()),
         shell.run(events),
         renew(pki, renew_at, tls_sender, observer.clone()),
     )?;
@@ -127,7 +137,11 @@ async fn certificate(pki: &Client) -> Result<(ServerTls, u64)> {
     };
     let now = utc_now().0;
     let identity = Identity::new(chain.into_iter().map(|der| der.0).collect(), TlsKey::software(key))?;
-    Ok((server_for_clients(&identity, &[root], Alpn::Raw)?, now + (not_after.0.saturating_sub(now)) * 2 / 3))
+    // HTTP for orders; a meter that names nothing speaks DLMS.
+    Ok((
+        server_for_clients(&identity, &[root], Alpn::Http1)?,
+        now + (not_after.0.saturating_sub(now)) * 2 / 3,
+    ))
 }
 
 async fn renew(pki: Client, mut at: u64, tls: watch::Sender<ServerTls>, observer: Observer) -> Result<()> {
@@ -178,20 +192,21 @@ fn admissions(store: Store, wire: mpsc::Sender<Wire>, observer: Observer) -> Rou
 async fn accept_meters(
     listener: TcpListener,
     tls: watch::Receiver<ServerTls>,
-    store: Store,
-    wire: mpsc::Sender<Wire>,
+    (store, wire): (Store, mpsc::Sender<Wire>),
+    orders: Guest,
     observer: Observer,
 ) -> Result<()> {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     let mut next = 0;
     loop {
-        let (stream, _) = listener.accept().await?;
+        let (stream, address) = listener.accept().await?;
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
         let (settings, store, wire) = (tls.borrow().clone(), Arc::clone(&store), wire.clone());
-        let (observer, connection) = (observer.clone(), ConnectionId(next));
+        let (observer, connection, orders) = (observer.clone(), ConnectionId(next), orders.clone());
         next += 1;
         tokio::spawn(async move {
-            if let Err(refused) = meter(connection, stream, &settings, store, wire, &observer).await {
+            let link = link(connection, (stream, address), &settings, (store, wire, orders), &observer);
+            if let Err(refused) = link.await {
                 observer.event("link-refused", &[("reason", &refused)]);
             }
             drop(slot);
@@ -199,19 +214,34 @@ async fn accept_meters(
     }
 }
 
-/// One link of a meter: handshake, admission, then bytes both ways.
-#[expect(clippy::too_many_arguments, reason = "what a link needs, once")]
-async fn meter(
+/// One connection: handshake, then what its peer has asked for in it. HTTP is the relay of orders: like the config server it
+/// is open to whoever has a certificate of our authority, for what it carries is sealed, and a meter that is held, or whose
+/// new key is not known here yet, has to be reached by its owner. Everything else is DLMS, for meters that are admitted.
+async fn link(
     connection: ConnectionId,
-    stream: TcpStream,
+    (stream, address): (TcpStream, SocketAddr),
     tls: &ServerTls,
-    store: Store,
-    wire: mpsc::Sender<Wire>,
+    (store, wire, orders): (Store, mpsc::Sender<Wire>, Guest),
     observer: &Observer,
 ) -> Result<(), &'static str> {
     stream.set_nodelay(true).map_err(|_| "socket")?;
-    let (mut stream, certificate) = accept(tls, stream).await.map_err(|_| "handshake")?;
-    let key = certificate.ok_or("no certificate")?.spki;
+    let (stream, certificate) = accept(tls, stream).await.map_err(|_| "handshake")?;
+    let certificate = certificate.ok_or("no certificate")?;
+    if stream.get_ref().1.alpn_protocol() == Some(b"http/1.1") {
+        observer.event("orders-connected", &[]);
+        orders.serve(stream, Peer { address, certificate: Some(Arc::new(certificate)) }).await;
+        return Ok(());
+    }
+    meter(connection, (stream, certificate.spki), (store, wire), observer).await
+}
+
+/// One link of a meter: admission, then bytes both ways.
+async fn meter<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: ConnectionId,
+    (mut stream, key): (S, Digest),
+    (store, wire): (Store, mpsc::Sender<Wire>),
+    observer: &Observer,
+) -> Result<(), &'static str> {
     let lookup = move || {
         let store = store.lock().unwrap_or_else(PoisonError::into_inner);
         admission::lookup(&*store, &key).ok()

@@ -99,6 +99,7 @@ pub fn headend(owner: &Path, addresses: &Inner, choices: &Choices) -> Result<()>
         keys: service(addresses.keys),
         pki: service(addresses.pki),
         interval_s: choices.interval_s,
+        log_frames: false,
         danger_plant: choices.plant.clone(),
     };
     config::save(&owner.join("headend/config.toml"), &headend)
@@ -164,6 +165,7 @@ pub fn endpoint_manager(
         danger_accept_open_platform: false,
         hellos_per_hour: gridseal_onboarding::endpoint_manager::HELLOS_PER_HOUR,
         redirect_days: 3_650,
+        orders: config::Orders::default(),
     };
     let path = dir.join("config.toml");
     config::save(&path, &manager)?;

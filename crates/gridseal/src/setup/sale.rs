@@ -7,15 +7,16 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use gridseal_crypto::{
-    Key, SecondSigner, Signer, SigningKey,
-    role::{OwnerSecret, VoucherSecond, VoucherSigning},
+    Key, PublicKey, SecondSigner, Signer, SigningKey,
+    role::{DeviceRootSecret, OwnerSecret, VoucherSecond, VoucherSigning},
 };
 use gridseal_io::{clock::utc_now, rng::OsRng};
 use gridseal_trust::enrol::{
     delivery::{Release, deliver, encode_delivery},
     document::{Entry, EntryKind, Header},
     label::LabelB,
-    shipment::{Papers, Shipment},
+    secrets::owner_secret,
+    shipment::{Papers, Shipment, Transfer},
     voucher::{Voucher, VoucherKey},
     voucher_log::{LogEntry, LogProof, VoucherLog},
     wire::{Reader, encode},
@@ -152,19 +153,18 @@ pub fn refuse_second_shipment(out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A device with the entry that sells it, and the secret of its new epoch.
+struct Handed {
+    manifest: Vec<u8>,
+    voucher: Voucher,
+    release: Release,
+    secret: Key<OwnerSecret, 32>,
+    encryption: PublicKey,
+}
+
 /// Sells devices: an entry for each voucher, all of them in the public log before anybody gets one, then the buyer's files.
 pub fn sell(vendor: &VoucherSigner, devices: Vec<Stocked>, buyer: &OwnerKeys, out: &Path) -> Result<()> {
-    let log_path = out.join(LOG_FILE);
-    let mut log = match read_if_there(&log_path)? {
-        None => VoucherLog::default(),
-        Some(bytes) => {
-            VoucherLog::open(&bytes, &[vendor.trusted()])
-                .map_err(|code| anyhow::anyhow!("{}: {code}", log_path.display()))?
-                .1
-        }
-    };
-    let mut sold = Vec::new();
-    let mut deliveries = Vec::new();
+    let mut handed = Vec::new();
     for mut device in devices {
         let entry = Entry {
             index: 1,
@@ -178,34 +178,116 @@ pub fn sell(vendor: &VoucherSigner, devices: Vec<Stocked>, buyer: &OwnerKeys, ou
             owner_second: buyer.second,
         };
         device.voucher.extend(entry, &vendor.key, Some(&vendor.second))?;
-        let hashes = device.voucher.element_hashes().context("own voucher does not decode")?;
+        handed.push(Handed {
+            manifest: device.manifest,
+            voucher: device.voucher,
+            release: Release {
+                ek_name: device.ek_name,
+                epoch: 1,
+                serial: device.serial,
+                entry: Digest([0; 32]),
+            },
+            secret: device.n_1,
+            encryption: buyer.encryption,
+        });
+    }
+    hand_over(vendor, handed, &out.join(LOG_FILE), out)
+}
+
+/// The release service: logs the entries of a transfer, first come, first served, and hands the secrets of the new epoch to
+/// the buyer that each entry names. Who sells a device twice sells it once.
+pub fn release(vendor: &VoucherSigner, transfer: Transfer, out: &Path, to: &Path) -> Result<Vec<String>> {
+    let escrow = Escrow::open(out)?;
+    let mut handed = Vec::new();
+    for sold in transfer.0 {
+        let voucher = Voucher::decode(&sold.voucher).context("voucher does not decode")?;
+        let verified = voucher
+            .verify(&[vendor.trusted()])
+            .map_err(|code| anyhow::anyhow!("{code}: a voucher of the transfer does not hold"))?;
+        let serial = verified.header.serial.clone();
+        if verified.epoch < 2 {
+            bail!("{serial}: the transfer has no entry after the first sale");
+        }
+        handed.push(Handed {
+            manifest: sold.manifest,
+            voucher,
+            release: Release {
+                ek_name: verified.header.ek_name,
+                epoch: verified.epoch,
+                serial: serial.clone(),
+                entry: verified.head(),
+            },
+            secret: escrow.secret(&serial, verified.epoch)?,
+            encryption: verified.encryption().context("voucher has no owner")?,
+        });
+    }
+    let serials = handed.iter().map(|handed| handed.release.serial.clone()).collect();
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    refuse_second_shipment(to)?;
+    hand_over(vendor, handed, &out.join(LOG_FILE), to)?;
+    Ok(serials)
+}
+
+fn hand_over(vendor: &VoucherSigner, handed: Vec<Handed>, log_path: &Path, to: &Path) -> Result<()> {
+    let mut log = match read_if_there(log_path)? {
+        None => VoucherLog::default(),
+        Some(bytes) => {
+            VoucherLog::open(&bytes, &[vendor.trusted()])
+                .map_err(|code| anyhow::anyhow!("{}: {code}", log_path.display()))?
+                .1
+        }
+    };
+    let mut sold = Vec::new();
+    let mut deliveries = Vec::new();
+    for Handed { manifest, voucher, release, secret, encryption } in handed {
+        let hashes = voucher.element_hashes().context("own voucher does not decode")?;
         let [.., previous, entry] = hashes.as_slice() else { bail!("own voucher has no entry") };
         let index = log
             .append(LogEntry { previous: *previous, entry: *entry })
-            .map_err(|code| anyhow::anyhow!("{} was sold before: {code}", device.serial))?;
-        let release = Release {
-            ek_name: device.ek_name,
-            epoch: 1,
-            serial: device.serial.clone(),
-            entry: Digest([0; 32]),
-        };
-        deliveries.push(deliver(&release, &device.n_1, &vendor.key, &buyer.encryption, &mut OsRng)?);
-        sold.push((device, index));
+            .map_err(|code| anyhow::anyhow!("{} was sold before: {code}", release.serial))?;
+        deliveries.push(deliver(&release, &secret, &vendor.key, &encryption, &mut OsRng)?);
+        sold.push((manifest, voucher, index));
     }
-    write_atomic(&log_path, &log.encode(&vendor.key, utc_now())?)?;
+    write_atomic(log_path, &log.encode(&vendor.key, utc_now())?)?;
     let proofs = log.proofs();
     let mut papers = Vec::new();
-    for (device, index) in sold {
+    for (manifest, voucher, index) in sold {
         let path = proofs.inclusion(usize::try_from(index)?).context("entry is not in the log")?;
-        papers.push(Papers {
-            manifest: device.manifest,
-            voucher: device.voucher.encode(),
-            logged: LogProof { index, path },
-        });
+        papers.push(Papers { manifest, voucher: voucher.encode(), logged: LogProof { index, path } });
     }
     let shipment = Shipment { log_head: log.head(&vendor.key, utc_now())?, devices: papers };
-    write_atomic(&out.join(DELIVERY_FILE), &encode_delivery(&deliveries))?;
-    write_atomic(&out.join(SHIPMENT_FILE), &shipment.encode())
+    write_atomic(&to.join(DELIVERY_FILE), &encode_delivery(&deliveries))?;
+    write_atomic(&to.join(SHIPMENT_FILE), &shipment.encode())
+}
+
+/// Root secrets of devices, kept for their next owners: a zone of its own, which another party than the manufacturer may
+/// hold.
+pub struct Escrow {
+    zone: Zone,
+}
+
+impl Escrow {
+    const DIR: &str = "escrow";
+
+    /// Opens the escrow of a factory's directory, or begins one.
+    pub fn open_or_create(out: &Path) -> Result<Self> {
+        Ok(Self { zone: Zone::open_or_create(&out.join(Self::DIR))? })
+    }
+
+    fn open(out: &Path) -> Result<Self> {
+        Ok(Self { zone: Zone::open(&out.join(Self::DIR)).context("no escrow of root secrets")? })
+    }
+
+    /// Keeps the root secret of a device.
+    pub fn put(&self, serial: &str, root: &Key<DeviceRootSecret, 32>) -> Result<()> {
+        self.zone.store(serial, root)
+    }
+
+    fn secret(&self, serial: &str, epoch: u32) -> Result<Key<OwnerSecret, 32>> {
+        let root: Key<DeviceRootSecret, 32> =
+            self.zone.load(serial).with_context(|| format!("{serial} is not in the escrow"))?;
+        Ok(owner_secret(&root, epoch))
+    }
 }
 
 /// Prints label B of a device for its sealed insert: a directory of its own, never on the device.

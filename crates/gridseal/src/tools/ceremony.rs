@@ -1,17 +1,25 @@
-//! `gridseal ceremony owner` and `configure`.
+//! `gridseal ceremony owner`, `configure` and `transfer`.
 
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use gridseal_crypto::Signer;
+use gridseal_io::clock::utc_now;
+use gridseal_trust::enrol::{
+    cose::Sign1,
+    document::{Entry, EntryKind},
+    shipment::{Sold, Transfer},
+    voucher::Voucher,
+};
+use gridseal_types::Digest;
 
 use super::factory::OwnerFile;
 use crate::{
     config,
-    files::{format_public_key, read},
+    files::{format_public_key, read, write_atomic},
     setup::{
         configure::{self, Choices, Inner, Manufacturer},
         factory::Anchor,
@@ -151,4 +159,67 @@ fn manufacturer(factory: &Path, init_server: SocketAddr) -> Result<Manufacturer>
         init_ca: String::from_utf8(read(&factory.join("init-server/identity.pem"))?)?,
         init_server,
     })
+}
+
+/// Arguments of `ceremony transfer`.
+#[derive(Debug, clap::Args)]
+pub struct TransferArguments {
+    /// Directory of the owner's zones: the owner key signs.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Papers of the devices that are sold, as `device papers` has written them.
+    #[arg(long, value_name = "FILE")]
+    papers: PathBuf,
+    /// Public keys of the buyer, as his `ceremony owner` wrote them.
+    #[arg(long, value_name = "FILE")]
+    buyer: PathBuf,
+    /// Where the transfer goes.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    /// Say what would be signed, and sign nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Signs the entries that make a buyer the next owner.
+pub fn transfer(arguments: &TransferArguments) -> Result<()> {
+    let TransferArguments { out, papers: path, buyer, to, dry_run } = arguments;
+    let papers =
+        Transfer::decode(&read(path)?).with_context(|| format!("{} are no papers", path.display()))?;
+    let (buyer, _): (OwnerFile, _) = config::load(buyer)?;
+    let buyer = buyer.keys()?;
+    let ceremony = out.join("ceremony");
+    let (owner, second) = (owner_key(&ceremony)?, owner_second(&ceremony)?);
+    let mut sold = Vec::new();
+    for Sold { manifest, voucher } in papers.0 {
+        let mut voucher = Voucher::decode(&voucher).context("voucher does not decode")?;
+        let last = voucher.entries.last().context("a device of the papers has no owner")?;
+        let last = Entry::decode(Sign1::decode(last)?.payload)?;
+        if last.owner != owner.public() {
+            bail!("a device of the papers is not ours: its voucher names another owner key");
+        }
+        let entry = Entry {
+            index: 0,
+            epoch: last.epoch + 1,
+            kind: EntryKind::Transfer,
+            previous: Digest([0; 32]),
+            owner: buyer.owner,
+            encryption: buyer.encryption,
+            issued: utc_now(),
+            second_key: None,
+            owner_second: buyer.second,
+        };
+        // A second signature where the entry that made us the owner names our second key.
+        voucher.extend(entry, &owner, last.owner_second.is_some().then_some(&second))?;
+        sold.push(Sold { manifest, voucher: voucher.encode() });
+    }
+    if *dry_run {
+        println!("would sign {} devices over; nothing was signed", sold.len());
+        return Ok(());
+    }
+    let count = sold.len();
+    write_atomic(to, &Transfer(sold).encode())?;
+    println!("{count} devices signed over: {}", to.display());
+    println!("give it to the manufacturer (factory release) and to the endpoint manager (device release)");
+    Ok(())
 }

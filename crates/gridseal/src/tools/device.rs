@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use gridseal_io::{clock::utc_now, rng::OsRng};
 use gridseal_onboarding::endpoint_manager::{
     installation,
+    orders::{self, OrderStatus},
     register::{self, DEVICES, RegisterEntry, Shipped},
     voucher_log,
 };
@@ -17,11 +18,12 @@ use gridseal_trust::enrol::{
     delivery::{decode_delivery, hand_over},
     init::SignedRedirect,
     label::{LabelA, LabelB},
-    shipment::{Papers, Shipment},
+    receipt::ReceiptFile,
+    shipment::{Papers, Shipment, Sold, Transfer},
     voucher_log::LogHead,
 };
 use gridseal_types::{
-    DeviceState, UtcTime,
+    Code, DeviceState, UtcTime,
     records::{Records, RecordsError},
     service::{
         Batch,
@@ -30,7 +32,7 @@ use gridseal_types::{
 };
 
 use crate::{
-    files::read,
+    files::{read, read_if_there, write_atomic},
     process::{
         endpoint_manager::{Setup, set_up},
         keys,
@@ -53,6 +55,10 @@ pub struct Register {
     /// Owner secrets of the shipment; `delivery.cbor` beside the shipment file when not given.
     #[arg(long, value_name = "FILE")]
     delivery: Option<PathBuf>,
+    /// Directory with the sellers' receipts, `SERIAL.receipt`: of a device that had an owner before, the receipt must end
+    /// that ownership, for the very entry that makes us the owner.
+    #[arg(long, value_name = "DIR")]
+    receipts: Option<PathBuf>,
     /// Shipment file of the manufacturer.
     shipment: PathBuf,
     /// Print one JSON object per device.
@@ -71,9 +77,23 @@ pub struct Show {
     json: bool,
 }
 
-/// Arguments of `device release`.
+/// Arguments of `device papers`.
 #[derive(Debug, clap::Args)]
-pub struct Release {
+pub struct PapersArguments {
+    /// Configuration of the endpoint manager.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where they go.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Serial numbers.
+    #[arg(required = true, value_name = "SERIAL")]
+    serials: Vec<String>,
+}
+
+/// Arguments of `device readmit`.
+#[derive(Debug, clap::Args)]
+pub struct Readmit {
     /// Configuration of the endpoint manager.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -119,7 +139,9 @@ pub fn register(arguments: &Register) -> Result<()> {
     })?;
     let count = devices.len();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let refused = runtime.block_on(register_all(&setup, &mut records, &head, devices, arguments.json))?;
+    let receipts = arguments.receipts.as_deref();
+    let rest = (devices, receipts, arguments.json);
+    let refused = runtime.block_on(register_all(&setup, &mut records, &head, rest))?;
     if refused > 0 {
         bail!("{refused} of {count} devices were refused");
     }
@@ -168,12 +190,11 @@ async fn register_all(
     setup: &Setup,
     records: &mut SqliteRecords,
     head: &LogHead,
-    devices: Vec<Delivered>,
-    json: bool,
+    (devices, receipts, json): (Vec<Delivered>, Option<&Path>, bool),
 ) -> Result<usize> {
     let (count, mut refused, mut done) = (devices.len(), 0, 0);
     for chunk in devices.chunks(STEP) {
-        for outcome in register_chunk(setup, records, head, chunk).await? {
+        for outcome in register_chunk(setup, records, (head, receipts), chunk).await? {
             refused += usize::from(outcome.1.is_some());
             report(json, &outcome);
         }
@@ -186,7 +207,7 @@ async fn register_all(
 }
 
 /// Serial number, and why the device was refused.
-type Outcome = (String, Option<gridseal_types::Code>);
+type Outcome = (String, Option<Code>);
 
 fn report(json: bool, (serial, refused): &Outcome) {
     match (json, refused) {
@@ -208,7 +229,7 @@ fn report(json: bool, (serial, refused): &Outcome) {
 async fn register_chunk(
     setup: &Setup,
     records: &mut SqliteRecords,
-    head: &LogHead,
+    (head, receipts): (&LogHead, Option<&Path>),
     devices: &[Delivered],
 ) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
@@ -230,6 +251,14 @@ async fn register_chunk(
             outcomes.push((device.serial().to_owned(), Some(code)));
             continue;
         }
+        let receipt = match former_owners_receipt(setup, &device, receipts)? {
+            Ok(receipt) => receipt,
+            Err(code) => {
+                outcomes.push((device.serial().to_owned(), Some(code)));
+                continue;
+            }
+        };
+        device.keep_receipt(receipt);
         deliveries.push(match secret {
             Secret::Delivered(record) => device.deliver(record.clone()),
             Secret::Typed(label) => {
@@ -259,7 +288,7 @@ async fn register_chunk(
     for ((device, payload), reply) in entering.into_iter().zip(signed) {
         let serial = device.serial().to_owned();
         let KeyReply::Signed { sign1, delegation } = reply else {
-            outcomes.push((serial, Some(gridseal_types::Code::ConfigChain)));
+            outcomes.push((serial, Some(Code::ConfigChain)));
             continue;
         };
         let redirect = SignedRedirect {
@@ -273,6 +302,40 @@ async fn register_chunk(
     Ok(outcomes)
 }
 
+/// The receipt of the owner before, verified, where one is asked for and there was an owner before.
+#[expect(clippy::type_complexity, reason = "a failure, a refusal, or perhaps a receipt")]
+fn former_owners_receipt(
+    setup: &Setup,
+    device: &Shipped,
+    receipts: Option<&Path>,
+) -> Result<std::result::Result<Option<Vec<u8>>, Code>> {
+    let Some(dir) = receipts.filter(|_| device.epoch() > 1) else { return Ok(Ok(None)) };
+    let path = dir.join(format!("{}.receipt", device.serial()));
+    let Some(bytes) = read_if_there(&path)? else {
+        eprintln!("{}: no receipt {}", device.serial(), path.display());
+        return Ok(Err(Code::Refused));
+    };
+    let ended = ReceiptFile::decode(&bytes).map_err(|error| error.to_string()).and_then(|file| {
+        file.verify(&setup.registration.voucher_keys).map_err(|fault| format!("{}: {fault}", fault.name()))
+    });
+    match ended {
+        Ok(ended)
+            if ended.device == device.device()
+                && ended.next.is_some_and(|next| next.entry == device.head()) =>
+        {
+            Ok(Ok(Some(bytes)))
+        }
+        Ok(_) => {
+            eprintln!("{}: the receipt is of another sale", device.serial());
+            Ok(Err(Code::Refused))
+        }
+        Err(why) => {
+            eprintln!("{}: the receipt does not hold: {why}", device.serial());
+            Ok(Err(Code::Refused))
+        }
+    }
+}
+
 pub(super) async fn ask(setup: &Setup, requests: Vec<KeyRequest>) -> Result<Vec<KeyReply>> {
     if requests.is_empty() {
         return Ok(Vec::new());
@@ -281,21 +344,40 @@ pub(super) async fn ask(setup: &Setup, requests: Vec<KeyRequest>) -> Result<Vec<
     Ok(replies)
 }
 
-/// Lets a quarantined device try again. Every check is made again: a release overrides none.
-pub fn release(arguments: &Release) -> Result<()> {
+/// Writes manifests and vouchers of devices that are to be sold.
+pub fn papers(arguments: &PapersArguments) -> Result<()> {
+    let dir = arguments.config.parent().context("config has no directory")?;
+    let records = SqliteRecords::open(dir.join("register.db"))?;
+    let mut all = Vec::new();
+    for serial in &arguments.serials {
+        let device = register::find(&records, serial)?.with_context(|| format!("no device {serial}"))?;
+        let entry = register::entry(&records, &device)?.context("no entry")?;
+        if entry.manifest.0.is_empty() {
+            bail!("{serial}: the register has no manifest of it; register its shipment again");
+        }
+        all.push(Sold { manifest: entry.manifest.0, voucher: entry.voucher.0 });
+    }
+    let count = all.len();
+    write_atomic(&arguments.out, &Transfer(all).encode())?;
+    crate::observe::say(&format!("papers of {count} devices: {}", arguments.out.display()));
+    Ok(())
+}
+
+/// Lets a quarantined device try again. Every check is made again: this overrides none.
+pub fn readmit(arguments: &Readmit) -> Result<()> {
     let (setup, dir) = set_up(&arguments.config)?;
     let mut records = SqliteRecords::open(dir.join("register.db"))?;
-    let released =
-        records.transact(|view| register::release(view, utc_now(), &arguments.serial, &arguments.reason))?;
-    let Some(device) = released else { bail!("no device {} is in quarantine", arguments.serial) };
+    let readmitted =
+        records.transact(|view| register::readmit(view, utc_now(), &arguments.serial, &arguments.reason))?;
+    let Some(device) = readmitted else { bail!("no device {} is in quarantine", arguments.serial) };
     let request = KeyRequest::SetState { device, state: DeviceState::Registered, attested_at: UtcTime(0) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(ask(&setup, vec![request]))?.pop() {
         Some(KeyReply::Done) => {
-            crate::observe::say(&format!("released {}: it may onboard again", arguments.serial));
+            crate::observe::say(&format!("readmitted {}: it may onboard again", arguments.serial));
             Ok(())
         }
-        _ => bail!("the key service did not take it; release it again"),
+        _ => bail!("the key service did not take it; readmit it again"),
     }
 }
 
@@ -311,6 +393,7 @@ pub fn show(arguments: &Show) -> Result<()> {
         for (_, value) in &rows {
             let entry: RegisterEntry = minicbor::decode(value).context("register row does not decode")?;
             let quarantine = entry.quarantine.map(|code| code.name());
+            let OrderStatus { jobs, order, polled_at } = orders::status(&records, &entry.device)?;
             let point = installation::of(&records, &entry.device)?.map(|bound| bound.point);
             if arguments.json {
                 crate::observe::say(&format!(
@@ -324,16 +407,22 @@ pub fn show(arguments: &Show) -> Result<()> {
                         "device_type": entry.device_type.name(), "point": point,
                         "redirect_registered": entry.registration_pending.is_none(),
                         "software": entry.software.map(|software| software.verdict.name()),
+                        "attested_at": entry.attested_at.0, "polled_at": polled_at.0, "jobs": jobs,
+                        "order": order.map(|(kind, _)| kind),
+                        "certificate_until": entry.certificate.as_ref().map(|issued| issued.not_after.0),
+                        "policy_version": entry.policy_version,
+                        "silent_since": entry.silent_since.map(|since| since.0),
                     })
                 ));
             } else {
                 let reason = quarantine.map(|code| format!(" ({code})")).unwrap_or_default();
                 crate::observe::say(&format!(
-                    "{} {} {}{reason} {}",
+                    "{} {} {}{reason} {} {}",
                     entry.serial,
                     entry.system_title,
                     entry.state.name(),
-                    point.as_deref().unwrap_or("-")
+                    point.as_deref().unwrap_or("-"),
+                    jobs.join(",")
                 ));
             }
         }

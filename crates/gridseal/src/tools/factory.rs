@@ -6,12 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use gridseal_trust::enrol::shipment::Transfer;
 use gridseal_types::DeviceType;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config,
-    files::{parse_digest, parse_public_key},
+    files::{parse_digest, parse_public_key, read},
     setup::{
         factory::{self, Anchor, Order, Vendor},
         owner::OwnerKeys,
@@ -69,6 +70,20 @@ pub struct Sell {
     /// Public keys of the buyer, as `ceremony owner` wrote them.
     #[arg(long, value_name = "FILE")]
     owner: PathBuf,
+}
+
+/// Arguments of `factory release`.
+#[derive(Debug, clap::Args)]
+pub struct Release {
+    /// The manufacturer's directory, with its log and its escrow.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The transfer that the seller has signed, as `ceremony transfer` has made it.
+    #[arg(long, value_name = "FILE")]
+    transfer: PathBuf,
+    /// Where the buyer's shipment and delivery files go.
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
 }
 
 /// What a device is.
@@ -192,6 +207,19 @@ pub fn sell(arguments: &Sell) -> Result<()> {
     serials.iter().try_for_each(|serial| stock.remove(serial))?;
     println!("{} devices sold", serials.len());
     say_sold(out);
+    Ok(())
+}
+
+/// Logs a resale and hands the buyer the secrets of the new epoch.
+pub fn release(arguments: &Release) -> Result<()> {
+    let Release { out, transfer: path, to } = arguments;
+    let transfer =
+        Transfer::decode(&read(path)?).with_context(|| format!("{} is no transfer", path.display()))?;
+    let vendor = VoucherSigner::open(&out.join("vendor"))?;
+    let serials = sale::release(&vendor, transfer, out, to)?;
+    println!("{} devices go to their next owners", serials.len());
+    println!("papers for the buyer: {}", to.join(sale::SHIPMENT_FILE).display());
+    println!("owner secrets, for the buyer alone: {}", to.join(sale::DELIVERY_FILE).display());
     Ok(())
 }
 

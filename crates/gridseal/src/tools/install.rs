@@ -144,7 +144,7 @@ pub fn take_back(arguments: &Return) -> Result<()> {
 
 /// Why nothing was changed.
 #[derive(Debug)]
-enum Failure {
+pub(super) enum Failure {
     Refused(Code, &'static str),
     Records(RecordsError),
 }
@@ -157,7 +157,7 @@ impl From<RecordsError> for Failure {
 
 /// Changes the register, then tells the key service the new states. Repeating a command whose second half failed is refused
 /// for its first half, so the states are told before the register is written.
-fn change(
+pub(super) fn change(
     config: &Path,
     decide: impl Fn(&SqliteRecords) -> Result<(Vec<Write>, Vec<Changed>), Failure>,
 ) -> Result<()> {

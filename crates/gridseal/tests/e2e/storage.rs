@@ -79,10 +79,10 @@ fn a_quarantined_device_onboards_only_after_a_person_has_released_it() {
         told.is("endpoint-manager", "refused") && told.field("code") == "E_STATE"
     });
     let (code, said) =
-        run(&["device", "release", "--config", text(&manager), "--reason", "checked", "NOBODY"]);
+        run(&["device", "readmit", "--config", text(&manager), "--reason", "checked", "NOBODY"]);
     assert_eq!(code, Some(1), "{said}");
     let (code, said) =
-        run(&["device", "release", "--config", text(&manager), "--reason", "checked", &serial]);
+        run(&["device", "readmit", "--config", text(&manager), "--reason", "checked", &serial]);
     assert_eq!(code, Some(0), "{said}");
     let name = format!("meter {serial}");
     let confirmed = site.wait(Duration::from_secs(30), |told| told.is(&name, "confirmed"));
