@@ -173,6 +173,39 @@ pub struct ImportObject {
     pub in_sym_seed: Vec<u8>,
 }
 
+/// A statement about the software that runs, for an owner who knows the attestation key.
+#[derive(Clone, Debug)]
+pub struct QuoteRequest {
+    /// Attestation key.
+    pub attestation: KeyBlob,
+    /// qualifyingData.
+    pub qualifying: Digest,
+    /// TPML_PCR_SELECTION.
+    pub pcr_selection: Vec<u8>,
+    /// First IMA entry that is wanted.
+    pub ima_next: u64,
+}
+
+/// A new TLS key, and a new storage key where one is wanted, each certified by the attestation key.
+#[derive(Clone, Debug)]
+pub struct RenewRequest {
+    /// Attestation key.
+    pub attestation: KeyBlob,
+    /// qualifyingData of the TLS key's certification.
+    pub tls: Digest,
+    /// qualifyingData of the storage key's, `None` when it stays.
+    pub storage: Option<Digest>,
+}
+
+/// A new key and its certification.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Renewed {
+    /// The key.
+    pub key: KeyBlob,
+    /// Certify, signed by the attestation key.
+    pub certify: Attest,
+}
+
 /// One operation of the root.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -205,6 +238,20 @@ pub enum RootRequest {
     /// Runs tunnelled commands in order, stops after the first that fails. The caller has checked them against the
     /// allow-list. Answer: [`RootReply::Responses`].
     Execute(Vec<Vec<u8>>),
+    /// Quote and logs alone; sessions of the owner stay open. Answer: [`RootReply::Quoted`].
+    Quote(QuoteRequest),
+    /// Opens one or two sessions for the owner's commands; those of earlier requests are closed first. Each has its
+    /// encryptedSalt (TPM2B with size word) and nonceCaller. Answer: [`RootReply::Sessions`].
+    OpenSessions(Vec<(Vec<u8>, N16)>),
+    /// The identity key signs what a session has audited. Answer: [`RootReply::Audited`].
+    SignAudit {
+        /// Handle of the session.
+        session: u32,
+        /// qualifyingData.
+        qualifying: Digest,
+    },
+    /// Makes new keys. Those in use stay what they are. Answer: [`RootReply::Renewed`].
+    Renew(RenewRequest),
     /// Imports objects under the storage key. Answer: [`RootReply::Imported`].
     Import {
         /// Storage key.
@@ -246,6 +293,24 @@ pub enum RootReply {
     Attested(alloc::boxed::Box<Attested>),
     /// To [`RootRequest::Execute`]: whole TPM responses; the first with rc != 0 ends the list.
     Responses(Vec<Vec<u8>>),
+    /// To [`RootRequest::Quote`].
+    Quoted {
+        /// Quote.
+        quote: Attest,
+        /// Event log and IMA list, read after the quote was made.
+        logs: Logs,
+    },
+    /// To [`RootRequest::OpenSessions`], in its order.
+    Sessions(Vec<TpmSession>),
+    /// To [`RootRequest::SignAudit`].
+    Audited(Attest),
+    /// To [`RootRequest::Renew`].
+    Renewed {
+        /// TLS key.
+        tls: Renewed,
+        /// Storage key, when one was wanted.
+        storage: Option<Renewed>,
+    },
     /// To [`RootRequest::Import`]: blobs and their Names as recomputed by the root, in order.
     Imported(Vec<(KeyBlob, EkName)>),
     /// To [`RootRequest::Unseal`].

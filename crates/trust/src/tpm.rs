@@ -13,7 +13,7 @@ mod public;
 mod read;
 mod signature;
 
-pub use command::check_tunnelled;
+pub use command::{Tunnelled, check_tunnelled};
 pub use pcr::{PCR_COUNT, PcrSelection, pcr_digest, pcr_selection};
 pub use public::{
     EccScheme, PublicArea, attestation_key, endorsement_key, endorsement_public, identity_key, storage_key,

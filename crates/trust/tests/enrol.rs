@@ -1,11 +1,13 @@
 //! The framing vector of the onboarding protocol, made by an independent script, in both directions; what devices measured
-//! and whose endorsement keys they have.
+//! and whose endorsement keys they have; what orders make of a device.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 #[path = "enrol/endorsement.rs"]
 mod endorsement;
 #[path = "enrol/measured.rs"]
 mod measured;
+#[path = "enrol/orders.rs"]
+mod orders;
 #[path = "enrol/receipt.rs"]
 mod receipt;
 

@@ -450,6 +450,7 @@ impl World {
                 let reply = self.ask_relay(wire)?;
                 self.on_the_way(leg_of(&reply), reply)
             }
+            Peer::HeadEnd | Peer::FormerOwner => None,
         }
     }
 

@@ -293,7 +293,8 @@ impl World {
         }
         let to = match peer {
             Peer::InitServer => Actor::InitServer,
-            Peer::ConfigServer => Actor::ConfigServer,
+            // Orders travel through the config server here, and its answer to the last result is the owner's.
+            Peer::ConfigServer | Peer::HeadEnd | Peer::FormerOwner => Actor::ConfigServer,
         };
         self.send(actor, to, Content::Ask { connection, wire });
         self.crashes(actor, Point::AfterTransmit);

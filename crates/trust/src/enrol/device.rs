@@ -6,11 +6,18 @@
 //! What must outlive a power cut is in [`DeviceRecord`]. Session secrets are in memory only: who loses them starts a new
 //! session with a fresh M, so no (key, nonce) pair of a seal is ever used twice (rule S1).
 
+mod act;
 mod check;
+mod ending;
+mod orders;
 mod record;
 mod table;
 
-pub use record::{DeliveredKey, DeviceRecord, Installed};
+pub use ending::OFFER_TIME;
+pub use record::{
+    Accepted, DeliveredKey, DeviceRecord, Ended, Ending, EndingStage, Installed, Orders, OwnerChain,
+    RenewedKeys,
+};
 
 use alloc::{collections::VecDeque, string::String, vec::Vec};
 use core::time::Duration;
@@ -19,12 +26,13 @@ use gridseal_crypto::{
     Key, PublicKey,
     role::{ActivationSecret, OwnerSecret, SessionSecret},
 };
-use gridseal_types::{Code, Digest, EkName, Nonce, Sid, Tick};
+use gridseal_types::{Code, Digest, EkName, Nonce, OrderSeq, Sid, Tick};
 
 use super::{
     init::VerifiedRedirect,
+    order::Kind,
     session::{ChallengePayload, Step, Transcript},
-    voucher::VoucherKey,
+    voucher::{VerifiedVoucher, VoucherKey},
 };
 use crate::root::{Attested, Description, RootError, RootReply, RootRequest};
 
@@ -84,6 +92,10 @@ pub enum Peer {
     InitServer,
     /// The owner's config server that the redirect names.
     ConfigServer,
+    /// The owner's head-end, in the TLS session of the LDevID, which relays orders and results unread.
+    HeadEnd,
+    /// The config server of the owner before: [`Device::former_owner`].
+    FormerOwner,
 }
 
 /// What the shell must do.
@@ -97,8 +109,11 @@ pub enum Output {
     Random(usize),
     /// Write [`Device::record`] durably, replacing the old one whole, and give back [`Input::Persisted`].
     Persist,
-    /// Send to the peer; its answer is [`Input::Received`], none is [`Input::NoReply`].
+    /// Send to the peer; its answer is [`Input::Received`], one without a body is [`Input::Taken`], none is
+    /// [`Input::NoReply`].
     Transmit(Peer, Vec<u8>),
+    /// Destroy what the application keeps for this owner (counters, profiles, credit) and give back [`Input::Wiped`].
+    Wipe,
     /// Something worth telling.
     Event(Event),
 }
@@ -126,6 +141,33 @@ pub enum Event {
         /// Whether the owner has confirmed.
         confirmed: bool,
     },
+    /// An order is on record and is about to be carried out.
+    OrderAccepted {
+        /// Its number.
+        seq: OrderSeq,
+        /// Its kind.
+        kind: Kind,
+    },
+    /// The result of an order is on record and is about to be sent.
+    OrderAnswered {
+        /// Its number.
+        seq: OrderSeq,
+        /// Its kind.
+        kind: Kind,
+        /// Why it was not carried out.
+        refused: Option<Code>,
+    },
+    /// An exchange about orders is over.
+    OrdersFetched {
+        /// Whether the owner has answered.
+        reached: bool,
+        /// When he wants to be asked again, seconds; 0 where he does not say. Nobody signed it: a hint, to be bounded.
+        again_s: u32,
+    },
+    /// The owner's keys, secrets and configuration are gone; kind 7 or 8.
+    OwnershipEnded(Kind),
+    /// Nothing is left to do for this device.
+    Decommissioned,
 }
 
 /// What the shell tells.
@@ -152,6 +194,12 @@ pub enum Input<'i> {
     TerminusAccepted,
     /// The terminus refused a device whose configuration was never confirmed.
     TerminusRefused,
+    /// Ask the owner for orders: on every connection to the terminus, and every few minutes.
+    FetchOrders,
+    /// The peer has taken the last [`Output::Transmit`] and answers nothing.
+    Taken,
+    /// [`Output::Wipe`] is done, durably.
+    Wiped,
 }
 
 /// The shell gave an input that the state does not take. The state is unchanged.
@@ -240,6 +288,17 @@ enum State {
     AwaitingDone(alloc::boxed::Box<Session>),
     Confirming,
     Operating,
+    /// An exchange about orders.
+    Ordering(orders::Ordering),
+    /// A stage of an ending is being stored.
+    StoringEnding,
+    /// The steps after the owner was told that the TPM is cleared.
+    Finishing(ending::Finishing),
+    /// The last result was sent to the owner before.
+    Offering,
+    /// It has arrived, which is being stored.
+    StoringEnd,
+    Decommissioned,
     /// A session was given up: its TPM sessions are closed before the wait.
     Flushing,
     /// Random value for a wait, whose ceiling is the first one doubled so often.
@@ -264,6 +323,22 @@ pub struct Device {
     failures: u32,
     /// When the last challenges of init servers were answered: at most [`CHALLENGES_MAX`] in [`Pace::challenges`].
     challenged: VecDeque<Tick>,
+    /// The owner's chain, once its signatures were checked since power came.
+    chain: Option<VerifiedVoucher>,
+    /// Handles of the TPM sessions that the last order of kind 3 has opened.
+    sessions: Vec<u32>,
+    /// When the owner wants to be asked again, seconds.
+    again_s: u32,
+    /// The result of the last order has arrived, as far as is known since power came.
+    is_told: bool,
+    /// Questions in a row that nobody answered, while ownership ends.
+    unheard: u32,
+    /// Questions since the last order, while ownership ends.
+    idle: u32,
+    /// The last result was offered to the owner before in this attempt.
+    is_offered: bool,
+    /// When power came.
+    powered: Tick,
     /// A new session is to replace a configuration that the owner never confirmed.
     is_renewing: bool,
     reply_due: Option<Tick>,
@@ -288,6 +363,14 @@ impl Device {
             verified: None,
             failures: 0,
             challenged: VecDeque::new(),
+            chain: None,
+            sessions: Vec::new(),
+            again_s: 0,
+            is_told: false,
+            unheard: 0,
+            idle: 0,
+            is_offered: false,
+            powered: Tick(0),
             is_renewing: false,
             reply_due: None,
             outputs: VecDeque::new(),
@@ -303,8 +386,32 @@ impl Device {
     /// Addresses and pins of the owner's config servers, once a redirect was accepted.
     #[must_use]
     pub fn config_servers(&self) -> Option<(Vec<String>, Vec<Digest>)> {
-        let redirect = &self.verified.as_ref()?.redirect;
-        Some((redirect.urls.clone(), redirect.pins.clone()))
+        if let Some(verified) = &self.verified {
+            return Some((verified.redirect.urls.clone(), verified.redirect.pins.clone()));
+        }
+        let owner = self.record.orders.owner.as_ref()?;
+        Some((owner.urls.clone(), owner.pins.clone()))
+    }
+
+    /// Addresses and pins of the config servers of the owner before, while it is still to be told of the end.
+    #[must_use]
+    pub fn former_owner(&self) -> Option<(Vec<String>, Vec<Digest>)> {
+        let ended = self.record.ended.as_ref()?;
+        Some((ended.urls.clone(), ended.pins.clone()))
+    }
+
+    /// Whether the device may go to its terminus, and takes [`Input::FetchOrders`].
+    #[must_use]
+    pub const fn is_operating(&self) -> bool {
+        matches!(self.state, State::Operating)
+    }
+
+    /// Whether the device works for its owner: not suspended, and no end of the ownership is ordered.
+    #[must_use]
+    pub const fn is_at_work(&self) -> bool {
+        self.record.installed.is_some()
+            && !self.record.orders.is_suspended
+            && self.record.orders.ending.is_none()
     }
 
     /// Next output. Drain after every [`Device::handle`].
@@ -327,13 +434,25 @@ impl Device {
         self.state.name()
     }
 
-    /// Checks the redirect that the flash holds; what was checked since power came is not checked again.
+    /// Checks the redirect that the flash holds; what was checked since power came is not checked again. It may be older
+    /// than what the root has seen: a flash that was put back, or an owner who has a new key since.
     fn verify_stored_redirect(&mut self) -> bool {
         if self.verified.is_none() {
             let signed = self.record.redirect.as_ref();
             self.verified = signed.and_then(|signed| signed.verify(&self.firmware.voucher_keys).ok());
         }
-        self.verified.is_some()
+        let is_current = |verified: &VerifiedRedirect, description: &Description| {
+            verified.voucher.epoch >= description.epoch
+                && description.pin.is_none_or(|pin| verified.voucher.contains(&pin).is_ok())
+        };
+        let is_current = match (&self.verified, &self.description) {
+            (Some(verified), Some(description)) => is_current(verified, description),
+            _ => false,
+        };
+        if !is_current {
+            self.verified = None;
+        }
+        is_current
     }
 
     fn event(&mut self, event: Event) {
@@ -376,6 +495,12 @@ impl State {
             Self::AwaitingDone(_) => "awaiting-done",
             Self::Confirming => "confirming",
             Self::Operating => "operating",
+            Self::Ordering(ordering) => ordering.name(),
+            Self::StoringEnding => "storing-ending",
+            Self::Finishing(finishing) => finishing.name(),
+            Self::Offering => "offering-last-result",
+            Self::StoringEnd => "storing-last-word",
+            Self::Decommissioned => "decommissioned",
             Self::Flushing => "flushing",
             Self::Jittering { .. } => "jittering",
             Self::Waiting { .. } => "waiting",

@@ -23,7 +23,7 @@ use gridseal_types::{Digest, EkName, N16, service::keys::TpmSession};
 
 use super::{
     Assurance, AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, MeasurementSource,
-    OwnerKeys, RootError, RootReply, RootRequest,
+    OwnerKeys, QuoteRequest, RenewRequest, Renewed, RootError, RootReply, RootRequest,
 };
 use crate::enrol::secrets::owner_secret;
 use crate::measured::Logs;
@@ -38,12 +38,15 @@ mod rc {
     pub(super) const INTEGRITY_P1: u32 = 0x1df;
     pub(super) const INTEGRITY_P3: u32 = 0x3df;
     pub(super) const ECC_POINT_P1: u32 = 0x1e7;
+    /// TPM_RC_TYPE of handle 3: the session audits nothing.
+    pub(super) const TYPE_H3: u32 = 0x38a;
     pub(super) const VALUE_P2: u32 = 0x2c4;
 }
 
 /// Command codes, for errors.
 mod cc {
     pub(super) const ACTIVATE_CREDENTIAL: u32 = 0x147;
+    pub(super) const GET_SESSION_AUDIT_DIGEST: u32 = 0x14d;
     pub(super) const IMPORT: u32 = 0x156;
     pub(super) const LOAD: u32 = 0x157;
     pub(super) const QUOTE: u32 = 0x158;
@@ -54,11 +57,16 @@ const fn refused(command: u32, rc: u32) -> RootError {
     RootError::Refused { command, rc }
 }
 
+/// Handle of the first session.
+const FIRST_SESSION: u32 = 0x0200_0000;
+
 /// A salted HMAC session.
 struct Session {
     handle: u32,
     key: TpmSessionKey,
     nonce_tpm: [u8; 16],
+    /// Digest of what it audited.
+    audited: Option<[u8; 32]>,
 }
 
 /// What a power cut takes.
@@ -71,6 +79,12 @@ struct Volatile {
 impl Volatile {
     const fn new() -> Self {
         Self { sessions: Vec::new(), pcrs: [Digest([0; 32]); PCR_COUNT as usize], clock: 0 }
+    }
+
+    fn pcr_digest(&self, selection: &tpm::PcrSelection) -> Digest {
+        let values: Vec<Digest> =
+            selection.indices().filter_map(|index| self.pcrs.get(usize::from(index)).copied()).collect();
+        tpm::pcr_digest(&values)
     }
 }
 
@@ -249,35 +263,104 @@ impl SoftwareRoot {
             context.certify(tls, &kept.two_names(&request.keys.tls.public))?,
             context.certify(iak, &statement::endorsement_child(&request.keys.iak_public))?,
         ];
-        let values: Vec<Digest> = selection
-            .indices()
-            .filter_map(|index| self.volatile.pcrs.get(usize::from(index)).copied())
-            .collect();
-        let quote = context.quote(quote, &selection, &tpm::pcr_digest(&values))?;
-        let logs = match &mut self.measurements {
-            Some(source) => source.read(request.ima_next)?,
-            None => Logs::default(),
-        };
+        let quote = context.quote(quote, &selection, &self.volatile.pcr_digest(&selection))?;
+        let logs = self.logs(request.ima_next)?;
         let sessions = self.start_sessions(request)?;
         Ok(RootReply::Attested(Box::new(Attested { activation, sessions, certify, quote, logs })))
     }
 
+    fn logs(&mut self, ima_next: u64) -> Result<Logs, RootError> {
+        match &mut self.measurements {
+            Some(source) => source.read(ima_next),
+            None => Ok(Logs::default()),
+        }
+    }
+
     /// Opens the owner's and the lockout session.
     fn start_sessions(&mut self, request: &AttestRequest) -> Result<[TpmSession; 2], RootError> {
+        let wanted: Vec<_> = request.salts.iter().cloned().zip(request.nonce_callers).collect();
+        self.open_salted(&wanted)?.try_into().map_err(|_| RootError::Malformed)
+    }
+
+    fn open_salted(&mut self, wanted: &[(Vec<u8>, N16)]) -> Result<Vec<TpmSession>, RootError> {
+        self.volatile.sessions.clear();
         let endorsement = &self.kept.as_ref().ok_or(RootError::Unsuitable)?.endorsement;
-        let mut opened = [TpmSession { handle: 0x0200_0000, nonce_tpm: N16([0; 16]) }; 2];
-        for (index, (session, (salt, caller))) in
-            (0u32..).zip(opened.iter_mut().zip(request.salts.iter().zip(&request.nonce_callers)))
-        {
-            let salt = recover_secret(SecretLabel::Secret, endorsement, salt)
-                .ok_or(refused(cc::START_AUTH_SESSION, rc::ECC_POINT_P1))?;
+        let mut opened = Vec::with_capacity(wanted.len());
+        for (index, (salt, caller)) in (0u32..).zip(wanted) {
+            let Some(salt) = recover_secret(SecretLabel::Secret, endorsement, salt) else {
+                self.volatile.sessions.clear();
+                return Err(refused(cc::START_AUTH_SESSION, rc::ECC_POINT_P1));
+            };
             let nonce_tpm = gridseal_crypto::random::<16>(&mut *self.rng).map_err(|_| RootError::Rng)?;
             let key = SessionNonces { caller: caller.0, tpm: nonce_tpm }.session_key(&salt);
-            session.handle |= index;
-            session.nonce_tpm = N16(nonce_tpm);
-            self.volatile.sessions.push(Session { handle: session.handle, key, nonce_tpm });
+            let handle = FIRST_SESSION | index;
+            opened.push(TpmSession { handle, nonce_tpm: N16(nonce_tpm) });
+            self.volatile.sessions.push(Session { handle, key, nonce_tpm, audited: None });
         }
         Ok(opened)
+    }
+
+    /// What an attestation key signs outside of C3.
+    fn with_attestation<R>(
+        &mut self,
+        attestation: &KeyBlob,
+        make: impl FnOnce(&NonVolatile, &Volatile, &statement::Context<'_>) -> Result<R, RootError>,
+    ) -> Result<R, RootError> {
+        let kept = self.kept.as_ref().ok_or(RootError::Unsuitable)?;
+        let signer = SigningKey::new(&kept.load(attestation, tpm::attestation_key)?)
+            .map_err(|_| RootError::Unsuitable)?;
+        self.volatile.clock = self.volatile.clock.wrapping_add(1);
+        let context = statement::Context {
+            signer: &signer,
+            qualified_signer: kept.qualified_name(&tpm::name(&attestation.public)),
+            clock: self.volatile.clock,
+            reset_count: kept.reset_count,
+        };
+        make(kept, &self.volatile, &context)
+    }
+
+    fn quote_alone(&mut self, request: &QuoteRequest) -> Result<RootReply, RootError> {
+        let selection = tpm::PcrSelection::decode(&request.pcr_selection)
+            .map_err(|_| refused(cc::QUOTE, rc::VALUE_P2))?;
+        let quote = self.with_attestation(&request.attestation, |_, volatile, context| {
+            context.quote(&request.qualifying, &selection, &volatile.pcr_digest(&selection))
+        })?;
+        Ok(RootReply::Quoted { quote, logs: self.logs(request.ima_next)? })
+    }
+
+    fn renew(&mut self, request: &RenewRequest) -> Result<RootReply, RootError> {
+        let make = |root: &mut Self, template: &[u8], qualifying: &Digest| {
+            let kept = root.kept.as_ref().ok_or(RootError::Unsuitable)?;
+            let key = kept.create(template, &mut *root.rng)?;
+            let certify = root.with_attestation(&request.attestation, |kept, _, context| {
+                context.certify(qualifying, &kept.two_names(&key.public))
+            })?;
+            Ok::<_, RootError>(Renewed { key, certify })
+        };
+        let tls = make(self, &TLS_TEMPLATE, &request.tls)?;
+        let storage = match &request.storage {
+            Some(qualifying) => Some(make(self, &STORAGE_TEMPLATE, qualifying)?),
+            None => None,
+        };
+        Ok(RootReply::Renewed { tls, storage })
+    }
+
+    fn sign_audit(&mut self, session: u32, qualifying: &Digest) -> Result<RootReply, RootError> {
+        let kept = self.kept.as_ref().ok_or(RootError::Unsuitable)?;
+        let session = self.volatile.sessions.iter().find(|open| open.handle == session);
+        let audited = session
+            .and_then(|session| session.audited)
+            .ok_or(refused(cc::GET_SESSION_AUDIT_DIGEST, rc::TYPE_H3))?;
+        self.volatile.clock = self.volatile.clock.wrapping_add(1);
+        let signer = kept.identity_signer()?;
+        let identity = tpm::with_point(&ATTESTATION_TEMPLATE, &kept.identity);
+        let context = statement::Context {
+            signer: &signer,
+            qualified_signer: statement::endorsement_child(&identity).qualified,
+            clock: self.volatile.clock,
+            reset_count: kept.reset_count,
+        };
+        context.session_audit(qualifying, &audited).map(RootReply::Audited)
     }
 
     fn import(&self, storage: &KeyBlob, objects: &[ImportObject]) -> Result<RootReply, RootError> {
@@ -354,6 +437,10 @@ impl DeviceRoot for SoftwareRoot {
             }
             RootRequest::Attest(request) => self.attest(&request),
             RootRequest::Execute(commands) => self.execute(&commands).map(RootReply::Responses),
+            RootRequest::Quote(request) => self.quote_alone(&request),
+            RootRequest::OpenSessions(wanted) => self.open_salted(&wanted).map(RootReply::Sessions),
+            RootRequest::SignAudit { session, qualifying } => self.sign_audit(session, &qualifying),
+            RootRequest::Renew(request) => self.renew(&request),
             RootRequest::Import { storage, objects } => self.import(&storage, &objects),
             RootRequest::Unseal { storage, object } => self.unseal(&storage, &object),
             RootRequest::Sign { tls, message } => self.sign(&tls, &message),

@@ -20,11 +20,12 @@ use gridseal_crypto::{
     role::{AuthValue, DeviceRootSecret},
     tpm::{AuthInForce, ChangeAuth, change_auth_command},
 };
-use gridseal_types::{N16, service::keys::TpmSession};
+use gridseal_types::{Digest, N16, service::keys::TpmSession};
 
 use super::{
     Assurance, AttestRequest, Attested, Description, DeviceRoot, EndorsementKind, ImportObject, KeyBlob,
-    MeasurementSource, OwnerKeys, RootError, RootReply, RootRequest, TpmTransport,
+    MeasurementSource, OwnerKeys, QuoteRequest, RenewRequest, Renewed, RootError, RootReply, RootRequest,
+    TpmTransport,
 };
 use crate::{
     measured::Logs,
@@ -210,12 +211,57 @@ impl<T: TpmTransport> Tpm2Root<T> {
                 let quote = root.quote(signer, qd_quote, &request.pcr_selection)?;
                 Ok((activation, [storage, tls, identity], quote))
             })?;
-        let logs = match &mut self.measurements {
-            Some(source) => source.read(request.ima_next)?,
-            None => Logs::default(),
-        };
+        let logs = self.logs(request.ima_next)?;
         let sessions = self.start_sessions(request)?;
         Ok(RootReply::Attested(Box::new(Attested { activation, sessions, certify, quote, logs })))
+    }
+
+    fn logs(&mut self, ima_next: u64) -> Result<Logs, RootError> {
+        match &mut self.measurements {
+            Some(source) => source.read(ima_next),
+            None => Ok(Logs::default()),
+        }
+    }
+
+    fn quote_alone(&mut self, request: &QuoteRequest) -> Result<RootReply, RootError> {
+        let QuoteRequest { attestation, qualifying, pcr_selection, ima_next } = request;
+        let quote = self.with_loaded(STORAGE_ROOT_HANDLE, attestation, |root, signer| {
+            root.quote(signer, qualifying, pcr_selection)
+        })?;
+        Ok(RootReply::Quoted { quote, logs: self.logs(*ima_next)? })
+    }
+
+    fn renew(&mut self, request: &RenewRequest) -> Result<RootReply, RootError> {
+        let make = |root: &mut Self, template: &[u8], qualifying: &Digest| {
+            let key = root.create(template)?;
+            let certify = root.with_loaded(STORAGE_ROOT_HANDLE, &request.attestation, |root, signer| {
+                root.with_loaded(STORAGE_ROOT_HANDLE, &key, |root, object| {
+                    root.certify(object, signer, qualifying)
+                })
+            })?;
+            Ok::<_, RootError>(Renewed { key, certify })
+        };
+        let tls = make(self, &TLS_TEMPLATE, &request.tls)?;
+        let storage = match &request.storage {
+            Some(qualifying) => Some(make(self, &STORAGE_TEMPLATE, qualifying)?),
+            None => None,
+        };
+        Ok(RootReply::Renewed { tls, storage })
+    }
+
+    /// Opens sessions one after the other; none stays open when one fails.
+    fn open_sessions(&mut self, wanted: &[(Vec<u8>, N16)]) -> Result<RootReply, RootError> {
+        self.flush_all()?;
+        let mut sessions = Vec::with_capacity(wanted.len());
+        for (salt, caller) in wanted {
+            match self.start_salted(&caller.0, salt) {
+                Ok((handle, nonce_tpm)) => {
+                    sessions.push(TpmSession { handle, nonce_tpm: N16(nonce_tpm) });
+                }
+                Err(error) => return self.flush_all().and(Err(error)),
+            }
+        }
+        Ok(RootReply::Sessions(sessions))
     }
 
     /// Opens the owner's and the lockout session; none stays open when one fails.
@@ -281,6 +327,12 @@ impl<T: TpmTransport> DeviceRoot for Tpm2Root<T> {
             RootRequest::RaiseGeneration => self.raise_generation().map(|()| RootReply::Done),
             RootRequest::Attest(request) => self.attest(&request),
             RootRequest::Execute(commands) => self.execute(&commands),
+            RootRequest::Quote(request) => self.quote_alone(&request),
+            RootRequest::OpenSessions(wanted) => self.open_sessions(&wanted),
+            RootRequest::SignAudit { session, qualifying } => self
+                .with_identity(|root, key, _| root.sign_audit(session, key, &qualifying))
+                .map(RootReply::Audited),
+            RootRequest::Renew(request) => self.renew(&request),
             RootRequest::Import { storage, objects } => self.import_all(&storage, &objects),
             RootRequest::Unseal { storage, object } => self.unseal_object(&storage, &object),
             RootRequest::Sign { tls, message } => self

@@ -376,8 +376,8 @@ fn change_auth(hierarchy: u32, session_handle: u32) -> Vec<u8> {
 fn only_the_two_ownership_commands_in_the_opened_sessions_may_run() {
     let sessions = [0x0200_0000, 0x0200_0001];
     for session in sessions {
-        assert_eq!(check_tunnelled(&change_auth(RH_OWNER, session), &sessions), Ok(()));
-        assert_eq!(check_tunnelled(&change_auth(RH_LOCKOUT, session), &sessions), Ok(()));
+        assert_eq!(check_tunnelled(&change_auth(RH_OWNER, session), &sessions), Ok(Tunnelled::ChangeAuth));
+        assert_eq!(check_tunnelled(&change_auth(RH_LOCKOUT, session), &sessions), Ok(Tunnelled::ChangeAuth));
     }
     let refused = |command: &[u8]| assert_eq!(check_tunnelled(command, &sessions), Err(Code::Command));
     refused(&change_auth(RH_ENDORSEMENT, 0x0200_0000));

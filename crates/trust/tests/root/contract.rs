@@ -6,14 +6,15 @@ use gridseal_crypto::{
     Key, PublicKey, Rng, random,
     role::{ActivationSecret, AuthValue, DeviceRootSecret, Gak, Guek, OwnerSecret},
     tpm::{
-        AuthInForce, ChangeAuth, SecretLabel, SessionNonces, TpmSessionKey, change_auth_command,
-        change_auth_confirmed, duplicate, make_credential, share_secret,
+        AuthInForce, ChangeAuth, Clear, SecretLabel, SessionNonces, TpmSessionKey, change_auth_command,
+        change_auth_confirmed, clear_audit_digest, clear_command, clear_confirmed, duplicate,
+        make_credential, share_secret,
     },
 };
 use gridseal_trust::{
     root::{
         AttestRequest, Attested, Description, DeviceRoot, ImportObject, KeyBlob, OwnerKeys, OwnerPin,
-        RootError, RootReply, RootRequest,
+        QuoteRequest, RenewRequest, RootError, RootReply, RootRequest,
     },
     tpm::{self, PcrSelection, attest},
 };
@@ -387,6 +388,93 @@ pub(crate) fn power_cut_keeps_what_is_durable(
     own_again(bench, owner, keys);
 }
 
+/// What an owner orders later: a quote alone while sessions are open, and keys in place of those in use.
+pub(crate) fn later_statements(bench: &mut dyn Bench, owner: &mut Owner<'_>, keys: &OwnerKeys) {
+    let key = tpm::attestation_key(&keys.attestation.public).unwrap();
+    let endorsement = tpm::endorsement_key(&describe(bench).ek_public).unwrap();
+    let (_, salt) = endorsement.share_secret(SecretLabel::Secret, owner.rng).unwrap();
+    let wanted = vec![(salt.clone(), N16([1; 16])), (salt, N16([2; 16]))];
+    let opened = reply!(bench, RootRequest::OpenSessions(wanted), RootReply::Sessions(opened) => opened);
+    assert_eq!((opened.len(), bench.loaded()), (2, (2, 0)));
+    let selection = tpm::pcr_selection(&[0, 7, 23]);
+    let request = QuoteRequest {
+        attestation: keys.attestation.clone(),
+        qualifying: Digest([5; 32]),
+        pcr_selection: selection.clone(),
+        ima_next: 0,
+    };
+    let quote = reply!(bench, RootRequest::Quote(request), RootReply::Quoted { quote, .. } => quote);
+    let expected = tpm::pcr_digest(&[Digest([0; 32]); 3]);
+    attest::verify_quote(&quote, &key, &Digest([5; 32]), &selection, Some(&expected)).unwrap();
+    assert_eq!(bench.loaded(), (2, 0), "the owner's sessions stay open");
+    let request = RenewRequest {
+        attestation: keys.attestation.clone(),
+        tls: Digest([6; 32]),
+        storage: Some(Digest([8; 32])),
+    };
+    let renewed = RootRequest::Renew(request);
+    let (tls, storage) =
+        reply!(bench, renewed, RootReply::Renewed { tls, storage } => (tls, storage.unwrap()));
+    for (made, qualifying) in [(&tls, [6; 32]), (&storage, [8; 32])] {
+        let name = tpm::name(&made.key.public);
+        attest::verify_certify(&made.certify, &key, &Digest(qualifying), &name).unwrap();
+    }
+    tpm::tls_key(&tls.key.public).unwrap();
+    tpm::storage_key(&storage.key.public).unwrap();
+    reply!(bench, RootRequest::Flush, RootReply::Done => ());
+    assert_eq!(bench.loaded(), (0, 0));
+    let renewed = OwnerKeys { tls: tls.key, storage: storage.key, ..keys.clone() };
+    deliver(bench, owner, &renewed);
+    sign(bench, &renewed);
+    sign(bench, keys);
+}
+
+/// The owner clears the root: the response and the identity key's statement prove it, and nothing of the owner is left.
+pub(crate) fn cleared_by_its_owner(
+    bench: &mut dyn Bench,
+    owner: &mut Owner<'_>,
+    keys: &OwnerKeys,
+    blobs: &[KeyBlob; 2],
+) {
+    let before = describe(bench);
+    let endorsement = tpm::endorsement_key(&before.ek_public).unwrap();
+    let (seed, salt) = endorsement.share_secret(SecretLabel::Secret, owner.rng).unwrap();
+    let caller = N16(random(owner.rng).unwrap());
+    let wanted = RootRequest::OpenSessions(vec![(salt, caller)]);
+    let opened = reply!(bench, wanted, RootReply::Sessions(opened) => opened[0]);
+    let session = SessionNonces { caller: caller.0, tpm: opened.nonce_tpm.0 }.session_key(&seed);
+    let nonce_caller = random(owner.rng).unwrap();
+    let command = clear_command(&Clear {
+        session_handle: opened.handle,
+        session: &session,
+        in_force: AuthInForce::Value(&owner.in_force[LOCKOUT]),
+        nonce_tpm: opened.nonce_tpm.0,
+        nonce_caller,
+    });
+    let allowed = tpm::check_tunnelled(&command, &[opened.handle]);
+    assert_eq!(allowed, Ok(tpm::Tunnelled::Clear { audited: Some(opened.handle) }));
+    let nothing_audited = RootRequest::SignAudit { session: opened.handle, qualifying: Digest([9; 32]) };
+    assert!(bench.root().perform(nothing_audited).is_err());
+    let responses = reply!(bench, RootRequest::Execute([command].into()), RootReply::Responses(list) => list);
+    assert!(clear_confirmed(&session, &nonce_caller, &responses[0]), "{:02x?}", responses[0]);
+    let sign = RootRequest::SignAudit { session: opened.handle, qualifying: Digest([9; 32]) };
+    let audit = reply!(bench, sign, RootReply::Audited(audit) => audit);
+    assert!(audit.attest.windows(32).any(|part| part == clear_audit_digest()), "{:02x?}", audit.attest);
+    let identity = tpm::identity_key(&keys.iak_public).unwrap();
+    assert!(identity.verifies(&audit.attest, &tpm::parse_signature(&audit.signature).unwrap()));
+    reply!(bench, RootRequest::Flush, RootReply::Done => ());
+    let after = describe(bench);
+    assert_eq!((after.permanent, bench.loaded()), (FRESH, (0, 0)));
+    assert_eq!((after.epoch, after.pin, &after.ek_public), (before.epoch, before.pin, &before.ek_public));
+    assert_eq!((after.generation, &after.iak_public), (before.generation, &before.iak_public));
+    let sign = RootRequest::Sign { tls: keys.tls.clone(), message: Vec::new() };
+    assert!(matches!(refusal(bench, sign), RootError::Refused { command: 0x157, .. }));
+    let unseal = RootRequest::Unseal { storage: keys.storage.clone(), object: blobs[0].clone() };
+    assert!(matches!(refusal(bench, unseal), RootError::Refused { command: 0x157, .. }));
+    let expected: Key<OwnerSecret, 32> = n_root().derive(&[b"gs-ndev-v1", &2u64.to_be_bytes()]);
+    assert!(bool::from(owner_secret(bench, 2).ct_eq(&expected)), "N_root stays");
+}
+
 /// Everything above in the order of a device's life; `foreign` are keys of another root.
 pub(crate) fn whole_life(bench: &mut dyn Bench, rng: &mut dyn Rng, foreign: &OwnerKeys) {
     manufacture(bench);
@@ -403,5 +491,8 @@ pub(crate) fn whole_life(bench: &mut dyn Bench, rng: &mut dyn Rng, foreign: &Own
     abandoned_exchanges_leave_no_sessions(bench, &mut owner, &keys);
     foreign_and_changed_input_is_refused(bench, &mut owner, &keys, foreign);
     power_cut_keeps_what_is_durable(bench, &mut owner, &keys, &blobs);
+    later_statements(bench, &mut owner, &keys);
+    cleared_by_its_owner(bench, &mut owner, &keys, &blobs);
+    let (keys, _) = onboard(bench, &mut owner);
     wrong_lockout_authorisation(bench, &mut owner, &keys);
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use gridseal_api::client::FieldClient;
+use gridseal_api::client::{Answer, FieldClient};
 use gridseal_io::{
     clock::tick_now,
     rng::OsRng,
@@ -155,19 +155,21 @@ impl Puppet {
                 self.machine.handle(tick_now(), Input::Persisted)?;
             }
             Output::Transmit(peer, wire) => match self.exchange(peer, wire)? {
-                Some(answer) => {
-                    self.heard.push(answer.clone());
-                    self.machine.handle(tick_now(), Input::Received(&answer))?;
+                Some(answer) if answer.status == 200 => {
+                    self.heard.push(answer.body.clone());
+                    self.machine.handle(tick_now(), Input::Received(&answer.body))?;
                 }
-                None => self.machine.handle(tick_now(), Input::NoReply)?,
+                Some(answer) if answer.status == 204 => self.machine.handle(tick_now(), Input::Taken)?,
+                _ => self.machine.handle(tick_now(), Input::NoReply)?,
             },
+            Output::Wipe => self.machine.handle(tick_now(), Input::Wiped)?,
             Output::Event(event) => self.events.push(event),
             _ => {}
         }
         Ok(())
     }
 
-    fn exchange(&mut self, peer: Peer, wire: Vec<u8>) -> Result<Option<Vec<u8>>> {
+    fn exchange(&mut self, peer: Peer, wire: Vec<u8>) -> Result<Option<Answer>> {
         let wire = match &mut self.on_wire {
             Some(act) => match act(&wire) {
                 None => return Ok(None),
@@ -191,8 +193,10 @@ impl Puppet {
                 let client = self.config.insert(client);
                 self.runtime.block_on(client.post("/gso/v1/config", wire))
             }
+            // It has no way there but the config server's.
+            Peer::HeadEnd | Peer::FormerOwner => return Ok(None),
         };
-        Ok(answer.ok().filter(|answer| answer.status == 200).map(|answer| answer.body))
+        Ok(answer.ok())
     }
 
     fn config_client(&self) -> Result<FieldClient> {

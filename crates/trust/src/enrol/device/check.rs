@@ -17,13 +17,13 @@ use crate::{
         init::{INIT_SIZE_MAX, InitChallenge, InitRedirect, VerifiedRedirect},
         secrets::{OwnerSecretExt, SessionSecretExt},
         session::{
-            ChallengeBody, ChallengePayload, Configuration, Envelope, FinishedPayload, MESSAGE_SIZE_MAX,
-            OwnPayload, Step, config_digest, open, suite_of,
+            ChallengeBody, ChallengePayload, Config, Configuration, Envelope, FinishedPayload,
+            MESSAGE_SIZE_MAX, OwnPayload, Step, config_digest, open, suite_of,
         },
         wire::Reader,
     },
     root::{ImportObject, KeyBlob, OwnerPin},
-    tpm,
+    tpm::{self, Tunnelled},
 };
 
 impl Device {
@@ -162,7 +162,9 @@ impl Device {
         let secrets = session.secrets.as_ref().ok_or(Code::State)?;
         let handles = secrets.attested.sessions.map(|opened| opened.handle);
         for command in &own.commands {
-            tpm::check_tunnelled(command, &handles)?;
+            if tpm::check_tunnelled(command, &handles)? != Tunnelled::ChangeAuth {
+                return Err(Code::Command);
+            }
         }
         Ok(own.commands)
     }
@@ -179,10 +181,24 @@ impl Device {
             return Err(Code::Transcript);
         }
         let challenge = session.challenge.as_ref().ok_or(Code::State)?;
-        if config.epoch != challenge.payload.epoch {
+        let keys = self.record.keys.as_ref().ok_or(Code::State)?;
+        self.check_config(config, &challenge.pin, &keys.tls, config_digest(&payload))
+    }
+
+    /// What holds for every configuration: newer than what is installed, for this epoch, pin and TLS key, objects of the
+    /// announced shape. `digest` names it.
+    pub(super) fn check_config(
+        &self,
+        config: Config,
+        pin: &OwnerPin,
+        tls: &KeyBlob,
+        digest: Digest,
+    ) -> Result<(Box<Installed>, Vec<ImportObject>), Code> {
+        let description = self.description.as_ref().ok_or(Code::State)?;
+        if config.epoch != description.epoch {
             return Err(Code::EpochMismatch);
         }
-        if config.pin != challenge.pin {
+        if config.pin != *pin {
             return Err(Code::Pin);
         }
         // One that was never confirmed does not count: the owner may not know that it arrived.
@@ -195,7 +211,7 @@ impl Device {
         if config.policy_version <= version || config.previous != previous || config.now < self.record.floor {
             return Err(Code::Rollback);
         }
-        let own_key = self.record.keys.as_ref().and_then(|keys| tpm::tls_key(&keys.tls.public).ok());
+        let own_key = tpm::tls_key(&tls.public).ok();
         let leaf = config.ldevid_chain.first().and_then(|leaf| certificate_key(leaf));
         if own_key.is_none() || leaf != own_key {
             return Err(Code::Csr);
@@ -213,11 +229,11 @@ impl Device {
             terminus_pins: config.terminus_pins,
             keys: config.objects.iter().map(announced).collect(),
             policy_version: config.policy_version,
-            digest: config_digest(&payload),
+            digest,
             pin: config.pin,
             confirmed: false,
             is_counting: false,
-            generation: self.description.as_ref().map_or(0, |description| description.generation),
+            generation: description.generation,
         };
         let import = |object: crate::enrol::session::DeliveredObject| ImportObject {
             public: object.public,

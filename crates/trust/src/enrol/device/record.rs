@@ -2,9 +2,9 @@
 
 use alloc::{string::String, vec::Vec};
 
-use gridseal_types::{Digest, OrderSeq, UtcTime};
+use gridseal_types::{Digest, Epoch, Nonce, OrderSeq, UtcTime, service::keys::Bytes};
 
-use super::super::init::SignedRedirect;
+use super::super::{init::SignedRedirect, order::Kind};
 use crate::root::{KeyBlob, OwnerKeys, OwnerPin};
 
 /// Everything that outlives a power cut, written whole by one atomic rename. It holds no key value: blobs are useless
@@ -29,17 +29,142 @@ pub struct DeviceRecord {
     /// Strongest suite used; a weaker one is never offered again.
     #[n(5)]
     pub suite: u16,
+    /// Orders of this owner.
+    #[n(6)]
+    #[cbor(default)]
+    pub orders: Orders,
+    /// What the owner before is still to be told, once an order has ended its ownership.
+    #[n(7)]
+    pub ended: Option<Ended>,
 }
 
-/// A configuration that was delivered by C6.
+/// What orders have left on flash; gone with the owner that gave them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, minicbor::Encode, minicbor::Decode)]
+pub struct Orders {
+    /// The last order that was accepted: its number is on flash before the device acts.
+    #[n(0)]
+    pub accepted: Option<Accepted>,
+    /// Whether the owner has told the device to stop working.
+    #[n(1)]
+    #[cbor(default)]
+    pub is_suspended: bool,
+    /// New keys that wait for the configuration with their certificate.
+    #[n(2)]
+    pub renewed: Option<RenewedKeys>,
+    /// Whose orders count.
+    #[n(3)]
+    pub owner: Option<OwnerChain>,
+    /// A release or decommissioning that is not finished.
+    #[n(4)]
+    pub ending: Option<Ending>,
+}
+
+/// An order that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Accepted {
+    /// Sequence number.
+    #[n(0)]
+    pub seq: OrderSeq,
+    /// SHA-256 of the whole message: the same bytes are the same order.
+    #[n(1)]
+    pub message: Digest,
+    /// The whole sealed result, once there is one; repeated byte for byte.
+    #[n(2)]
+    pub result: Option<Bytes>,
+}
+
+/// Keys that were made for an order of kind 9.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct RenewedKeys {
+    /// TLS key.
+    #[n(0)]
+    pub tls: KeyBlob,
+    /// Storage key, when it is renewed too.
+    #[n(1)]
+    pub storage: Option<KeyBlob>,
+}
+
+/// The owner as of the last configuration, and of entries of kind 2 since.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct OwnerChain {
+    /// Encoded voucher.
+    #[n(0)]
+    pub voucher: Bytes,
+    /// Addresses of the config servers.
+    #[n(1)]
+    pub urls: Vec<String>,
+    /// Their public-key pins.
+    #[n(2)]
+    pub pins: Vec<Digest>,
+}
+
+/// How far a release or decommissioning has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
+pub enum EndingStage {
+    /// The order is stored: the owner may clear the TPM.
+    #[n(0)]
+    Ordered,
+    /// The TPM was cleared, and its response is in the result of the last order.
+    #[n(1)]
+    Cleared,
+    /// That result has arrived: what is left needs nobody else.
+    #[n(2)]
+    Told,
+}
+
+/// A stored order of kind 7 or 8.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Ending {
+    /// Release or decommission.
+    #[n(0)]
+    pub kind: Kind,
+    /// Sequence number of the order.
+    #[n(1)]
+    pub seq: OrderSeq,
+    /// Its R.
+    #[n(2)]
+    pub r: Nonce,
+    /// SHA-256 of its payload.
+    #[n(3)]
+    pub order: Digest,
+    /// Epoch of the owner that gave it.
+    #[n(4)]
+    pub epoch: Epoch,
+    /// The next owner's pin; the epoch counter is then raised by one. `None` for a decommissioning.
+    #[n(5)]
+    pub next: Option<OwnerPin>,
+    /// How far it has come.
+    #[n(6)]
+    pub stage: EndingStage,
+}
+
+/// What is left of an owner after a release or decommissioning.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Ended {
+    /// Release or decommission.
+    #[n(0)]
+    pub kind: Kind,
+    /// The sealed result that says so, until it has arrived or a week has passed.
+    #[n(1)]
+    pub result: Option<Bytes>,
+    /// Addresses of that owner's config servers.
+    #[n(2)]
+    pub urls: Vec<String>,
+    /// Their public-key pins.
+    #[n(3)]
+    pub pins: Vec<Digest>,
+}
+
+/// A configuration that was delivered by C6 or by an order.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct Installed {
     /// LDevID chain, leaf first, DER.
     #[n(0)]
-    pub ldevid_chain: Vec<gridseal_types::service::keys::Bytes>,
+    pub ldevid_chain: Vec<Bytes>,
     /// Certificates against which the terminus is checked, DER.
     #[n(1)]
-    pub ca_bundle: Vec<gridseal_types::service::keys::Bytes>,
+    pub ca_bundle: Vec<Bytes>,
     /// Terminus addresses in order of preference.
     #[n(2)]
     pub terminus_urls: Vec<String>,
@@ -90,6 +215,12 @@ impl Installed {
 }
 
 impl DeviceRecord {
+    /// Sequence number of the last order that was accepted in this epoch, 0 before the first.
+    #[must_use]
+    pub fn order_seq(&self) -> OrderSeq {
+        self.orders.accepted.as_ref().map_or(0, |accepted| accepted.seq)
+    }
+
     /// Encoded form for the flash.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

@@ -3,11 +3,11 @@
 use alloc::{boxed::Box, vec::Vec};
 use core::time::Duration;
 
-use gridseal_types::{Code, Digest, Nonce, Tick};
+use gridseal_types::{Code, Digest, Nonce, Tick, service::keys::Bytes};
 
 use super::{
-    Attested2, Device, EPOCH_STEPS_MAX, Event, FAILURES_MAX, Input, Output, Peer, Secrets, Session, State,
-    Unexpected, keep,
+    Attested2, Device, EPOCH_STEPS_MAX, EndingStage, Event, FAILURES_MAX, Input, Orders, Output, OwnerChain,
+    Peer, Secrets, Session, State, Unexpected, keep,
 };
 use crate::{
     csr::{assemble_csr, csr_to_be_signed},
@@ -39,9 +39,9 @@ impl Device {
     pub fn handle(&mut self, now: Tick, input: Input<'_>) -> Result<(), Unexpected> {
         let state = core::mem::replace(&mut self.state, State::Off);
         match (state, input) {
-            (State::Off, Input::Start) => self.power_came(),
+            (State::Off, Input::Start) => self.power_came(now),
             (State::Describing, Input::Root(Ok(RootReply::Described(description)))) => {
-                self.described(description);
+                self.described(now, description);
             }
             (State::NamingInit, Input::Random(bytes)) => self.say_init_hello(now, bytes),
             (State::AwaitingRedirect { m, wire, is_proof }, Input::Received(answer)) => {
@@ -122,6 +122,16 @@ impl Device {
             (State::Operating, Input::CounterBegun) => self.note(|installed| &mut installed.is_counting),
             (State::Operating, Input::TerminusAccepted) => self.note(|installed| &mut installed.confirmed),
             (State::Operating, Input::TerminusRefused) => self.terminus_refused(),
+            (State::Operating, Input::FetchOrders) => self.fetch_orders(now),
+            (State::Ordering(ordering), input) => return self.ordering(now, ordering, input),
+            (State::StoringEnding, Input::Persisted) => self.finish(now),
+            (State::Finishing(finishing), input) => return self.finishing(now, finishing, input),
+            (State::Offering, Input::Taken) => self.offer_taken(),
+            (State::Offering, Input::NoReply | Input::Timeout | Input::Received(_)) => {
+                self.event(Event::Unanswered);
+                self.after_offer(now);
+            }
+            (State::StoringEnd, Input::Persisted) => self.after_offer(now),
             (State::Flushing, Input::Root(_)) => self.back_off(State::Off),
             (State::Jittering { then, doublings }, Input::Random(bytes)) => {
                 self.wait(now, *then, doublings, bytes);
@@ -155,7 +165,8 @@ impl Device {
 
     /// Power comes to a whole town at once: a device that has to ask somebody waits first, a random time. One that
     /// operates has its own way to its terminus.
-    fn power_came(&mut self) {
+    fn power_came(&mut self, now: Tick) {
+        self.powered = now;
         if self.record.installed.is_some() {
             self.describe();
         } else {
@@ -163,16 +174,26 @@ impl Device {
         }
     }
 
-    fn describe(&mut self) {
+    pub(super) fn describe(&mut self) {
         self.root(RootRequest::Describe);
         self.state = State::Describing;
     }
 
-    fn described(&mut self, description: Description) {
+    fn described(&mut self, now: Tick, description: Description) {
         self.description = Some(description);
-        if self.record.installed.is_some() && !self.is_renewing {
-            self.operate();
-        } else if self.verify_stored_redirect() {
+        let ending = self.record.orders.ending.as_ref().map(|ending| ending.stage);
+        match ending {
+            Some(EndingStage::Told) => self.finish(now),
+            Some(_) => self.fetch_orders(now),
+            None if self.record.ended.is_some() => self.offer_or_go_on(now),
+            None if self.record.installed.is_some() && !self.is_renewing => self.operate(),
+            None => self.begin_onboarding(),
+        }
+    }
+
+    /// Begins a session, or the search for the owner.
+    pub(super) fn begin_onboarding(&mut self) {
+        if self.verify_stored_redirect() {
             self.make_keys();
         } else {
             self.outputs.push_back(Output::Random(NONCE_SIZE));
@@ -474,6 +495,16 @@ impl Device {
     ) {
         self.accepted(Step::PROVISION, &mut session, wire);
         self.record.installed = Some(*installed);
+        // Orders of an epoch go on counting, whatever else begins anew.
+        let owner = self.record.redirect.as_ref().map(|signed| OwnerChain {
+            voucher: Bytes(signed.voucher.clone()),
+            urls: session.redirect.redirect.urls.clone(),
+            pins: session.redirect.redirect.pins.clone(),
+        });
+        let accepted = self.record.orders.accepted.take();
+        self.record.orders = Orders { accepted, owner, ..Orders::default() };
+        self.record.ended = None;
+        self.chain = None;
         self.is_renewing = false;
         self.record.suite = session.suite;
         self.outputs.push_back(Output::Persist);
@@ -555,12 +586,12 @@ impl Device {
         }
     }
 
-    fn back_off(&mut self, then: State) {
+    pub(super) fn back_off(&mut self, then: State) {
         self.jitter(then, self.failures.min(20));
     }
 
     /// Waits a random time up to the first ceiling of the back-off, doubled so often.
-    fn jitter(&mut self, then: State, doublings: u32) {
+    pub(super) fn jitter(&mut self, then: State, doublings: u32) {
         self.outputs.push_back(Output::Random(JITTER_SIZE));
         self.state = State::Jittering { then: Box::new(then), doublings };
     }
@@ -589,7 +620,10 @@ impl Device {
                 let wire = session.pending.clone();
                 self.transmit(now, Peer::ConfigServer, wire);
             }
-            _ => return self.describe(),
+            _ => {
+                self.is_offered = false;
+                return self.describe();
+            }
         }
         self.state = then;
     }

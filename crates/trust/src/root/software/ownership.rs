@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use gridseal_crypto::{
     random,
-    tpm::{AuthInForce, CommandAuth, execute_change_auth},
+    tpm::{AuthInForce, ClearAuth, CommandAuth, clear_audit_digest, execute_change_auth, execute_clear},
 };
 
 use super::{RootError, SoftwareRoot, tpm::RH_LOCKOUT, tpm::RH_OWNER};
@@ -47,6 +47,9 @@ impl SoftwareRoot {
 
     /// The response, or the response code of a TPM that refuses.
     fn execute_one(&mut self, command: &[u8]) -> Result<Result<Vec<u8>, u32>, RootError> {
+        if let Some(clear) = ClearAuth::parse(command) {
+            return self.execute_clear(&clear);
+        }
         let kept = self.kept.as_mut().ok_or(RootError::Unsuitable)?;
         let Some(command) = CommandAuth::parse(command) else { return Ok(Err(COMMAND_CODE)) };
         let position =
@@ -74,6 +77,31 @@ impl SoftwareRoot {
         if command.keeps_session() {
             session.nonce_tpm = next_nonce;
         } else {
+            self.volatile.sessions.remove(position);
+        }
+        Ok(Ok(response))
+    }
+
+    fn execute_clear(&mut self, command: &ClearAuth) -> Result<Result<Vec<u8>, u32>, RootError> {
+        let kept = self.kept.as_mut().ok_or(RootError::Unsuitable)?;
+        let position =
+            self.volatile.sessions.iter().position(|session| session.handle == command.session_handle);
+        let session = position.and_then(|at| self.volatile.sessions.get_mut(at));
+        let (Some(position), Some(session)) = (position, session) else { return Ok(Err(REFERENCE_S0)) };
+        if kept.is_locked_out {
+            return Ok(Err(LOCKOUT));
+        }
+        let in_force = kept.lockout_auth.as_ref().map_or(AuthInForce::Empty, AuthInForce::Value);
+        let next_nonce = random::<16>(&mut *self.rng).map_err(|_| RootError::Rng)?;
+        let done = execute_clear(command, &session.key, in_force, &session.nonce_tpm, &next_nonce);
+        let Some(response) = done else {
+            kept.is_locked_out = true;
+            return Ok(Err(AUTH_FAIL_S1));
+        };
+        kept.clear(&mut *self.rng)?;
+        session.nonce_tpm = next_nonce;
+        session.audited = command.is_audited().then(clear_audit_digest);
+        if !command.keeps_session() {
             self.volatile.sessions.remove(position);
         }
         Ok(Ok(response))

@@ -29,7 +29,7 @@ pub(super) struct NonVolatile {
     identity_scalar: Key<SoftwareRootKey, 32>,
     /// The endorsement key, prepared.
     pub(super) endorsement: AgreementKey,
-    /// The identity key's public half: it signs nothing that we use.
+    /// The identity key's public half.
     pub(super) identity: PublicKey,
     /// Stands for the storage root key: wraps what is made under it.
     pub(super) storage_root: Key<Dek, 32>,
@@ -78,6 +78,11 @@ impl NonVolatile {
             pin: None,
             reset_count: 0,
         })
+    }
+
+    /// The identity key: it signs what a session has audited, and nothing else.
+    pub(super) fn identity_signer(&self) -> Result<SigningKey<SoftwareRootKey>, RootError> {
+        SigningKey::new(&self.identity_scalar).map_err(|_| RootError::Unsuitable)
     }
 
     pub(super) fn clear(&mut self, rng: &mut dyn Rng) -> Result<(), RootError> {

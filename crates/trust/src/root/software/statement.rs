@@ -10,7 +10,7 @@ use crate::{
     root::Attest,
     tpm::{
         self, ALG_SHA256, PcrSelection, RH_ENDORSEMENT,
-        attest::{GENERATED, ST_CERTIFY, ST_QUOTE},
+        attest::{GENERATED, ST_CERTIFY, ST_QUOTE, ST_SESSION_AUDIT},
         signature_structure, tpm2b,
     },
 };
@@ -73,6 +73,15 @@ impl Context<'_> {
         let mut attest = self.head(ST_CERTIFY, qualifying);
         tpm2b(&mut attest, object.name.as_bytes());
         tpm2b(&mut attest, object.qualified.as_bytes());
+        self.signed(attest)
+    }
+
+    /// TPM2_GetSessionAuditDigest of a session that audited nothing but what `audited` is the digest of.
+    pub(super) fn session_audit(&self, qualifying: &Digest, audited: &[u8; 32]) -> Result<Attest, RootError> {
+        let mut attest = self.head(ST_SESSION_AUDIT, qualifying);
+        // exclusiveSession: no other command was audited in between.
+        attest.push(1);
+        tpm2b(&mut attest, audited);
         self.signed(attest)
     }
 

@@ -284,6 +284,25 @@ impl<T: TpmTransport> Tpm2Root<T> {
         Self::attest_of(&self.run(&call)?)
     }
 
+    /// GetSessionAuditDigest with the key's own scheme; the endorsement hierarchy, whose authorisation is empty, allows it.
+    pub(super) fn sign_audit(
+        &mut self,
+        session: u32,
+        signer: u32,
+        qualifying: &Digest,
+    ) -> Result<Attest, RootError> {
+        let mut parameters = Vec::with_capacity(36);
+        tpm2b(&mut parameters, qualifying.as_bytes());
+        parameters.extend_from_slice(&ALG_NULL.to_be_bytes());
+        let call = Call {
+            cc: cc::GET_SESSION_AUDIT_DIGEST,
+            handles: &[RH_ENDORSEMENT, signer, session],
+            auths: &[Auth::Empty, Auth::Empty],
+            parameters: &parameters,
+        };
+        Self::attest_of(&self.run(&call)?)
+    }
+
     /// Import of one object under a loaded storage key.
     pub(super) fn import(
         &mut self,

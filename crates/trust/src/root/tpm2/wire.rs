@@ -24,6 +24,7 @@ pub(super) mod cc {
     pub(in super::super) const STARTUP: u32 = 0x144;
     pub(in super::super) const ACTIVATE_CREDENTIAL: u32 = 0x147;
     pub(in super::super) const CERTIFY: u32 = 0x148;
+    pub(in super::super) const GET_SESSION_AUDIT_DIGEST: u32 = 0x14d;
     pub(in super::super) const NV_READ: u32 = 0x14e;
     pub(in super::super) const POLICY_SECRET: u32 = 0x151;
     pub(in super::super) const CREATE: u32 = 0x153;
