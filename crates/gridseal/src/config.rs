@@ -337,6 +337,13 @@ pub struct Firmware {
     /// Average consumption of the simulated household, watts.
     #[serde(default = "default_simulated_w")]
     pub simulated_w: u32,
+    /// Longest time between two questions for orders, seconds; the owner may want to be asked sooner.
+    #[serde(default = "default_orders_every_s")]
+    pub orders_every_s: u32,
+}
+
+const fn default_orders_every_s() -> u32 {
+    300
 }
 
 const fn default_interval_s() -> u32 {

@@ -32,6 +32,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Removes a file that may be absent; durable when this returns.
+pub fn remove(path: &Path) -> Result<()> {
+    let dir = path.parent().context("path has no directory")?;
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => File::open(dir).and_then(|dir| dir.sync_all()),
+    };
+    removed.with_context(|| format!("cannot remove {}", path.display()))
+}
+
 /// Reads a file, naming it in the error.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))

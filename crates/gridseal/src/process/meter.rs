@@ -37,17 +37,18 @@ pub struct Meter {
     powered_at: UtcTime,
 }
 
-/// Runs a meter out of its directory.
+/// Runs a meter out of its directory, until its ownership has come to an end for good.
 pub async fn run(dir: &Path) -> Result<()> {
     let meter = Meter::power_on(dir, false)?;
     let mut owner = onboard::Shell::start(&meter)?;
     let mut power_came = meter.load_record()?.installed.is_some();
-    loop {
-        owner.until_operating().await?;
-        // Comes back only when a terminus refuses a configuration that was never confirmed.
-        push::run(&meter, &mut owner, std::mem::take(&mut power_came)).await?;
-        owner.tell(Input::TerminusRefused)?;
+    while owner.until_operating().await? {
+        match push::run(&meter, &mut owner, std::mem::take(&mut power_came)).await? {
+            push::Left::Refused => owner.tell(Input::TerminusRefused)?,
+            push::Left::Ordered => {}
+        }
     }
+    Ok(())
 }
 
 impl Meter {

@@ -228,6 +228,8 @@ fn make_one(vendor: &Vendor, order: &Order, out: &Path, serial: &str) -> Result<
         interval_s: order.interval_s,
         backoff_ms: order.backoff_ms,
         simulated_w: order.simulated_w,
+        // As patient as with everything else: 5 min in the field.
+        orders_every_s: u32::try_from(order.backoff_ms / 100).unwrap_or(u32::MAX).clamp(1, 300),
     };
     config::save(&dir.join("firmware.toml"), &firmware)?;
     let label = LabelA { model: order.model.clone(), serial: serial.into(), device: ek_name }.to_string();

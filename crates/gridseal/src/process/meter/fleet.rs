@@ -67,7 +67,7 @@ pub async fn run(dir: &Path, concurrency: usize) -> Result<()> {
 async fn one(dir: &Path) -> Result<Cost> {
     let meter = Meter::power_on(dir, true)?;
     let mut owner = onboard::Shell::start(&meter)?;
-    owner.until_operating().await?;
+    anyhow::ensure!(owner.until_operating().await?, "the device is decommissioned");
     push::reach(&meter, owner.record()).await?;
     let traffic = owner.traffic();
     Ok(Cost { round_trips: traffic.round_trips, bytes: traffic.bytes })

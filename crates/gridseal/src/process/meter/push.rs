@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use gridseal_api::client::FieldClient;
 use gridseal_io::{
     clock::{tick_now, utc_now},
     rng::OsRng,
-    tls::{Alpn, Identity, SignError, TlsKey, connect, dateless},
+    tls::{Alpn, ClientTls, Identity, SignError, TlsKey, connect, dateless},
 };
 use gridseal_meter::{
     Consumption, Event, Input as PushInput, LoadProfile, Output, Push, PushConfig, PushKeys,
@@ -25,9 +26,12 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Meter, onboard::Shell};
+use super::{
+    Meter,
+    onboard::{ANSWER_SIZE_MAX, CALL_TIMEOUT, Fetched, Shell},
+};
 use crate::{
-    files::{read_if_there, write_atomic},
+    files::{read_if_there, remove, write_atomic},
     process::endpoint_manager::host_of,
 };
 
@@ -39,12 +43,21 @@ const LINK_STANDS_AFTER: Duration = Duration::from_millis(250);
 /// session (onboarding 7.6). More would only let the back-off grow to hours when power failed just before C7 was sent.
 const REFUSALS_MAX: u32 = gridseal_trust::enrol::device::FAILURES_MAX;
 
+/// Longest pause between two questions for orders that nobody answers, seconds.
+const ORDERS_PAUSE_MAX_S: u64 = 3_600;
 /// After power came, the first ceiling of the pause doubled so often: a whole town gets power at once.
 const START_DOUBLINGS: u32 = 2;
 
-/// Pushes until the terminus refuses a configuration that was never confirmed. When `power_came` the terminus is left in
-/// peace for a random time first.
-pub async fn run(meter: &Meter, owner: &mut Shell<'_>, power_came: bool) -> Result<()> {
+/// Why the meter has left its terminus.
+pub enum Left {
+    /// It refuses a configuration that was never confirmed.
+    Refused,
+    /// The owner has ordered something after which everything begins anew: another configuration, or the end.
+    Ordered,
+}
+
+/// Pushes, and asks for orders. When `power_came` the terminus is left in peace for a random time first.
+pub async fn run(meter: &Meter, owner: &mut Shell<'_>, power_came: bool) -> Result<Left> {
     let installed = owner.record().installed.clone().context("nothing is installed")?;
     let keys = owner.record().keys.clone().context("no keys were made")?;
     let mut pushing = Pushing::resume(meter, &installed, &keys)?;
@@ -54,6 +67,17 @@ pub async fn run(meter: &Meter, owner: &mut Shell<'_>, power_came: bool) -> Resu
         pushing.pause(START_DOUBLINGS, owner).await?;
     }
     loop {
+        // On every connection, and where there is none: a meter that is held reaches its owner all the same.
+        pushing.fetch(owner).await?;
+        let record = owner.record();
+        let is_same = record.installed.as_ref().is_some_and(|now| now.digest == installed.digest);
+        if !is_same || record.orders.ending.is_some() {
+            return Ok(Left::Ordered);
+        }
+        if !owner.is_at_work() {
+            pushing.rest(owner).await?;
+            continue;
+        }
         match dial(meter, &installed, &keys, owner.record(), turn).await {
             Ok(link) => {
                 let stood = pushing.over(link, owner).await?;
@@ -65,10 +89,29 @@ pub async fn run(meter: &Meter, owner: &mut Shell<'_>, power_came: bool) -> Resu
         turn = turn.wrapping_add(1);
         let confirmed = owner.record().installed.as_ref().is_some_and(|installed| installed.confirmed);
         if refusals >= REFUSALS_MAX && !confirmed {
-            return Ok(());
+            return Ok(Left::Refused);
         }
-        pushing.pause(refusals, owner).await?;
+        if owner.is_at_work() && !pushing.orders_due() {
+            pushing.pause(refusals, owner).await?;
+        }
     }
+}
+
+/// Destroys what the application keeps for an owner: its counters and the rows that were not confirmed.
+pub fn wipe(meter: &Meter) -> Result<()> {
+    remove(&meter.dir.join(Kept::FILE))
+}
+
+/// Clients of the head-end's relay, with the LDevID key in the root.
+pub fn relays(meter: &Meter, record: &DeviceRecord) -> Result<Vec<FieldClient>> {
+    let installed = record.installed.as_ref().context("nothing is installed")?;
+    let keys = record.keys.as_ref().context("no keys were made")?;
+    let tls = terminus_tls(meter, installed, keys, record, Alpn::Http1)?;
+    let client = |url: &String| {
+        let address = url.trim_start_matches("tls://");
+        FieldClient::new(address, tls.clone(), host_of(address)).with_limits(CALL_TIMEOUT, ANSWER_SIZE_MAX)
+    };
+    Ok(installed.terminus_urls.iter().map(client).collect())
 }
 
 /// Reaches the terminus once, with the LDevID key in the root, and leaves again.
@@ -79,7 +122,7 @@ pub async fn reach(meter: &Meter, record: &DeviceRecord) -> Result<()> {
     Ok(link.shutdown().await?)
 }
 
-/// Connects to the terminus: chain to the CA bundle, no calendar but the floor clock, our key in the root.
+/// Connects to the terminus.
 async fn dial(
     meter: &Meter,
     installed: &Installed,
@@ -87,6 +130,23 @@ async fn dial(
     record: &DeviceRecord,
     turn: usize,
 ) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
+    let tls = terminus_tls(meter, installed, keys, record, Alpn::Raw)?;
+    let count = installed.terminus_urls.len().max(1);
+    let url = installed.terminus_urls.get(turn % count).context("no terminus")?;
+    let address = url.trim_start_matches("tls://");
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+    stream.set_nodelay(true)?;
+    Ok(connect(&tls, host_of(address), stream).await?)
+}
+
+/// TLS with the terminus: chain to the CA bundle, no calendar but the floor clock, our key in the root.
+fn terminus_tls(
+    meter: &Meter,
+    installed: &Installed,
+    keys: &OwnerKeys,
+    record: &DeviceRecord,
+    alpn: Alpn,
+) -> Result<ClientTls> {
     let root = meter.root.clone();
     let tls_blob = keys.tls.clone();
     let public = tpm::tls_key(&keys.tls.public).map_err(|code| anyhow::anyhow!("TLS key: {code}"))?;
@@ -99,17 +159,11 @@ async fn dial(
     let chain = installed.ldevid_chain.iter().map(|der| der.0.clone()).collect();
     let identity = Identity::new(chain, TlsKey::external(public, sign))?;
     let roots: Vec<Vec<u8>> = installed.ca_bundle.iter().map(|der| der.0.clone()).collect();
-    let tls = dateless(&roots, record.floor, Some(&identity), Alpn::Raw)?;
     if !installed.terminus_pins.is_empty() {
         // They cannot be checked yet; to go on without them would be to ignore what the owner demands.
         bail!("the configuration pins its terminus, which this version cannot check");
     }
-    let count = installed.terminus_urls.len().max(1);
-    let url = installed.terminus_urls.get(turn % count).context("no terminus")?;
-    let address = url.trim_start_matches("tls://");
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
-    Ok(connect(&tls, host_of(address), stream).await?)
+    Ok(dateless(&roots, record.floor, Some(&identity), alpn)?)
 }
 
 struct Pushing<'m> {
@@ -121,6 +175,10 @@ struct Pushing<'m> {
     /// Of the record that is durable.
     generation: u64,
     reserved: (u32, u64),
+    /// When the owner is asked for orders.
+    orders_at: Tick,
+    /// Questions in a row that nobody answered.
+    unheard: u32,
 }
 
 /// What lies on flash: the push record, and the generation that tells it from an older one.
@@ -209,7 +267,37 @@ impl<'m> Pushing<'m> {
             keys: generation,
             generation: kept.generation,
             reserved: kept.reserved,
+            orders_at: tick_now(),
+            unheard: 0,
         })
+    }
+
+    fn orders_due(&self) -> bool {
+        tick_now() >= self.orders_at
+    }
+
+    /// Asks for orders when it is time to, and sets the time for the next question: when the owner wants it, at the latest
+    /// after the period of the firmware; longer and longer while nobody answers.
+    async fn fetch(&mut self, owner: &mut Shell<'_>) -> Result<()> {
+        if !self.orders_due() {
+            return Ok(());
+        }
+        let Fetched { reached, again_s } = owner.fetch_orders().await?;
+        self.unheard = if reached { 0 } else { self.unheard.saturating_add(1) };
+        let most_s = self.meter.firmware.orders_every_s.max(1);
+        let asked_s = if again_s == 0 { most_s } else { again_s.min(most_s) };
+        let ceiling_s = u64::from(asked_s).saturating_mul(1 << self.unheard.min(5)).min(ORDERS_PAUSE_MAX_S);
+        // Between half of it and all of it: a fleet does not ask at once.
+        let drawn = u64::from_be_bytes(gridseal_crypto::random(&mut OsRng)?);
+        let half_ms = ceiling_s.saturating_mul(500).max(1);
+        self.orders_at = tick_now() + Duration::from_millis(half_ms + drawn % half_ms);
+        Ok(())
+    }
+
+    /// A suspended meter measures, and waits for its next question.
+    async fn rest(&mut self, owner: &mut Shell<'_>) -> Result<()> {
+        let until = self.orders_at;
+        self.wait_until(until, owner).await
     }
 
     /// Makes a record durable. Before the first value of a reservation may be used, the root's counter has passed the
@@ -235,6 +323,8 @@ impl<'m> Pushing<'m> {
     ) -> Result<bool> {
         self.machine.handle(tick_now(), PushInput::Connected)?;
         let began = tick_now();
+        let digest =
+            owner.record().installed.as_ref().map(|now| now.digest).context("nothing is installed")?;
         let mut has_heard = false;
         let mut buffer = vec![0; 4_096];
         loop {
@@ -260,6 +350,13 @@ impl<'m> Pushing<'m> {
                 () = tokio::time::sleep(wait) => {}
             }
             self.tick()?;
+            if self.orders_due() {
+                self.fetch(owner).await?;
+                let is_same = owner.record().installed.as_ref().is_some_and(|now| now.digest == digest);
+                if !is_same || !owner.is_at_work() {
+                    break;
+                }
+            }
         }
         self.machine.handle(tick_now(), PushInput::Disconnected)?;
         self.drain::<L>(None, owner).await?;
@@ -272,6 +369,7 @@ impl<'m> Pushing<'m> {
         // Second resolution: look a little more often than the interval ends.
         let capture = Duration::from_millis(capture.saturating_mul(1_000).clamp(50, 500));
         let timer = self.machine.deadline().map_or(capture, |at| at.since(tick_now()));
+        let timer = timer.min(self.orders_at.since(tick_now()));
         capture.min(timer).max(Duration::from_millis(1))
     }
 
@@ -334,16 +432,20 @@ impl<'m> Pushing<'m> {
         Ok(alive)
     }
 
-    /// Waits before the next try to reach the terminus; the profile goes on meanwhile.
+    /// Waits before the next try to reach the terminus.
     async fn pause(&mut self, refusals: u32, owner: &mut Shell<'_>) -> Result<()> {
         let ceiling = Duration::from_millis(self.meter.firmware.backoff_ms)
             .saturating_mul(1 << refusals.min(10))
             .min(Duration::from_secs(600));
         let drawn = u64::from_be_bytes(gridseal_crypto::random(&mut OsRng)?);
         let ceiling_ms = u64::try_from(ceiling.as_millis())?.max(1);
-        let until = tick_now() + Duration::from_millis(drawn % ceiling_ms + 1);
+        self.wait_until(tick_now() + Duration::from_millis(drawn % ceiling_ms + 1), owner).await
+    }
+
+    /// The profile goes on without a link.
+    async fn wait_until(&mut self, until: Tick, owner: &mut Shell<'_>) -> Result<()> {
         while tick_now() < until {
-            let left = Tick(until.0).since(tick_now());
+            let left = until.since(tick_now());
             tokio::time::sleep(left.min(Duration::from_millis(500))).await;
             if let Some(row) = self.profile.capture(utc_now()) {
                 self.machine.handle(tick_now(), PushInput::Captured(row))?;
