@@ -3,7 +3,7 @@
 //! What each module proves: `attacks` every row of the table of attacks, `demo` the one command, `faults` and `power`
 //! kill -9 at every step, `ports` bad input at every port, `borders` who can reach whom, `zones` that keys stay where they
 //! belong, `takeover` that a taken-over `keys` repeats no nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
-//! `attest` endorsement keys and measured software,
+//! `attest` endorsement keys and measured software, `ownership` what an owner does with a meter until its end,
 //! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears, `dlms_client` what the
 //! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees, `dlms_probe` what
 //! a probe finds on our own meter and on a weak one.
@@ -34,6 +34,7 @@ mod keys;
 mod lmn;
 mod machine;
 mod mbus;
+mod ownership;
 mod peer;
 // A PostgreSQL server, as the tests of the store start it.
 #[allow(dead_code, unreachable_pub, reason = "the store's tests use more of it")]

@@ -219,11 +219,14 @@ impl Site {
         }
     }
 
-    /// Starts a server by its name, or a meter: `meter SERIAL`.
+    /// Starts a server by its name, one of a second owner, `buyer NAME`, or a meter: `meter SERIAL`.
     pub(crate) fn start(&mut self, name: &str) {
         let mut arguments: Vec<String> = Vec::new();
         if let Some(serial) = name.strip_prefix("meter ") {
             arguments.extend(["meter".into(), "run".into(), "--dir".into(), text(&self.factory(serial))]);
+        } else if let Some(name) = name.strip_prefix("buyer ") {
+            let dir = self.scratch.path().join("buyer").join(name);
+            arguments.extend([name.into(), "--config".into(), text(&dir.join("config.toml"))]);
         } else {
             let dir = if name == "init-server" { self.factory(name) } else { self.owner(name) };
             arguments.extend([name.into(), "--config".into(), text(&dir.join("config.toml"))]);
@@ -259,7 +262,7 @@ impl Site {
     /// Waits until a server listens (or, as the endpoint manager does not, has started).
     pub(crate) fn await_ready(&mut self, name: &str) {
         let id = self.id(name);
-        let sides: &[&str] = match name {
+        let sides: &[&str] = match name.strip_prefix("buyer ").unwrap_or(name) {
             "config-server" | "headend" => &["field", "inner"],
             "init-server" => &["field"],
             "endpoint-manager" => &[],

@@ -139,7 +139,7 @@ impl ReceiptFile {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            w.array(3).uint(1u8).uint(FILE).map(7 + usize::from(self.statement.is_some()));
+            w.array(3).uint(1u8).uint(FILE).map(if self.statement.is_some() { 8 } else { 7 });
             w.key(1).bytes(&self.receipt).key(2).bytes(&self.delegation).key(3).bytes(&self.voucher);
             w.key(4).bytes(&self.order).key(5).bytes(&self.commands).key(6).bytes(&self.response);
             w.key(7).bytes(&self.manifest);
