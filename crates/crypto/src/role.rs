@@ -57,6 +57,8 @@ roles! {
     Seal 20;
     /// TPM hierarchy authorisation value.
     AuthValue 21;
+    /// Derives the authorisations of TPMs, so that a lost database does not lose the TPMs.
+    AuthRoot 24;
     /// Seed or salt shared with a TPM key.
     TpmSeed 22;
     /// Key of a salted TPM session.

@@ -276,6 +276,7 @@ impl<R: Records> Work<'_, R> {
             KeyRequest::SetState { device, state, attested_at } => {
                 self.set_state(&device, state, attested_at)
             }
+            KeyRequest::Recover { device } => self.recover(&device),
             KeyRequest::Order(request) => self.order(request),
             KeyRequest::OpenPoll { wire } => self.open_poll(&wire),
             KeyRequest::OpenResult { wire } => self.open_result(&wire),
@@ -430,6 +431,7 @@ const fn name_of(request: &KeyRequest) -> &'static str {
         KeyRequest::KeyAct { .. } => "key-act",
         KeyRequest::SetClaim { .. } => "set-claim",
         KeyRequest::Site(_) => "site",
+        KeyRequest::Recover { .. } => "recover",
         KeyRequest::Order(_) => "order",
         KeyRequest::OpenPoll { .. } => "open-poll",
         KeyRequest::OpenResult { .. } => "open-result",

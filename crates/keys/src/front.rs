@@ -49,6 +49,7 @@ pub fn allows(caller: &str, request: &KeyRequest) -> bool {
         | KeyRequest::Provision(_)
         | KeyRequest::Finish { .. }
         | KeyRequest::SetState { .. }
+        | KeyRequest::Recover { .. }
         | KeyRequest::Order(_)
         | KeyRequest::OpenPoll { .. }
         | KeyRequest::OpenResult { .. }
@@ -123,6 +124,7 @@ mod tests {
             (KeyRequest::Site(SiteRequest::Status), &[]),
             (KeyRequest::SetState { device, state, attested_at: UtcTime(0) }, &[ENDPOINT_MANAGER]),
             (finish, &[ENDPOINT_MANAGER]),
+            (KeyRequest::Recover { device }, &[ENDPOINT_MANAGER]),
             (KeyRequest::OpenPoll { wire: vec![] }, &[ENDPOINT_MANAGER]),
             (KeyRequest::OpenResult { wire: vec![] }, &[ENDPOINT_MANAGER]),
             (KeyRequest::ConfirmCommands { device, seq: 1, responses: vec![] }, &[ENDPOINT_MANAGER]),

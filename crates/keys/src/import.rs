@@ -169,6 +169,8 @@ impl<R: Records> Work<'_, R> {
             closing: None,
             auth_next: [None, None],
             auth_doubt: false,
+            auth_number: 0,
+            is_recovering: false,
         };
         let before = Device { entry, versions: vec![], change: None };
         let mut device = before.clone();

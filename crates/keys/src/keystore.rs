@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use gridseal_crypto::{
     AgreementKey, EnvelopeContext, Key, KeyError, PublicKey, Rng, Signer, SigningKey, WrappedKey,
-    role::{ConfigSigning, Dek, OwnerEncryption},
+    role::{AuthRoot, ConfigSigning, Dek, OwnerEncryption},
 };
 use gridseal_trust::enrol::{
     cose::{Sign1, SignedType},
@@ -31,6 +31,9 @@ pub struct KeystoreFile {
     /// Owner encryption key, wrapped.
     #[n(2)]
     owner_encryption: Bytes,
+    /// Root of TPM authorisations, wrapped; one that was made before there was one draws them at random.
+    #[cbor(n(3), default)]
+    auth_root: Option<Bytes>,
 }
 
 /// The public halves of the keystore's keys: what the owner key is asked to delegate to.
@@ -58,6 +61,9 @@ impl KeystoreFile {
             tenant,
             config_signing: Bytes(config.wrap(dek, &own_context(tenant), rng)?.0),
             owner_encryption: Bytes(encryption.wrap(dek, &own_context(tenant), rng)?.0),
+            auth_root: Some(Bytes(
+                Key::<AuthRoot, 32>::generate(rng)?.wrap(dek, &own_context(tenant), rng)?.0,
+            )),
         })
     }
 
@@ -68,6 +74,11 @@ impl KeystoreFile {
             Key::unwrap_key(dek, &context, &wrapped(&self.config_signing))?,
             Key::unwrap_key(dek, &context, &wrapped(&self.owner_encryption))?,
         ))
+    }
+
+    fn auth_root(&self, dek: &Key<Dek, 32>) -> Result<Option<Key<AuthRoot, 32>>, KeysError> {
+        let Some(wrapped) = &self.auth_root else { return Ok(None) };
+        Ok(Some(Key::unwrap_key(dek, &own_context(self.tenant), &WrappedKey(wrapped.0.clone()))?))
     }
 
     /// The public keys.
@@ -93,6 +104,7 @@ pub struct Keystore {
     pub(crate) dek: DataKeys,
     pub(crate) config: SigningKey<ConfigSigning>,
     pub(crate) encryption: AgreementKey,
+    pub(crate) auth_root: Option<Key<AuthRoot, 32>>,
     /// Encoded COSE_Sign1 under which K_config works.
     pub(crate) delegation: Vec<u8>,
     pub(crate) generation: u32,
@@ -122,6 +134,7 @@ impl Keystore {
         if parsed.key != config.public() || !parsed.allows(Use::Config) || !parsed.allows(Use::Redirect) {
             return Err(KeysError::Delegation);
         }
+        let auth_root = file.auth_root(&dek)?;
         Ok(Self {
             tenant: file.tenant,
             #[cfg(feature = "danger-inventory")]
@@ -133,6 +146,7 @@ impl Keystore {
             dek: DataKeys::unnumbered(dek),
             config,
             encryption,
+            auth_root,
             generation: parsed.generation,
             delegation,
             voucher_keys,

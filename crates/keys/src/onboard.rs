@@ -51,6 +51,8 @@ use crate::{
 type Done = Result<KeyReply, Stop>;
 
 pub(crate) const HIERARCHIES: [u32; 2] = [0x4000_0001, 0x4000_000a];
+/// Renewals that a recovery looks for.
+const RECOVERY_TRIES: u32 = 16;
 /// Bits of TPM_PT_PERMANENT: ownerAuthSet, lockoutAuthSet.
 pub(crate) const AUTH_SET: [u32; 2] = [1, 1 << 2];
 
@@ -183,6 +185,8 @@ impl<R: Records> Work<'_, R> {
             closing: None,
             auth_next: [None, None],
             auth_doubt: false,
+            auth_number: 0,
+            is_recovering: false,
         })
     }
 
@@ -331,7 +335,7 @@ impl<R: Records> Work<'_, R> {
         if let Some(known) = slot {
             return self.unwrap(&known, &entry.device, entry.epoch);
         }
-        let drawn = self.draw_authorisation()?;
+        let drawn = self.authorisation(entry, place, entry.auth_number)?;
         let wrapped = self.wrap(&drawn, &entry.device, entry.epoch)?;
         if let Some(slot) = entry.auth.get_mut(place) {
             *slot = Some(wrapped);
@@ -339,14 +343,58 @@ impl<R: Records> Work<'_, R> {
         Ok(drawn)
     }
 
-    pub(crate) fn draw_authorisation(&mut self) -> Result<Key<AuthValue, 32>, Stop> {
-        loop {
-            let drawn = Key::<AuthValue, 32>::generate(self.rng)?;
-            // The TPM drops trailing zero bytes of an authorisation in its HMAC keys.
-            if !drawn.ends_with_zero() {
-                return Ok(drawn);
+    /// The authorisation of a hierarchy with this number, derived; drawn where the keystore has nothing to derive it from.
+    /// The TPM drops trailing zero bytes of an authorisation in its HMAC keys, so none ends with one.
+    pub(crate) fn authorisation(
+        &mut self,
+        entry: &DeviceEntry,
+        place: usize,
+        number: u32,
+    ) -> Result<Key<AuthValue, 32>, Stop> {
+        let hierarchy = HIERARCHIES.get(place).ok_or(Code::State)?.to_be_bytes();
+        let (epoch, number) = (entry.epoch.to_be_bytes(), number.to_be_bytes());
+        for attempt in 0..=u8::MAX {
+            let value: Key<AuthValue, 32> = match &self.core.keystore.auth_root {
+                Some(root) => root.derive(&[
+                    b"gs-auth-v1",
+                    entry.device.as_bytes(),
+                    &epoch,
+                    &hierarchy,
+                    &number,
+                    &[attempt],
+                ]),
+                None => Key::generate(self.rng)?,
+            };
+            if !value.ends_with_zero() {
+                return Ok(value);
             }
         }
+        Err(Code::Busy.into())
+    }
+
+    /// Lets the authorisations of a device whose TPM we own be derived again, after the database was lost. They are tried at
+    /// the owner hierarchy first, which counts no failures; only when it takes one is the lockout hierarchy tried.
+    pub(crate) fn recover(&mut self, device: &EkName) -> Done {
+        let mut entry = self.device(device)?;
+        let has_none = entry.auth.iter().all(Option::is_none);
+        if entry.state != DeviceState::Registered || !has_none || self.core.keystore.auth_root.is_none() {
+            return Err(Code::State.into());
+        }
+        entry.is_recovering = true;
+        entry.auth_number = 0;
+        self.audit("ownership.recovering", device, &entry.epoch)?;
+        self.save_device(&entry);
+        Ok(KeyReply::Done)
+    }
+
+    /// The TPM did not take the derived values: the next time the next ones are tried, up to a bound.
+    fn recovery_failed(&mut self, mut entry: DeviceEntry) -> Done {
+        entry.auth = [None, None];
+        entry.auth_number = entry.auth_number.saturating_add(1);
+        entry.is_recovering = entry.auth_number < RECOVERY_TRIES;
+        self.audit("ownership.not-recovered", &entry.device, &entry.auth_number)?;
+        self.save_device(&entry);
+        Ok(KeyReply::Refused { code: Code::Tpm })
     }
 
     #[expect(clippy::too_many_arguments, reason = "the members of the request")]
@@ -385,7 +433,7 @@ impl<R: Records> Work<'_, R> {
             let nonces = SessionNonces { caller: nonce_caller.0, tpm: opened_at.nonce_tpm.0 };
             let key = nonces.session_key(&salt);
             let is_set = permanent & bit != 0;
-            if is_set && entry.auth.get(place).is_none_or(Option::is_none) {
+            if is_set && entry.auth.get(place).is_none_or(Option::is_none) && !entry.is_recovering {
                 // Somebody owns this TPM and it is not us: no guess, one wrong lockout value locks the hierarchy.
                 return Err(Code::Owned.into());
             }
@@ -449,7 +497,8 @@ impl<R: Records> Work<'_, R> {
         let mut entry = self.device(&session.device)?;
         let tunnels = session.commands.as_ref().ok_or(Code::State)?;
         if responses.len() != tunnels.len() {
-            return Err(Code::Tpm.into());
+            // The first refusal ends the list.
+            return if entry.is_recovering { self.recovery_failed(entry) } else { Err(Code::Tpm.into()) };
         }
         for ((tunnel, response), auth) in tunnels.iter().zip(responses).zip(&entry.auth) {
             let key: TpmSessionKey = self.unwrap(&tunnel.session_key, &session.device, entry.epoch)?;
@@ -460,6 +509,7 @@ impl<R: Records> Work<'_, R> {
             }
         }
         entry.auth_confirmed = true;
+        entry.is_recovering = false;
         session.owned = true;
         self.audit("ownership.confirmed", &session.device, &entry.epoch)?;
         self.save_device(&entry);

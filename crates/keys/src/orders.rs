@@ -343,7 +343,7 @@ impl<R: Records> Work<'_, R> {
         if let Some(drawn) = entry.auth_next.get(place).and_then(Option::as_ref) {
             return self.unwrap(drawn, &entry.device, entry.epoch);
         }
-        let drawn = self.draw_authorisation()?;
+        let drawn = self.authorisation(entry, place, entry.auth_number.saturating_add(1))?;
         let wrapped = self.wrap(&drawn, &entry.device, entry.epoch)?;
         if let Some(slot) = entry.auth_next.get_mut(place) {
             *slot = Some(wrapped);
@@ -398,6 +398,7 @@ impl<R: Records> Work<'_, R> {
         }
         if are_set == [true; 2] {
             entry.auth_next = [None, None];
+            entry.auth_number = entry.auth_number.saturating_add(1);
             self.note(entry, "ownership.renewed", &"owner and lockout")?;
             return Ok(Tunnelled::Authorised);
         }

@@ -136,6 +136,12 @@ pub struct DeviceEntry {
     /// Whether the TPM may have them already.
     #[cbor(n(44), default)]
     pub auth_doubt: bool,
+    /// How often they were renewed: which of those that are derived are in force.
+    #[cbor(n(45), default)]
+    pub auth_number: u32,
+    /// Its TPM is owned by values of ours that were lost, and they may be derived and tried.
+    #[cbor(n(46), default)]
+    pub is_recovering: bool,
 }
 
 /// One order that is remembered.

@@ -135,6 +135,8 @@ pub fn device_rows(meter: u32) -> [(Table, Vec<u8>, Vec<u8>); 2] {
         closing: None,
         auth_next: [None, None],
         auth_doubt: false,
+        auth_number: 0,
+        is_recovering: false,
     };
     [
         (DEVICES, device.as_bytes().to_vec(), minicbor::to_vec(entry).unwrap()),

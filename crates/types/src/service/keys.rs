@@ -261,6 +261,14 @@ pub enum KeyRequest {
     /// Signs and seals an order. Endpoint manager. Answer: [`KeyReply::Ordered`].
     #[n(40)]
     Order(#[n(0)] OrderRequest),
+    /// Lets lost authorisations of a device's TPM be derived and tried when it onboards next: after the loss of the key
+    /// service's database. Endpoint manager. Answer: [`KeyReply::Done`].
+    #[n(44)]
+    Recover {
+        /// Device.
+        #[n(0)]
+        device: EkName,
+    },
     /// Opens a device's question for orders. Endpoint manager. Answer: [`KeyReply::Polled`].
     #[n(41)]
     OpenPoll {
