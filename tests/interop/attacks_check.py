@@ -41,7 +41,7 @@ ALSO = {
     "A15": [("meter", "E_PIN")], "A19": [("endpoint-manager", "E_SUITE")],
     "A20": [("endpoint-manager", "E_GRANT"), ("config-server", "E_BUSY")], "A22": [("meter", "E_PIN")],
     "A24": [("endpoint-manager", "E_NONCE")], "A31": [("endpoint-manager", "E_POLICY")],
-    "A32": [("endpoint-manager", "E_QUOTE")], "A36": [("endpoint-manager", "E_FORMAT"), ("init-server", "E_FORMAT")],
+    "A32": [("endpoint-manager", "E_QUOTE")], "A33": [("meter", "E_GRANT")], "A36": [("endpoint-manager", "E_FORMAT"), ("init-server", "E_FORMAT")],
     "A38": [("endpoint-manager", "E_STATE")],
     "A40": [("endpoint-manager", code) for code in ("E_UNKNOWN", "E_LABEL", "E_FORMAT")],
 }
@@ -204,6 +204,17 @@ def check_a25(root, row, verdict, inventory):
     need(not search["clear"], "something was in clear")
 
 
+def check_a34(root, row, verdict, inventory):
+    lines = [line for _, line in lines_of(row / "record-endpoint-manager.jsonl") if line.get("code") == "E_TPM"]
+    need(len(lines) >= 2, "the endpoint manager did not refuse both lies")
+    response = (row / "tpm-response.bin").read_bytes()
+    # A Clear that was executed: rc 0, no parameters, one session.
+    need(len(response) == 67 and response[6:14] == bytes(8), "there was no true response of another device to lie with")
+    receipts = json.loads((row / "receipts.json").read_text())
+    need(receipts["true_verifies"] and receipts["tried"] >= 20 and not receipts["verified"], "a changed receipt verifies")
+    need((row / "honest.receipt").is_file() and not (row / "liar.receipt").is_file(), "the liar has a receipt")
+
+
 def check_a35(root, row, verdict, inventory):
     known, unknown = ((row / f"answer-{who}.cbor").read_bytes() for who in ("known", "unknown"))
     # I1C = [1, 21, m, {..}]: both are asked for proof, nobody is told anything.
@@ -212,7 +223,7 @@ def check_a35(root, row, verdict, inventory):
 
 OWN = {
     "A2": check_a2, "A9": check_a9, "A8": check_a8, "A17": lambda root, row, verdict, inventory: counters(row), "A18": check_a18,
-    "A21": check_a21, "A23": check_a23, "A25": check_a25, "A30": lambda root, row, verdict, inventory: counters(row), "A35": check_a35,
+    "A21": check_a21, "A23": check_a23, "A25": check_a25, "A30": lambda root, row, verdict, inventory: counters(row), "A34": check_a34, "A35": check_a35,
 }
 
 

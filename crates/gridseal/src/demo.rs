@@ -4,6 +4,7 @@
 mod attack;
 mod evidence;
 mod fleet;
+mod life;
 mod process;
 mod scan;
 mod view;
@@ -86,6 +87,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut fleet = Fleet::start(&dir.path, &options, &mut view)?;
     let mut outcome = Outcome::default();
     let until = arguments.seconds.map(|seconds| tick_now() + Duration::from_secs(seconds));
+    // The rest of a meter's life is shown once, when there is time for it; attacks are a show of their own.
+    let has_time = |until: Option<Tick>| until.is_none_or(|until| until.since(tick_now()) >= life::NEEDS);
+    let mut life = None;
     while !stop.try_recv().is_ok_and(|()| true)
         && until.is_none_or(|until| tick_now() < until)
         && !(arguments.attack.is_some() && until.is_none() && fleet.all_deliver())
@@ -97,7 +101,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             view.problem("the meters were not onboarded in time");
             break;
         }
+        if life.is_none() && arguments.attack.is_none() && fleet.all_deliver() && has_time(until) {
+            life = Some(life::play(&mut fleet, &mut view));
+        }
     }
+    let life = life.unwrap_or_default();
     let attacks = match &arguments.attack {
         Some(choice) => {
             fleet.attacked_from = Some(fleet.log.len());
@@ -108,6 +116,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let checks = fleet.finish(arguments.evidence.as_deref(), &outcome, &mut view)?;
     let mut checks = checks;
+    checks.problems.extend(life.problem.clone());
     let expected = fleet.meters().len();
     if outcome.onboarded() < expected {
         checks.problems.push(format!("{} of {expected} meters were onboarded", outcome.onboarded()));
@@ -123,7 +132,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         && outcome.onboarded() == fleet.meters().len()
         && checks.readings_by_meter.len() == fleet.meters().len()
         && checks.problems.is_empty();
-    report(arguments, anchor, began, &outcome, &checks, (good, attacks));
+    report(arguments, anchor, began, &outcome, &checks, (good, attacks, &life));
     dir.close(arguments.keep)?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -180,7 +189,7 @@ fn report(
     began: Tick,
     outcome: &Outcome,
     checks: &fleet::Checks,
-    (good, attacks): (bool, Vec<serde_json::Value>),
+    (good, attacks, life): (bool, Vec<serde_json::Value>, &life::Life),
 ) {
     let first = outcome.first_reading.map(|at| at.since(began).as_secs_f64());
     if arguments.json {
@@ -190,6 +199,10 @@ fn report(
             "onboarded": outcome.onboarded(),
             "readings_stored": checks.readings,
             "attacks": attacks,
+            "rotated": life.rotated,
+            "suspended": life.suspended,
+            "resold": life.resold,
+            "decommissioned": life.decommissioned,
             "seconds_to_first_reading": first,
             "anchor": anchor.name(),
             "audit_entries": checks.audit_entries,
@@ -213,6 +226,11 @@ fn report(
         if !attacks.is_empty() {
             let refused = attacks.iter().filter(|attack| attack["refused"] == true).count();
             crate::observe::show(&format!("{refused} of {} attacks refused or without gain", attacks.len()));
+        }
+        if life.decommissioned > 0 {
+            crate::observe::show(
+                "1 meter got new secrets, 1 stolen one delivers nothing, 1 was sold, 1 came to its end with a receipt",
+            );
         }
         if let Some(first) = first {
             crate::observe::show(&format!("first reading after {first:.1} s"));

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use journal::Journal;
 
 /// Events of which a process keeps a record of its own.
-const REFUSALS: [&str; 10] = [
+const REFUSALS: [&str; 12] = [
     "refused",
     "quarantined",
     "root-failed",
@@ -26,6 +26,8 @@ const REFUSALS: [&str; 10] = [
     "handshake-failed",
     "request-refused",
     "installation-refused",
+    "order-failed",
+    "job-refused",
 ];
 
 /// Where a process tells what happens.

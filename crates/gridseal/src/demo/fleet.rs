@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use gridseal_crypto::Signer;
+use gridseal_crypto::{Signer, SigningKey, role::OwnerSigning};
 use gridseal_headend::ReadingFilter;
 use gridseal_io::clock::tick_now;
 use gridseal_store::{Access, SqliteReadings, SqliteRecords};
@@ -36,6 +36,8 @@ const ACCESS: Access<'_> = Access { at: None, who: "demo", purpose: "show" };
 const START_WAIT: Duration = Duration::from_secs(20);
 /// How far behind the newest reading shown a late one may start and still be shown.
 const LOOK_BACK_S: u64 = 60;
+/// Before the names of a second owner's processes.
+pub(super) const BUYER: &str = "buyer ";
 /// Model of the demo's meters.
 const MODEL: &str = "GS-1";
 
@@ -62,6 +64,7 @@ pub struct Fleet {
     /// Where in the log the attacks began.
     pub(super) attacked_from: Option<usize>,
     processes: Vec<Process>,
+    manufacturer: Option<Manufacturer>,
     meters: Vec<Made>,
     readings: Option<SqliteReadings>,
     shown: BTreeSet<ReadingKey>,
@@ -104,6 +107,7 @@ impl Fleet {
             log: Vec::new(),
             attacked_from: None,
             processes: Vec::new(),
+            manufacturer: None,
             meters: Vec::new(),
             readings: None,
             shown: BTreeSet::new(),
@@ -123,13 +127,7 @@ impl Fleet {
 
     fn set_up(&mut self, view: &mut View) -> Result<()> {
         let (owner_dir, factory_dir) = (self.dir.join("owner"), self.dir.join("factory"));
-        let ceremony = owner_dir.join("ceremony");
-        let keys = owner::keystore(&owner_dir.join("keys"))?;
-        let owner_key = owner::owner_key(&ceremony)?;
-        owner::delegate(&owner_key, &keys, &owner_dir.join("keys"), 1)?;
-        owner::issuing_authority(&ceremony, &owner_dir.join("pki"))?;
-        owner::service_identities(&ceremony, &owner_dir)?;
-        owner::config_server_certificate(&owner_dir.join("config-server"), &ANY_PORT)?;
+        let founded = found_owner(&owner_dir)?;
         view.step("owner: keys made where they stay; the offline owner key delegated to the key service");
 
         let init_dir = factory_dir.join("init-server");
@@ -142,38 +140,17 @@ impl Fleet {
             plant: evidence::plant(self, &owner_dir.join("headend"))?,
             interval_s: self.options.interval_s,
         };
-        self.daemon("init-server", &init_dir)?;
+        self.daemon("", "init-server", &init_dir)?;
         let manufacturer = Manufacturer {
             voucher_key: vendor.voucher_key(),
             init_ca: vendor.init_ca().to_owned(),
             init_server: self.listening("init-server", "field", view)?,
         };
-        configure::keys(&owner_dir, ANY_PORT, &manufacturer, &choices)?;
-        configure::pki(&owner_dir, ANY_PORT, &ANY_PORT)?;
-        configure::config_server(&owner_dir, ANY_PORT, ANY_PORT, &choices)?;
-        for name in ["pki", "keys", "config-server"] {
-            self.daemon(name, &owner_dir.join(name))?;
-        }
-        let mut addresses = Inner {
-            config: self.listening("config-server", "field", view)?,
-            config_inner: self.listening("config-server", "inner", view)?,
-            keys: self.listening("keys", "inner", view)?,
-            pki: self.listening("pki", "inner", view)?,
-            headend: ANY_PORT,
-            headend_inner: ANY_PORT,
-        };
-        configure::headend(&owner_dir, &addresses, &choices)?;
-        configure::operator(&owner_dir, addresses.keys)?;
-        self.daemon("headend", &owner_dir.join("headend"))?;
-
-        let second = Some(Digest(owner::owner_second(&ceremony)?.public().id()));
-        let buyer = OwnerKeys { owner: owner_key.public(), encryption: keys.encryption, second };
-        self.make_meters(&vendor, buyer, manufacturer.init_server, &factory_dir, view)?;
-        addresses.headend = self.listening("headend", "field", view)?;
-        addresses.headend_inner = self.listening("headend", "inner", view)?;
+        let addresses = self.start_owner(&owner_dir, "", &manufacturer, &choices, view)?;
+        self.make_meters(&vendor, founded.buyer, manufacturer.init_server, &factory_dir, view)?;
         let manager = configure::endpoint_manager(
             &owner_dir,
-            &owner_key,
+            &founded.key,
             &manufacturer,
             &addresses,
             MODEL,
@@ -181,12 +158,75 @@ impl Fleet {
         )?;
         self.register(&manager, &factory_dir.join("shipment.cbor"))?;
         view.step("owner: shipment registered; owner secrets went encrypted to the key service");
-        self.daemon("endpoint-manager", &owner_dir.join("endpoint-manager"))?;
+        self.daemon("", "endpoint-manager", &owner_dir.join("endpoint-manager"))?;
+        self.manufacturer = Some(manufacturer);
         for made in self.meters.clone() {
-            let dir = made.dir.to_string_lossy().into_owned();
-            self.start_process(&format!("meter {}", made.serial), &["meter", "run", "--dir", &dir])?;
+            self.switch_on(&made)?;
         }
         Ok(())
+    }
+
+    /// Switches a meter on as a process of its own.
+    pub(super) fn switch_on(&mut self, made: &Made) -> Result<()> {
+        let dir = made.dir.to_string_lossy().into_owned();
+        self.start_process(&format!("meter {}", made.serial), &["meter", "run", "--dir", &dir])
+    }
+
+    /// Configures and starts an owner's processes, but for the endpoint manager. `prefix` is put before their names.
+    #[expect(clippy::too_many_arguments, reason = "everything that an owner's processes are told")]
+    fn start_owner(
+        &mut self,
+        dir: &Path,
+        prefix: &str,
+        manufacturer: &Manufacturer,
+        choices: &Choices,
+        view: &mut View,
+    ) -> Result<Inner> {
+        configure::keys(dir, ANY_PORT, manufacturer, choices)?;
+        configure::pki(dir, ANY_PORT, &ANY_PORT)?;
+        configure::config_server(dir, ANY_PORT, ANY_PORT, choices)?;
+        for name in ["pki", "keys", "config-server"] {
+            self.daemon(prefix, name, &dir.join(name))?;
+        }
+        let named = |name: &str| format!("{prefix}{name}");
+        let mut addresses = Inner {
+            config: self.listening(&named("config-server"), "field", view)?,
+            config_inner: self.listening(&named("config-server"), "inner", view)?,
+            keys: self.listening(&named("keys"), "inner", view)?,
+            pki: self.listening(&named("pki"), "inner", view)?,
+            headend: ANY_PORT,
+            headend_inner: ANY_PORT,
+        };
+        configure::headend(dir, &addresses, choices)?;
+        configure::operator(dir, addresses.keys)?;
+        self.daemon(prefix, "headend", &dir.join("headend"))?;
+        addresses.headend = self.listening(&named("headend"), "field", view)?;
+        addresses.headend_inner = self.listening(&named("headend"), "inner", view)?;
+        Ok(addresses)
+    }
+
+    /// A second owner with all its processes, but for the endpoint manager, which is configured and not started.
+    pub(super) fn start_buyer(&mut self, view: &mut View) -> Result<PathBuf> {
+        let dir = self.dir.join("buyer");
+        let founded = found_owner(&dir)?;
+        let choices =
+            Choices { unlocked_memory: true, interval_s: self.options.interval_s, ..Choices::default() };
+        let manufacturer = self.manufacturer.clone().context("nothing is set up")?;
+        let addresses = self.start_owner(&dir, BUYER, &manufacturer, &choices, view)?;
+        let anchor = self.options.anchor;
+        configure::endpoint_manager(&dir, &founded.key, &manufacturer, &addresses, MODEL, anchor)
+    }
+
+    /// Starts the buyer's endpoint manager.
+    pub(super) fn start_buyers_manager(&mut self) -> Result<()> {
+        self.daemon(BUYER, "endpoint-manager", &self.dir.join("buyer/endpoint-manager"))
+    }
+
+    /// More meters of the owner's, registered and not switched on.
+    pub(super) fn make_more(&mut self, count: u32, name: &str) -> Result<Vec<Made>> {
+        let init = self.address("init-server", "field")?;
+        let config_server = self.address("config-server", "field")?;
+        self.make_devices(count, name, init, config_server)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of the set-up")]
@@ -242,24 +282,32 @@ impl Fleet {
         init: SocketAddr,
         config_server: SocketAddr,
     ) -> Result<Vec<Made>> {
+        self.make_devices(count, "victims", init, config_server)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "how many, where, and whom they will find")]
+    fn make_devices(
+        &mut self,
+        count: u32,
+        name: &str,
+        init: SocketAddr,
+        config_server: SocketAddr,
+    ) -> Result<Vec<Made>> {
         let (owner_dir, factory_dir) = (self.dir.join("owner"), self.dir.join("factory"));
         let init_dir = factory_dir.join("init-server");
         let vendor = Vendor::open_or_found(&factory_dir.join("vendor"), &init_dir, "ACME", &ANY_PORT)?;
-        let buyer = OwnerKeys {
-            owner: owner::owner_key(&owner_dir.join("ceremony"))?.public(),
-            encryption: owner::keystore(&owner_dir.join("keys"))?.encryption,
-            second: Some(Digest(owner::owner_second(&owner_dir.join("ceremony"))?.public().id())),
-        };
+        let buyer = owner_keys(&owner_dir)?;
         let order = Order { count, init_servers: vec![format!("https://{init}")], ..self.order(buyer) };
-        let out = self.dir.join("victims");
+        let out = self.dir.join(name);
         std::fs::create_dir_all(&out)?;
         let made = factory::make(&vendor, &order, &out, |_| ())?;
         let manager = owner_dir.join("endpoint-manager");
         let (mut config, _): (crate::config::EndpointManager, _) =
             crate::config::load(&manager.join("config.toml"))?;
         config.config_urls = vec![format!("https://{config_server}")];
-        crate::config::save(&manager.join("victims.toml"), &config)?;
-        self.register(&manager.join("victims.toml"), &out.join("shipment.cbor"))?;
+        let path = manager.join(format!("{name}.toml"));
+        crate::config::save(&path, &config)?;
+        self.register(&path, &out.join("shipment.cbor"))?;
         Ok(made)
     }
 
@@ -311,9 +359,9 @@ impl Fleet {
         }
     }
 
-    fn daemon(&mut self, name: &str, dir: &Path) -> Result<()> {
+    fn daemon(&mut self, prefix: &str, name: &str, dir: &Path) -> Result<()> {
         let config = dir.join("config.toml").to_string_lossy().into_owned();
-        self.start_process(name, &[name, "--config", &config])
+        self.start_process(&format!("{prefix}{name}"), &[name, "--config", &config])
     }
 
     pub(super) fn start_process(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
@@ -482,6 +530,34 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// What an owner has before anything runs.
+struct Founded {
+    key: SigningKey<OwnerSigning>,
+    buyer: OwnerKeys,
+}
+
+/// Makes an owner's keys and authorities in a directory.
+fn found_owner(dir: &Path) -> Result<Founded> {
+    let ceremony = dir.join("ceremony");
+    let keys = owner::keystore(&dir.join("keys"))?;
+    let key = owner::owner_key(&ceremony)?;
+    owner::delegate(&key, &keys, &dir.join("keys"), 1)?;
+    owner::issuing_authority(&ceremony, &dir.join("pki"))?;
+    owner::service_identities(&ceremony, dir)?;
+    owner::config_server_certificate(&dir.join("config-server"), &ANY_PORT)?;
+    Ok(Founded { key, buyer: owner_keys(dir)? })
+}
+
+/// The public keys of an owner, as a voucher names them.
+pub(super) fn owner_keys(dir: &Path) -> Result<OwnerKeys> {
+    let ceremony = dir.join("ceremony");
+    Ok(OwnerKeys {
+        owner: owner::owner_key(&ceremony)?.public(),
+        encryption: owner::keystore(&dir.join("keys"))?.encryption,
+        second: Some(Digest(owner::owner_second(&ceremony)?.public().id())),
+    })
 }
 
 /// Databases with an audit log.

@@ -59,9 +59,9 @@ impl Process {
         std::thread::spawn(move || {
             for text in BufReader::new(output).lines().map_while(Result::ok) {
                 let Ok(json) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
-                let field =
-                    |name: &str| json.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-                let (process, event) = (field("process"), field("event"));
+                // By the name under which it was started: several owners have processes of one kind.
+                let process = process.clone();
+                let event = json.get("event").and_then(|v| v.as_str()).unwrap_or_default().to_owned();
                 if lines.send(Line { process, event, json }).is_err() {
                     return;
                 }

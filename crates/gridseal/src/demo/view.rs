@@ -105,6 +105,14 @@ fn describe(line: &Line) -> Option<String> {
             format!("accepts {} {}", line.field("message"), meaning(line.field("message")))
         }
         ("meter", "operating") => "is owned and provisioned".into(),
+        ("meter", "order-answered") if line.field("code").is_empty() => {
+            format!("has carried out an order: {}", line.field("order"))
+        }
+        ("meter", "order-answered") => {
+            format!("REFUSES an order, {}: {}", line.field("order"), line.field("code"))
+        }
+        ("meter", "ownership-ended") => "has wiped everything of its owner's".into(),
+        ("meter", "decommissioned") => "is at its end".into(),
         ("meter", "refused") => format!("REFUSES an answer: {}", line.field("code")),
         ("meter", "root-failed") => format!("root of trust failed: {}", line.field("error")),
         ("endpoint-manager", "accepted") => {

@@ -345,6 +345,7 @@ impl<'e> Fleet<'e> {
                     Ok(Some(answer.reply))
                 }
                 Peer::ConfigServer => side.exchange((at, utc), wire),
+                Peer::HeadEnd | Peer::FormerOwner => Ok(None),
             }
         };
         let end = meter.device.run(now, until, &mut exchange)?;

@@ -13,6 +13,7 @@ use gridseal_trust::{
         cose::{SignedType, key_id, sign},
         document::{Delegation, Redirect},
         init::{InitHello, InitRedirect},
+        order::{Order, OrderBody, seal_order},
         secrets::OwnerSecretExt,
         session::{
             ChallengeBody, ChallengePayload, Envelope, HelloBody, Step, Transcript, open, seal_challenge,
@@ -141,7 +142,17 @@ pub(super) fn changed_hello(
     hello(secret, &m, &body.encode()).unwrap_or_else(|_| wire.to_vec())
 }
 
-/// What a forged C2 rests on.
+/// An order as whoever has all that it takes makes it.
+pub(super) fn order(authority: &Authority<'_>, order: &Order) -> Result<Vec<u8>> {
+    let body = OrderBody {
+        signed: sign(authority.config, SignedType::Order, &order.encode())?,
+        delegation: authority.delegation.to_vec(),
+    };
+    let r = nonce()?;
+    coded(seal_order(&authority.secret.seal_order(order.seq, &r), order.seq, &r, &body))
+}
+
+/// What a forged C2, or a forged order, rests on.
 pub(super) struct Authority<'a> {
     /// Owner secret of the victim.
     pub(super) secret: &'a Key<OwnerSecret, 32>,

@@ -151,6 +151,7 @@ async fn forward(state: &Mutex<Plot>, real: &Real, wire: Vec<u8>, seen: &mut See
             seen.returned = Some(returned.clone());
             Reply::Body(returned)
         }
+        Ok(answer) if answer.status == 204 => Reply::Empty,
         Ok(answer) if answer.status == 202 => Reply::Later(Duration::from_secs(1)),
         _ => Reply::Refused(Refusal::Busy(Duration::from_secs(1))),
     }

@@ -1,9 +1,18 @@
 //! The endpoint manager, its database, and whoever has taken it over.
 
-use anyhow::{Result, anyhow};
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, anyhow};
 use gridseal_api::client::Client;
+use gridseal_io::clock::utc_now;
 use gridseal_trust::enrol::{
     cose::{SignedType, sign},
+    device::DeviceRecord,
+    order::{self, Order, Task},
     secrets::SessionSecretExt,
     session::{Envelope, EvidenceBody, OwnPayload, Step, open, seal_message},
     wire::encode,
@@ -18,11 +27,14 @@ use gridseal_types::{
 
 use super::{
     Verdict,
-    forge::{Authority, Led, is_step},
+    forge::{self, Authority, Led, is_step},
     hostile::Act,
     stage::{Party, Stage, search_for},
 };
-use crate::{files::Zone, process::inner_client};
+use crate::{
+    files::{Zone, read, write_atomic},
+    process::inner_client,
+};
 
 /// A21: every file of the endpoint manager is read.
 pub(super) fn database(stage: &mut Stage<'_>) -> Result<Verdict> {
@@ -125,7 +137,63 @@ fn forbidden(turn: usize, session: u32) -> Vec<u8> {
     [&[0x80, 0x02][..], &size.to_be_bytes(), &code.to_be_bytes(), &rest].concat()
 }
 
-/// A33: an order that was sent before.
-pub(super) fn order(_: &mut Stage<'_>) -> Result<Verdict> {
-    Ok(Verdict::missing("orders are not built: there is none to repeat"))
+/// A33: an order that was carried out is sent again, and orders that are not for this meter, this epoch or this number.
+/// Who sends them sits at the config server, and has everything of the owner's besides.
+pub(super) fn order(stage: &mut Stage<'_>) -> Result<Verdict> {
+    let (victim, other) = (stage.victim()?, stage.victim()?);
+    let (secret, other_secret) = (stage.owner_secret(&victim)?, stage.owner_secret(&other)?);
+    let (config, delegation) = stage.config_key()?;
+    let meter = stage.switch_on(&victim)?;
+    stage.told(&victim, "operating", 1)?;
+    stage.switch_off(&victim);
+    cut_off_from_head_end(&victim.made.dir)?;
+    // The owner orders two things: a suspension and its end, which begins with an attestation.
+    let recorded = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&recorded);
+    stage.config.on_answer(move |_, answer| {
+        if let Ok(order::Envelope::Order { seq, .. }) = order::Envelope::decode(&answer) {
+            record.lock().unwrap_or_else(PoisonError::into_inner).push((seq, answer.clone()));
+        }
+        answer
+    });
+    stage.ordered("suspend", &victim)?;
+    stage.switch_on(&victim)?;
+    stage.told(&victim, "order-answered", 1)?;
+    stage.ordered("resume", &victim)?;
+    stage.told(&victim, "order-answered", 3)?;
+    let recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let (_, first) = recorded.first().cloned().context("no order went by")?;
+    let last = recorded.iter().map(|(seq, _)| *seq).max().unwrap_or(0);
+    let suspension = |ek_name, epoch, seq| Order { ek_name, epoch, seq, task: Task::Suspend, now: utc_now() };
+    let ours = Authority { secret: &secret, config: &config, delegation: &delegation };
+    let theirs = Authority { secret: &other_secret, config: &config, delegation: &delegation };
+    let orders = [
+        first,
+        forge::order(&ours, &suspension(other.name, 1, last + 1))?,
+        forge::order(&ours, &suspension(victim.name, 2, last + 1))?,
+        forge::order(&ours, &suspension(victim.name, 1, last))?,
+        forge::order(&theirs, &suspension(other.name, 1, last + 1))?,
+    ];
+    let mut left: VecDeque<Vec<u8>> = orders.into();
+    stage.config.on_question(move |question| match order::Envelope::decode(question) {
+        Ok(order::Envelope::Poll { .. }) => left.pop_front().map_or(Act::Pass, Act::Answer),
+        _ => Act::Pass,
+    });
+    let heard = stage.on_record_times(&meter, "code", Code::Rollback.name(), 4)?;
+    stage.refusal(&meter, Code::Grant)?;
+    stage.switch_off(&victim);
+    let record = DeviceRecord::decode(&read(&victim.made.dir.join("device.cbor"))?)?;
+    Ok(Verdict::refused(heard)
+        .and(!record.orders.is_suspended, "no forged suspension was carried out")
+        .and(record.order_seq() == last, "no number was counted for it"))
+}
+
+/// A meter that reaches its owner through the config server alone: its head-end is somewhere where nobody listens.
+fn cut_off_from_head_end(dir: &Path) -> Result<()> {
+    let path = dir.join("device.cbor");
+    let mut record = DeviceRecord::decode(&read(&path)?)?;
+    if let Some(installed) = &mut record.installed {
+        installed.terminus_urls = vec!["tls://127.0.0.1:1".into()];
+    }
+    write_atomic(&path, &record.encode())
 }

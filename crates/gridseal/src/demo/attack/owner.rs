@@ -1,6 +1,8 @@
 //! Owners before, owners who sell twice, owners who never let go.
 
-use anyhow::{Context, Result};
+use std::{cell::RefCell, rc::Rc};
+
+use anyhow::{Context, Result, bail};
 use gridseal_crypto::{Signer, SigningKey, role::OwnerSigning};
 use gridseal_io::clock::utc_now;
 use gridseal_trust::{
@@ -8,12 +10,15 @@ use gridseal_trust::{
         device::Event,
         document::{Entry, EntryKind},
         init::{SignedRedirect, encode_registration},
+        order::Kind,
         session::Step,
         voucher::Voucher,
     },
     root::{DeviceRoot, OwnerPin, RootReply, RootRequest},
 };
 use gridseal_types::{Code, Digest};
+
+use crate::files::{read, write_atomic};
 
 use super::{
     Verdict,
@@ -125,7 +130,109 @@ pub(super) fn uncleared(stage: &mut Stage<'_>) -> Result<Verdict> {
         .and(counted == 0, "no authorisation was guessed"))
 }
 
-/// A34: a receipt of Clear.
-pub(super) fn receipt(_: &mut Stage<'_>) -> Result<Verdict> {
-    Ok(Verdict::missing("decommissioning is not built: no Clear, no receipt"))
+/// A34: a device that is to be decommissioned pretends that its TPM was cleared: with a response that it made up, and with
+/// one that another device gave. And whoever has a true receipt changes it.
+pub(super) fn receipt(stage: &mut Stage<'_>) -> Result<Verdict> {
+    let honest = stage.victim()?;
+    let config = stage.manager_config().to_string_lossy().into_owned();
+    // An honest end first: the other device's response, and a receipt.
+    let mut puppet = stage.puppet(&honest)?;
+    puppet.onboard()?;
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let heard = Rc::clone(&told);
+    puppet.on_root(move |request, chip| {
+        let is_clear = is_clear(&request);
+        let reply = chip.perform(request)?;
+        if let (RootReply::Responses(responses), true) = (&reply, is_clear) {
+            heard.borrow_mut().extend(responses.last().cloned());
+        }
+        Ok(reply)
+    });
+    stage.ordered("decommission", &honest)?;
+    puppet.obey_until("its end", |puppet| puppet.events.contains(&Event::Decommissioned))?;
+    let foreign = told.borrow().last().cloned().context("the honest device was not cleared")?;
+    stage.keep("tpm-response.bin", &foreign)?;
+
+    let (mut open, mut receipts) = (0, 0);
+    for lie in [forged_response(&foreign), foreign] {
+        let liar = stage.victim()?;
+        let mut puppet = stage.puppet(&liar)?;
+        puppet.onboard()?;
+        puppet.on_root(move |request, chip| {
+            if is_clear(&request) {
+                chip.perform(RootRequest::Flush)?;
+                return Ok(RootReply::Responses(vec![lie.clone()]));
+            }
+            chip.perform(request)
+        });
+        stage.ordered("decommission", &liar)?;
+        puppet.obey_until("its lie", |puppet| {
+            let told = |event: &Event| {
+                matches!(event, Event::OrderAnswered { kind: Kind::Commands, refused: None, .. })
+            };
+            puppet.events.iter().any(told)
+        })?;
+        // The answer leaves once it is on record.
+        puppet.run_until("its lie is told", |puppet| {
+            puppet.events.contains(&Event::OwnershipEnded(Kind::Decommission))
+        })?;
+        open += usize::from(puppet.chip.description()?.permanent & 5 != 0);
+        let path = stage.kept("liar.receipt").to_string_lossy().into_owned();
+        let serial = liar.made.serial.as_str();
+        let export = ["receipt", "export", "--config", &config, serial, "--out", &path];
+        receipts += usize::from(stage.operator(&export)?.1);
+    }
+    let heard = stage.on_record_times(&MANAGER, "code", Code::Tpm.name(), 2)?;
+    let refused = forged_receipts(stage, &config, &honest)?;
+    Ok(Verdict::refused(heard)
+        .and(open == 2, "the liars' TPMs were not cleared")
+        .and(receipts == 0, "there is no receipt for a liar")
+        .and(refused, "a changed receipt does not verify, a true one does"))
+}
+
+fn is_clear(request: &RootRequest) -> bool {
+    // TPM_CC_Clear.
+    let is_it = |command: &Vec<u8>| command.get(6..10) == Some(&[0, 0, 1, 0x26][..]);
+    matches!(request, RootRequest::Execute(commands) if commands.iter().any(is_it))
+}
+
+/// A response of the right shape whose HMAC is made up.
+fn forged_response(model: &[u8]) -> Vec<u8> {
+    let mut forged = model.to_vec();
+    forged.iter_mut().rev().take(32).for_each(|byte| *byte ^= 0xa5);
+    forged
+}
+
+/// A true receipt, and copies with one bit changed: none of them verifies.
+fn forged_receipts(stage: &Stage<'_>, config: &str, honest: &Victim) -> Result<bool> {
+    let path = stage.kept("honest.receipt");
+    let name = path.to_string_lossy().into_owned();
+    let serial = honest.made.serial.as_str();
+    let (text, exported) =
+        stage.operator(&["receipt", "export", "--config", config, serial, "--out", &name])?;
+    if !exported {
+        bail!("there is no receipt: {text}");
+    }
+    let verify = |path: &str| {
+        Ok::<_, anyhow::Error>(stage.operator(&["receipt", "verify", path, "--config", config])?.1)
+    };
+    let is_true = verify(&name)?;
+    let bytes = read(&path)?;
+    let step = (bytes.len() / 24).max(1);
+    let mut verified = Vec::new();
+    for at in (0..bytes.len()).step_by(step) {
+        let mut changed = bytes.clone();
+        if let Some(byte) = changed.get_mut(at) {
+            *byte ^= 1;
+        }
+        let forged = stage.kept("forged.receipt");
+        write_atomic(&forged, &changed)?;
+        if verify(&forged.to_string_lossy())? {
+            verified.push(at);
+        }
+    }
+    let result =
+        serde_json::json!({"true_verifies": is_true, "tried": bytes.len() / step, "verified": verified});
+    stage.keep("receipts.json", &serde_json::to_vec_pretty(&result)?)?;
+    Ok(is_true && verified.is_empty())
 }

@@ -13,6 +13,7 @@ use gridseal_trust::{
     enrol::device::{Device, DeviceRecord, Event, Firmware, Input, Output, Peer},
     root::{DeviceRoot, RootError, RootReply, RootRequest},
 };
+use gridseal_types::Digest;
 use tokio::runtime::Handle;
 
 use super::{chip::Chip, hostile::Real};
@@ -121,6 +122,32 @@ impl Puppet {
         Ok(())
     }
 
+    /// Asks its owner for orders once.
+    pub(super) fn fetch_orders(&mut self) -> Result<()> {
+        Ok(self.machine.handle(tick_now(), Input::FetchOrders)?)
+    }
+
+    /// Whether it would ask for orders.
+    pub(super) const fn is_operating(&self) -> bool {
+        self.machine.is_operating()
+    }
+
+    /// Runs and asks for orders until a condition holds.
+    pub(super) fn obey_until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
+        let until = tick_now() + PATIENCE;
+        while !condition(self) {
+            if tick_now() > until {
+                bail!("a meter in our hands never came to this: {what}; {:?}", self.events);
+            }
+            if self.is_operating() {
+                self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
+                self.fetch_orders()?;
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
     /// Runs until it operates for its owner.
     pub(super) fn onboard(&mut self) -> Result<()> {
         self.start()?;
@@ -193,16 +220,25 @@ impl Puppet {
                 let client = self.config.insert(client);
                 self.runtime.block_on(client.post("/gso/v1/config", wire))
             }
-            // It has no way there but the config server's.
-            Peer::HeadEnd | Peer::FormerOwner => return Ok(None),
+            Peer::FormerOwner => {
+                let (urls, pins) = self.machine.former_owner().context("no owner before")?;
+                let mut client = client_of(&urls, pins)?;
+                self.runtime.block_on(client.post("/gso/v1/config", wire))
+            }
+            // It has no way to its owner but the config server's.
+            Peer::HeadEnd => return Ok(None),
         };
         Ok(answer.ok())
     }
 
     fn config_client(&self) -> Result<FieldClient> {
         let (urls, pins) = self.machine.config_servers().context("no redirect")?;
-        let address = urls.first().context("no config server")?.trim_start_matches("https://").to_owned();
-        let client = FieldClient::new(address.clone(), pinned(pins, Alpn::Http1)?, host_of(&address));
-        Ok(client.with_limits(CALL_TIMEOUT, 64 * 1024))
+        client_of(&urls, pins)
     }
+}
+
+fn client_of(urls: &[String], pins: Vec<Digest>) -> Result<FieldClient> {
+    let address = urls.first().context("no config server")?.trim_start_matches("https://").to_owned();
+    let client = FieldClient::new(address.clone(), pinned(pins, Alpn::Http1)?, host_of(&address));
+    Ok(client.with_limits(CALL_TIMEOUT, 64 * 1024))
 }

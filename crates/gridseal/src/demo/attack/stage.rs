@@ -338,6 +338,32 @@ impl<'f> Stage<'f> {
         Ok((String::from_utf8_lossy(&output.stderr).into_owned(), output.status.success()))
     }
 
+    /// Runs a command of the owner's operator about devices; what it printed, and whether it ended well.
+    pub(super) fn operator(&self, arguments: &[&str]) -> Result<(String, bool)> {
+        let output = std::process::Command::new(std::env::current_exe()?)
+            .arg("device")
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .output()?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((String::from_utf8_lossy(&text).into_owned(), output.status.success()))
+    }
+
+    /// An operator's order to a victim.
+    pub(super) fn ordered(&self, what: &str, victim: &Victim) -> Result<()> {
+        let config = self.directory(&MANAGER).join("config.toml").to_string_lossy().into_owned();
+        let serial = victim.made.serial.as_str();
+        match self.operator(&[what, "--config", &config, "--reason", "demo", serial])? {
+            (_, true) => Ok(()),
+            (text, false) => bail!("device {what} failed: {text}"),
+        }
+    }
+
+    /// Where the endpoint manager is configured.
+    pub(super) fn manager_config(&self) -> PathBuf {
+        self.directory(&MANAGER).join("config.toml")
+    }
+
     /// Asks the config server as anybody in the field may, from an address of one's choice.
     pub(super) fn ask_config(
         &mut self,
