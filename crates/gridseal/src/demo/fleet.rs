@@ -285,7 +285,6 @@ impl Fleet {
         self.make_devices(count, "victims", init, config_server)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "how many, where, and whom they will find")]
     fn make_devices(
         &mut self,
         count: u32,

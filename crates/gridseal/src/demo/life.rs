@@ -1,6 +1,6 @@
 //! The rest of a meter's life on three more meters: a rotation, a theft, a resale to a second owner, and an end.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::mpsc::Receiver, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use gridseal_io::clock::tick_now;
@@ -28,15 +28,21 @@ pub(super) struct Life {
     pub(super) resold: u32,
     /// Meters whose end their TPM has signed.
     pub(super) decommissioned: u32,
+    /// Somebody has stopped the demo meanwhile.
+    pub(super) is_stopped: bool,
     /// What is not as it must be.
     pub(super) problem: Option<String>,
 }
 
 /// Shows everything; what fails is in the result.
-pub(super) fn play(fleet: &mut Fleet, view: &mut View) -> Life {
+pub(super) fn play(fleet: &mut Fleet, view: &mut View, stop: &Receiver<()>) -> Life {
     let mut life = Life::default();
-    if let Err(error) = (Stage { fleet, view }).play(&mut life) {
-        life.problem = Some(format!("the rest of a meter's life: {error:#}"));
+    let mut stage = Stage { fleet, view, stop, is_stopped: false };
+    if let Err(error) = stage.play(&mut life) {
+        match stage.is_stopped {
+            true => life.is_stopped = true,
+            false => life.problem = Some(format!("the rest of a meter's life: {error:#}")),
+        }
     }
     life
 }
@@ -44,6 +50,8 @@ pub(super) fn play(fleet: &mut Fleet, view: &mut View) -> Life {
 struct Stage<'f> {
     fleet: &'f mut Fleet,
     view: &'f mut View,
+    stop: &'f Receiver<()>,
+    is_stopped: bool,
 }
 
 impl Stage<'_> {
@@ -175,6 +183,10 @@ impl Stage<'_> {
     }
 
     fn next(&mut self) -> Result<()> {
+        if self.stop.try_recv().is_ok() {
+            self.is_stopped = true;
+            bail!("stopped");
+        }
         if let Some(line) = self.fleet.next_line(Duration::from_millis(50))? {
             self.view.line(&line);
         }

@@ -174,9 +174,15 @@ pub(super) fn order(stage: &mut Stage<'_>) -> Result<Verdict> {
         forge::order(&ours, &suspension(victim.name, 1, last))?,
         forge::order(&theirs, &suspension(other.name, 1, last + 1))?,
     ];
+    // Every other question goes on to the owner: a meter that hears nothing but forgeries asks less and less.
     let mut left: VecDeque<Vec<u8>> = orders.into();
+    let mut is_forged = false;
     stage.config.on_question(move |question| match order::Envelope::decode(question) {
-        Ok(order::Envelope::Poll { .. }) => left.pop_front().map_or(Act::Pass, Act::Answer),
+        Ok(order::Envelope::Poll { .. }) => {
+            is_forged = !is_forged;
+            let forged = if is_forged { left.pop_front() } else { None };
+            forged.map_or(Act::Pass, Act::Answer)
+        }
         _ => Act::Pass,
     });
     let heard = stage.on_record_times(&meter, "code", Code::Rollback.name(), 4)?;

@@ -228,7 +228,7 @@ impl Device {
     }
 
     /// The root has refused. A Clear that was executed stays executed, whatever the evidence: its response is the receipt.
-    pub(super) fn failed(&mut self, _now: Tick, job: Box<Job>, act: Act) {
+    pub(super) fn failed(&mut self, job: Box<Job>, act: Act) {
         match act {
             Act::Auditing(responses) => self.recreate(job, responses, None),
             Act::Importing { .. } => self.answer(job, Err(Code::Object)),
@@ -302,7 +302,6 @@ impl Device {
     }
 
     /// A configuration for the TLS key in use, or for the renewed one: then with it for the renewed storage key.
-    #[expect(clippy::type_complexity, reason = "what to install, what to import, under which keys")]
     fn check_provision(&self, job: &Job) -> Result<(Box<Installed>, Vec<ImportObject>, OwnerKeys), Code> {
         let Task::Provision(config) = &job.order.task else { return Err(Code::State) };
         let keys = self.record.keys.as_ref().ok_or(Code::State)?;

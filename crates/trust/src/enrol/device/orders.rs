@@ -159,7 +159,7 @@ impl Device {
                 Input::Root(Err(error @ (RootError::Refused { .. } | RootError::Unsuitable))),
             ) => {
                 self.event(Event::RootFailed(error));
-                self.failed(now, job, act);
+                self.failed(job, act);
             }
             (Ordering::Answering(job, outcome), Input::Random(bytes)) => self.seal(now, &job, outcome, bytes),
             (Ordering::StoringResult(kind, refused), Input::Persisted) => {
