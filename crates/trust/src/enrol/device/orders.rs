@@ -89,8 +89,8 @@ impl Ordering {
 /// What the acceptance of an order changes on flash, with its number.
 enum Change {
     None,
-    Ending(Ending),
-    Owner(OwnerChain, VerifiedVoucher),
+    Ending(Box<Ending>),
+    Owner(Box<(OwnerChain, VerifiedVoucher)>),
 }
 
 /// What came in answer to a question.
@@ -321,9 +321,9 @@ impl Device {
                     return Err(Code::Voucher);
                 }
                 let pin = OwnerPin { index: next.index(), generation: 0, entry: next.head() };
-                Ok(Change::Ending(ending_of(job, Some(pin))))
+                Ok(Change::Ending(ending_of(job, Some(pin)).into()))
             }
-            Task::Decommission => Ok(Change::Ending(ending_of(job, None))),
+            Task::Decommission => Ok(Change::Ending(ending_of(job, None).into())),
             Task::Rekey { entries, second } => {
                 if entries.iter().any(|entry| entry_kind(entry) != Ok(EntryKind::Rekey)) {
                     return Err(Code::Voucher);
@@ -334,7 +334,8 @@ impl Device {
                 }
                 let (voucher, verified) = self.extended(entries, second)?;
                 let (urls, pins) = self.config_servers().ok_or(Code::State)?;
-                Ok(Change::Owner(OwnerChain { voucher: Bytes(voucher.encode()), urls, pins }, verified))
+                let owner = OwnerChain { voucher: Bytes(voucher.encode()), urls, pins };
+                Ok(Change::Owner(Box::new((owner, verified))))
             }
             _ => Ok(Change::None),
         }
@@ -365,8 +366,9 @@ impl Device {
         self.record.floor = self.record.floor.max(job.order.now);
         match change {
             Change::None => {}
-            Change::Ending(ending) => self.record.orders.ending = Some(ending),
-            Change::Owner(owner, verified) => {
+            Change::Ending(ending) => self.record.orders.ending = Some(*ending),
+            Change::Owner(changed) => {
+                let (owner, verified) = *changed;
                 // A new session has to begin with a voucher that has these entries.
                 self.record.redirect = None;
                 self.verified = None;
