@@ -498,7 +498,13 @@ impl<R: Records> Work<'_, R> {
         let tunnels = session.commands.as_ref().ok_or(Code::State)?;
         if responses.len() != tunnels.len() {
             // The first refusal ends the list.
-            return if entry.is_recovering { self.recovery_failed(entry) } else { Err(Code::Tpm.into()) };
+            if !entry.is_recovering {
+                return Err(Code::Tpm.into());
+            }
+            // Once for a session, however often its device repeats itself.
+            session.commands = None;
+            self.save_session(&session);
+            return self.recovery_failed(entry);
         }
         for ((tunnel, response), auth) in tunnels.iter().zip(responses).zip(&entry.auth) {
             let key: TpmSessionKey = self.unwrap(&tunnel.session_key, &session.device, entry.epoch)?;

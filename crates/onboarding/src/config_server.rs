@@ -257,6 +257,8 @@ impl ConfigServer {
         self.by_digest.remove(&pending.digest);
         self.queued_size = self.queued_size.saturating_sub(pending.message.len());
         let message = match reply {
+            // An acknowledged result: the same bytes again ask whether it is still known.
+            Some(reply) if reply.is_empty() => reply,
             Some(reply) => {
                 self.remember(pending.digest, reply.clone());
                 reply

@@ -5,6 +5,8 @@
 mod challenge;
 #[path = "onboarding/device.rs"]
 mod device;
+#[path = "onboarding/orders.rs"]
+mod orders;
 #[path = "onboarding/places.rs"]
 mod places;
 #[path = "onboarding/recorded.rs"]

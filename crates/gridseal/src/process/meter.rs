@@ -45,6 +45,7 @@ pub async fn run(dir: &Path) -> Result<()> {
     while owner.until_operating().await? {
         match push::run(&meter, &mut owner, std::mem::take(&mut power_came)).await? {
             push::Left::Refused => owner.tell(Input::TerminusRefused)?,
+            push::Left::Lost => owner.tell(Input::OwnerLost)?,
             push::Left::Ordered => {}
         }
     }

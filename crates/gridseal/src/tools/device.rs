@@ -59,6 +59,10 @@ pub struct Register {
     /// that ownership, for the very entry that makes us the owner.
     #[arg(long, value_name = "DIR")]
     receipts: Option<PathBuf>,
+    /// The key service's database is lost: derive the authorisations of the devices' TPMs again from its keystore, and try
+    /// them when the devices onboard next. For devices that were ours before and nobody else's since.
+    #[arg(long)]
+    recover: bool,
     /// Shipment file of the manufacturer.
     shipment: PathBuf,
     /// Print one JSON object per device.
@@ -121,6 +125,13 @@ struct Delivered {
     secret: Secret,
 }
 
+/// What holds for a whole shipment.
+struct Intake<'a> {
+    head: &'a LogHead,
+    receipts: Option<&'a Path>,
+    recovers: bool,
+}
+
 /// Takes a shipment into the register, or one device of it by its labels.
 pub fn register(arguments: &Register) -> Result<()> {
     let shipment = Shipment::decode(&read(&arguments.shipment)?)
@@ -139,9 +150,8 @@ pub fn register(arguments: &Register) -> Result<()> {
     })?;
     let count = devices.len();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let receipts = arguments.receipts.as_deref();
-    let rest = (devices, receipts, arguments.json);
-    let refused = runtime.block_on(register_all(&setup, &mut records, &head, rest))?;
+    let intake = Intake { head: &head, receipts: arguments.receipts.as_deref(), recovers: arguments.recover };
+    let refused = runtime.block_on(register_all(&setup, &mut records, &intake, (devices, arguments.json)))?;
     if refused > 0 {
         bail!("{refused} of {count} devices were refused");
     }
@@ -189,12 +199,12 @@ fn read_text(path: &Path) -> Result<String> {
 async fn register_all(
     setup: &Setup,
     records: &mut SqliteRecords,
-    head: &LogHead,
-    (devices, receipts, json): (Vec<Delivered>, Option<&Path>, bool),
+    intake: &Intake<'_>,
+    (devices, json): (Vec<Delivered>, bool),
 ) -> Result<usize> {
     let (count, mut refused, mut done) = (devices.len(), 0, 0);
     for chunk in devices.chunks(STEP) {
-        for outcome in register_chunk(setup, records, (head, receipts), chunk).await? {
+        for outcome in register_chunk(setup, records, intake, chunk).await? {
             refused += usize::from(outcome.1.is_some());
             report(json, &outcome);
         }
@@ -229,7 +239,7 @@ fn report(json: bool, (serial, refused): &Outcome) {
 async fn register_chunk(
     setup: &Setup,
     records: &mut SqliteRecords,
-    (head, receipts): (&LogHead, Option<&Path>),
+    intake: &Intake<'_>,
     devices: &[Delivered],
 ) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
@@ -247,11 +257,11 @@ async fn register_chunk(
             outcomes.push((device.serial().to_owned(), Some(fault.into())));
             continue;
         }
-        if let Err(code) = device.logged(head, &papers.logged) {
+        if let Err(code) = device.logged(intake.head, &papers.logged) {
             outcomes.push((device.serial().to_owned(), Some(code)));
             continue;
         }
-        let receipt = match former_owners_receipt(setup, &device, receipts)? {
+        let receipt = match former_owners_receipt(setup, &device, intake.receipts)? {
             Ok(receipt) => receipt,
             Err(code) => {
                 outcomes.push((device.serial().to_owned(), Some(code)));
@@ -282,6 +292,19 @@ async fn register_chunk(
                 entering.push((device, payload));
             }
             Err(code) => outcomes.push((device.serial().to_owned(), Some(code))),
+        }
+    }
+    if intake.recovers {
+        let recover = |(device, _): &(Shipped, Vec<u8>)| KeyRequest::Recover { device: device.device() };
+        for (reply, (device, _)) in
+            ask(setup, entering.iter().map(recover).collect()).await?.iter().zip(&entering)
+        {
+            if let KeyReply::Refused { code } = reply {
+                bail!(
+                    "{}: {code}: nothing to derive its authorisations from, or they are on record",
+                    device.serial()
+                );
+            }
         }
     }
     let signed = ask(setup, redirects).await?;

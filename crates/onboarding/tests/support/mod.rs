@@ -406,7 +406,9 @@ impl World {
                 self.meter.flash = self.meter.device.record().encode();
                 self.feed(Input::Persisted);
             }
+            Output::Wipe => self.feed(Input::Wiped),
             Output::Transmit(peer, wire) => match self.exchange(peer, wire) {
+                Some(reply) if reply.is_empty() && peer != Peer::InitServer => self.feed(Input::Taken),
                 Some(reply) => self.feed(Input::Received(&reply)),
                 None => self.feed(Input::NoReply),
             },
@@ -450,7 +452,8 @@ impl World {
                 let reply = self.ask_relay(wire)?;
                 self.on_the_way(leg_of(&reply), reply)
             }
-            Peer::HeadEnd | Peer::FormerOwner => None,
+            // The head-end relays as the config server does.
+            Peer::HeadEnd | Peer::FormerOwner => self.ask_relay(wire),
         }
     }
 

@@ -82,6 +82,8 @@ impl Pace {
 pub const FAILURES_MAX: u32 = 3;
 /// Most challenges of init servers that are answered in [`Pace::challenges`]: nobody uses a device as an oracle.
 pub const CHALLENGES_MAX: usize = 3;
+/// Sessions that a device tries when its owner seems to have lost his records, before it goes on as it was.
+const SEEK_TRIES: u8 = 6;
 /// Most steps of the epoch counter in one session.
 const EPOCH_STEPS_MAX: u32 = 32;
 
@@ -194,6 +196,8 @@ pub enum Input<'i> {
     TerminusAccepted,
     /// The terminus refused a device whose configuration was never confirmed.
     TerminusRefused,
+    /// The terminus has refused a confirmed device for long, and the owner did not answer its questions for orders either.
+    OwnerLost,
     /// Ask the owner for orders: on every connection to the terminus, and every few minutes.
     FetchOrders,
     /// The peer has taken the last [`Output::Transmit`] and answers nothing.
@@ -341,6 +345,8 @@ pub struct Device {
     powered: Tick,
     /// A new session is to replace a configuration that the owner never confirmed.
     is_renewing: bool,
+    /// Sessions that are still tried to find an owner who has lost his records.
+    seek_tries: Option<u8>,
     reply_due: Option<Tick>,
     outputs: VecDeque<Output>,
 }
@@ -372,6 +378,7 @@ impl Device {
             is_offered: false,
             powered: Tick(0),
             is_renewing: false,
+            seek_tries: None,
             reply_due: None,
             outputs: VecDeque::new(),
         }

@@ -138,6 +138,10 @@ pub struct SessionRecord {
     #[n(13)]
     #[cbor(default)]
     pub issued: Option<Issued>,
+    /// Version and hash of the configuration that the device has, as it says itself, when we know of none so new.
+    #[n(14)]
+    #[cbor(default)]
+    pub installed: Option<(u64, Digest)>,
 }
 
 /// An LDevID with what leads to its root.
@@ -341,6 +345,8 @@ impl Registrar {
             ima_next,
             voucher_head: facts.entry,
         };
+        // Its word counts for its own configuration only: it refuses one that does not continue what it has.
+        let installed = hello.installed.filter(|(version, _)| *version > facts.policy_version);
         let record = SessionRecord {
             sid: sid_of(wire),
             device: facts.device,
@@ -356,6 +362,7 @@ impl Registrar {
             csr: Vec::new(),
             ima_next,
             issued: None,
+            installed,
         };
         let outputs =
             VecDeque::from([Output::Accepted(Step::HELLO), Output::Keys(KeyRequest::Challenge(challenge))]);
@@ -572,7 +579,7 @@ impl Registrar {
             ca_bundle: alloc::vec![Bytes(root)],
             terminus: self.rules.terminus.clone(),
             policy_version: self.next_version(),
-            previous: self.facts.configuration,
+            previous: self.record.installed.map_or(self.facts.configuration, |(_, digest)| digest),
             entry_index: self.facts.entry_index,
             entry: self.facts.entry,
             now,
@@ -581,7 +588,10 @@ impl Registrar {
     }
 
     const fn next_version(&self) -> u64 {
-        self.facts.policy_version.saturating_add(1)
+        match self.record.installed {
+            Some((version, _)) => version.saturating_add(1),
+            None => self.facts.policy_version.saturating_add(1),
+        }
     }
 
     fn provisioned(&mut self, wire: &[u8], reply: KeyReply) -> Result<(), Code> {

@@ -43,15 +43,28 @@ const LINK_STANDS_AFTER: Duration = Duration::from_millis(250);
 /// session (onboarding 7.6). More would only let the back-off grow to hours when power failed just before C7 was sent.
 const REFUSALS_MAX: u32 = gridseal_trust::enrol::device::FAILURES_MAX;
 
+/// Links in a row over which a terminus has said nothing, before a meter takes it that its owner has lost his records: the
+/// better part of an hour in the field.
+const LOST_LINKS: u32 = 8;
 /// Longest pause between two questions for orders that nobody answers, seconds.
 const ORDERS_PAUSE_MAX_S: u64 = 3_600;
 /// After power came, the first ceiling of the pause doubled so often: a whole town gets power at once.
 const START_DOUBLINGS: u32 = 2;
 
+/// What became of a link.
+struct Stood {
+    /// It was not refused at once.
+    stood: bool,
+    /// The terminus has said something over it.
+    heard: bool,
+}
+
 /// Why the meter has left its terminus.
 pub enum Left {
     /// It refuses a configuration that was never confirmed.
     Refused,
+    /// It refuses a configuration that was confirmed, again and again.
+    Lost,
     /// The owner has ordered something after which everything begins anew: another configuration, or the end.
     Ordered,
 }
@@ -61,7 +74,7 @@ pub async fn run(meter: &Meter, owner: &mut Shell<'_>, power_came: bool) -> Resu
     let installed = owner.record().installed.clone().context("nothing is installed")?;
     let keys = owner.record().keys.clone().context("no keys were made")?;
     let mut pushing = Pushing::resume(meter, &installed, &keys)?;
-    let mut refusals = 0;
+    let (mut refusals, mut unheard) = (0, 0);
     let mut turn = 0usize;
     if power_came {
         pushing.pause(START_DOUBLINGS, owner).await?;
@@ -80,8 +93,9 @@ pub async fn run(meter: &Meter, owner: &mut Shell<'_>, power_came: bool) -> Resu
         }
         match dial(meter, &installed, &keys, owner.record(), turn).await {
             Ok(link) => {
-                let stood = pushing.over(link, owner).await?;
+                let Stood { stood, heard } = pushing.over(link, owner).await?;
                 refusals = if stood { 0 } else { refusals + 1 };
+                unheard = if heard { 0 } else { unheard + 1 };
             }
             Err(error) => meter.observer.event("terminus-unreachable", &[("error", &format!("{error:#}"))]),
         }
@@ -90,6 +104,9 @@ pub async fn run(meter: &Meter, owner: &mut Shell<'_>, power_came: bool) -> Resu
         let confirmed = owner.record().installed.as_ref().is_some_and(|installed| installed.confirmed);
         if refusals >= REFUSALS_MAX && !confirmed {
             return Ok(Left::Refused);
+        }
+        if unheard >= LOST_LINKS {
+            return Ok(Left::Lost);
         }
         if owner.is_at_work() && !pushing.orders_due() {
             pushing.pause(refusals, owner).await?;
@@ -315,12 +332,12 @@ impl<'m> Pushing<'m> {
         Ok(())
     }
 
-    /// Pushes over one link until it breaks. Returns whether the link stood, that is, was not refused at once.
+    /// Pushes over one link until it breaks.
     async fn over<L: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         mut link: L,
         owner: &mut Shell<'_>,
-    ) -> Result<bool> {
+    ) -> Result<Stood> {
         self.machine.handle(tick_now(), PushInput::Connected)?;
         let began = tick_now();
         let digest =
@@ -360,7 +377,7 @@ impl<'m> Pushing<'m> {
         }
         self.machine.handle(tick_now(), PushInput::Disconnected)?;
         self.drain::<L>(None, owner).await?;
-        Ok(has_heard || tick_now().since(began) >= LINK_STANDS_AFTER)
+        Ok(Stood { stood: has_heard || tick_now().since(began) >= LINK_STANDS_AFTER, heard: has_heard })
     }
 
     fn next_wait(&self) -> Duration {

@@ -130,7 +130,6 @@ impl EndpointManager {
     }
 
     /// The book goes on with the next commit; then the reply leaves.
-    #[expect(clippy::too_many_arguments, reason = "what a commit needs, once")]
     fn turn(
         &mut self,
         task: Task,
@@ -404,7 +403,6 @@ impl EndpointManager {
         );
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one answer with everything that is known about it")]
     fn attested(
         &mut self,
         task: Task,

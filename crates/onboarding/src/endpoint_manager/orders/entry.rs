@@ -21,7 +21,6 @@ use crate::endpoint_manager::register::{RegisterEntry, Software};
 
 /// A change of a device's entry, durable together with its book.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "made once, moved once, consumed")]
 #[non_exhaustive]
 pub enum EntryChange {
     /// None.

@@ -122,6 +122,7 @@ impl Device {
             (State::Operating, Input::CounterBegun) => self.note(|installed| &mut installed.is_counting),
             (State::Operating, Input::TerminusAccepted) => self.note(|installed| &mut installed.confirmed),
             (State::Operating, Input::TerminusRefused) => self.terminus_refused(),
+            (State::Operating, Input::OwnerLost) => self.seek_owner(),
             (State::Operating, Input::FetchOrders) => self.fetch_orders(now),
             (State::Ordering(ordering), input) => return self.ordering(now, ordering, input),
             (State::StoringEnding, Input::Persisted) => self.finish(now),
@@ -186,14 +187,15 @@ impl Device {
             Some(EndingStage::Told) => self.finish(now),
             Some(_) => self.fetch_orders(now),
             None if self.record.ended.is_some() => self.offer_or_go_on(now),
-            None if self.record.installed.is_some() && !self.is_renewing => self.operate(),
+            None if self.record.installed.is_some() && !self.renews() => self.operate(),
             None => self.begin_onboarding(),
         }
     }
 
     /// Begins a session, or the search for the owner.
     pub(super) fn begin_onboarding(&mut self) {
-        if self.verify_stored_redirect() {
+        // Who seeks his owner asks for a redirect of today.
+        if self.seek_tries.is_none() && self.verify_stored_redirect() {
             self.make_keys();
         } else {
             self.outputs.push_back(Output::Random(NONCE_SIZE));
@@ -230,6 +232,27 @@ impl Device {
         } else {
             self.state = State::Operating;
         }
+    }
+
+    /// The owner's head-end knows the device no more: as after a loss of everything that he had on record. The way to him is
+    /// asked for anew, a few times; what is installed stays until a session has replaced it, and counts again when none does.
+    fn seek_owner(&mut self) {
+        self.is_renewing = true;
+        self.seek_tries = Some(super::SEEK_TRIES);
+        self.back_off(State::Off);
+    }
+
+    /// Whether a new session is to replace what is installed.
+    fn renews(&mut self) -> bool {
+        match &mut self.seek_tries {
+            Some(0) => {
+                self.seek_tries = None;
+                self.is_renewing = false;
+            }
+            Some(left) => *left = left.saturating_sub(1),
+            None => {}
+        }
+        self.is_renewing
     }
 
     fn is_unconfirmed(&self) -> bool {
@@ -333,6 +356,12 @@ impl Device {
             redirect: redirect.hash,
             voucher_head: redirect.voucher.head(),
             place: self.firmware.place.clone(),
+            installed: self
+                .record
+                .installed
+                .as_ref()
+                .filter(|installed| installed.confirmed)
+                .map(|installed| (installed.policy_version, installed.digest)),
         };
         let Ok(wire) = seal_hello(&owner_secret.seal_c1(&m), &owner_secret.kid(), &m, &body.encode()) else {
             return self.give_up(Code::Size);
@@ -506,6 +535,7 @@ impl Device {
         self.record.ended = None;
         self.chain = None;
         self.is_renewing = false;
+        self.seek_tries = None;
         self.record.suite = session.suite;
         self.outputs.push_back(Output::Persist);
         self.state = State::Installing { session, names };
@@ -579,6 +609,7 @@ impl Device {
         let is_confirmed = self.record.installed.as_ref().is_some_and(|installed| installed.confirmed);
         // What was installed before this session gets its next chance at the terminus.
         self.is_renewing = false;
+        self.seek_tries = None;
         if self.failures >= 2 * FAILURES_MAX && !is_confirmed {
             // The owner may have moved: ask the init server again.
             self.record.redirect = None;

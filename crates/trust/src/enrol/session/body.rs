@@ -41,6 +41,9 @@ pub struct HelloBody {
     pub voucher_head: Digest,
     /// Connection point that was read or typed at the device, an extension of ours (member -1, see ADR 21).
     pub place: Option<String>,
+    /// Version and hash of the configuration that the device has, an extension of ours (member -2, see ADR 27): an owner who
+    /// has lost his register continues from it.
+    pub installed: Option<(u64, Digest)>,
 }
 
 pub(in crate::enrol) fn read_pub(r: &mut Reader<'_>) -> Read<Vec<u8>> {
@@ -67,7 +70,9 @@ impl HelloBody {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(|w| {
-            let optional = usize::from(self.place.is_some()) + usize::from(!self.ek_chain.is_empty());
+            let optional = usize::from(self.place.is_some())
+                + usize::from(self.installed.is_some())
+                + usize::from(!self.ek_chain.is_empty());
             w.map(10 + optional).key(1).list(&self.suites, |w, suite| {
                 w.uint(*suite);
             });
@@ -83,6 +88,9 @@ impl HelloBody {
             if let Some(place) = &self.place {
                 w.key(-1).text(place);
             }
+            if let Some((version, digest)) = &self.installed {
+                w.key(-2).array(2).uint(*version).bytes(digest.as_bytes());
+            }
         })
     }
 
@@ -94,7 +102,7 @@ impl HelloBody {
         let (mut suites, mut ek_name, mut ek_pub, mut epoch) = (None, None, None, None);
         let (mut ak_pub, mut sto_pub, mut tls_pub, mut iak_pub) = (None, None, None, None);
         let (mut redirect, mut voucher_head, mut place) = (None, None, None);
-        let mut ek_chain = Vec::new();
+        let (mut ek_chain, mut installed) = (Vec::new(), None);
         Reader::whole(bytes, |r| {
             r.map(|r, key| {
                 match key {
@@ -110,6 +118,10 @@ impl HelloBody {
                     10 => redirect = Some(read_digest(r)?),
                     11 => voucher_head = Some(read_digest(r)?),
                     -1 => place = Some(read_point(r)?),
+                    -2 => {
+                        let read = |r: &mut Reader<'_>, _| Ok((r.uint(0..=u64::MAX)?, read_digest(r)?));
+                        installed = Some(r.array(2..=2, read)?);
+                    }
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -127,6 +139,7 @@ impl HelloBody {
                 redirect: r.required(redirect)?,
                 voucher_head: r.required(voucher_head)?,
                 place,
+                installed,
             })
         })
     }
