@@ -2,8 +2,9 @@
 # Installs the Debian packages that a target needs and that are missing.
 #
 #   scripts/packages.sh demo   compiler, TPM emulator
-#   scripts/packages.sh test   the same, the TPM tools that the tests compare with, network namespaces, and
-#                              the PostgreSQL server that the tests start for themselves
+#   scripts/packages.sh test   the same, the TPM tools that the tests compare with, network namespaces, the PostgreSQL
+#                              server that the tests start for themselves, and the Python package that the
+#                              independent implementations need
 #
 # Where installing is not possible it prints the one line to run.
 # A demo without the TPM emulator goes on with the software root of trust, so that case succeeds;
@@ -30,6 +31,10 @@ have() {
     swtpm-tools) command -v swtpm_setup >/dev/null ;;
     tpm2-tools) command -v tpm2 >/dev/null ;;
     postgresql) command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ;;
+    python3-cryptography)
+      # The tests look for the same two.
+      python3 -c 'import cryptography' 2>/dev/null || /usr/bin/python3 -c 'import cryptography' 2>/dev/null
+      ;;
     iproute2) command -v ip >/dev/null || [ -x /usr/sbin/ip ] || [ -x /sbin/ip ] ;;
   esac
 }
@@ -37,7 +42,7 @@ have() {
 compiler=(gcc libc6-dev make pkg-config)
 anchor=(swtpm)
 if [ "$purpose" = test ]; then
-  anchor+=(swtpm-tools tpm2-tools iproute2 postgresql)
+  anchor+=(swtpm-tools tpm2-tools iproute2 postgresql python3-cryptography)
 fi
 
 # Prints what is still missing of its arguments.

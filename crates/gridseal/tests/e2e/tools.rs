@@ -219,6 +219,31 @@ fn a_simulated_eviction_leaves_evidence_that_an_outside_program_accepts_and_a_pl
     assert_eq!(gridseal(&["sim", "group", "--members", "5", "--evict", "6"]).status.code(), Some(2));
 }
 
+/// A Python that has the packages which the reference of the onboarding protocol needs; `scripts/packages.sh test`
+/// sees to it that there is one.
+fn python_with_cryptography() -> Option<&'static str> {
+    ["python3", "/usr/bin/python3"].into_iter().find(|python| {
+        let mut command = std::process::Command::new(python);
+        let output = command.args(["-c", "import cryptography"]).output();
+        output.is_ok_and(|output| output.status.success())
+    })
+}
+
+#[test]
+fn issue_4_the_onboarding_vectors_agree_with_what_was_written_from_the_document_alone() {
+    let Some(python) = python_with_cryptography() else {
+        eprintln!("skipped: no Python with the package cryptography (scripts/packages.sh test)");
+        return;
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/interop/onboarding_reference.py");
+    let output = std::process::Command::new(python).args(["-B", script, "--json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let told = json(&said);
+    assert_eq!(told["failed"].as_u64(), Some(0));
+    assert!(told["checks"].as_u64() > Some(20_000), "{told}");
+}
+
 #[test]
 fn sml_is_decoded_and_encoded_byte_for_byte() {
     let scratch = Scratch::new("sml");

@@ -1,0 +1,102 @@
+"""PKCS#10 of the TLS key and the certificate that answers it: docs/protocol/keys.md, "Certificate request"."""
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+
+from . import crypto, must, tpm
+
+ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+HARDWARE_MODULE = "1.3.6.1.5.5.7.8.4"
+
+
+def der(tag, content):
+    size = len(content)
+    if size < 128:
+        return bytes([tag, size]) + content
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(octets)]) + octets + content
+
+
+def _integer(value):
+    return der(2, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+
+def request(serial, tls_scalar):
+    """The request as a device makes it."""
+    name = der(0x30, der(0x31, der(0x30, bytes.fromhex("0603550403") + der(0x0C, serial.encode()))))
+    info = der(0x30, _integer(0) + name + tpm.spki(crypto.public_of(tls_scalar)) + b"\xa0\x00")
+    signed = crypto.sign(tls_scalar, info)
+    r, s = (int.from_bytes(half, "big") for half in (signed[:32], signed[32:]))
+    signature = utils.encode_dss_signature(r, s)
+    return der(0x30, info + ECDSA_SHA256 + der(3, b"\x00" + signature))
+
+
+def check_request(data, tls_point):
+    """The subject is for people and not compared."""
+    must(len(data) <= 2048, "E_CSR", "size")
+    try:
+        read = x509.load_der_x509_csr(data)
+        right = read.is_signature_valid and _point(read.public_key()) == tls_point
+        right = right and read.public_bytes(Encoding.DER) == data and not list(read.extensions)
+        right = right and read.tbs_certrequest_bytes.endswith(b"\xa0\x00")
+    except (ValueError, TypeError, AttributeError, x509.InvalidVersion, UnsupportedAlgorithm):
+        right = False
+    must(right, "E_CSR", "not a request of the TLS key")
+
+
+def _point(key):
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
+
+
+def key_of(certificate, code):
+    """x || y of the key in a certificate."""
+    try:
+        return _point(x509.load_der_x509_certificate(certificate).public_key())
+    except (ValueError, AttributeError):
+        must(False, code, "not a certificate on P-256")
+
+
+def signed_by(certificate, issuer_key):
+    """True when the key signed the certificate (or revocation list)."""
+    data = getattr(certificate, "tbs_certificate_bytes", None) or certificate.tbs_certlist_bytes
+    try:
+        if isinstance(issuer_key, rsa.RSAPublicKey):
+            issuer_key.verify(certificate.signature, data, padding.PKCS1v15(), certificate.signature_hash_algorithm)
+        else:
+            issuer_key.verify(certificate.signature, data, ec.ECDSA(certificate.signature_hash_algorithm))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def check_chain(chain, root, model, serial, tls_point, issuing_point, root_point):
+    """(what, whether it holds) of the chain in C6."""
+    leaf, issuing, anchor = (x509.load_der_x509_certificate(data) for data in (*chain, root))
+    attributes = [(entry.oid, entry.value) for entry in leaf.subject]
+    get = leaf.extensions.get_extension_for_oid
+    usage = get(ExtensionOID.KEY_USAGE).value
+    extended = get(ExtensionOID.EXTENDED_KEY_USAGE).value
+    others = [entry for entry in get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value]
+    # Older releases of the package have the names without `_utc` only.
+    times = ("not_valid_before", "not_valid_after")
+    begins, ends = (getattr(leaf, f"{time}_utc", None) or getattr(leaf, time) for time in times)
+    years = (ends - begins).days / 365.25
+    return [
+        ("key of the certificate", _point(leaf.public_key()) == tls_point),
+        ("key of the issuing authority", _point(issuing.public_key()) == issuing_point),
+        ("key of the root", _point(anchor.public_key()) == root_point),
+        ("signature of the certificate", signed_by(leaf, issuing.public_key()) and leaf.issuer == issuing.subject),
+        ("signature of the authority", signed_by(issuing, anchor.public_key()) and issuing.issuer == anchor.subject),
+        ("signature of the root", signed_by(anchor, anchor.public_key()) and anchor.issuer == anchor.subject),
+        ("algorithms", all(isinstance(c.signature_hash_algorithm, hashes.SHA256) for c in (leaf, issuing, anchor))),
+        ("subject", attributes == [(NameOID.ORGANIZATIONAL_UNIT_NAME, model), (NameOID.SERIAL_NUMBER, serial)]),
+        ("keyUsage", usage.digital_signature and not usage.key_cert_sign and not usage.key_agreement),
+        ("extendedKeyUsage", list(extended) == [ExtendedKeyUsageOID.CLIENT_AUTH]),
+        ("hardwareModuleName", len(others) == 1 and isinstance(others[0], x509.OtherName)
+            and others[0].type_id.dotted_string == HARDWARE_MODULE and others[0].value.endswith(serial.encode())),
+        ("validity", 0 < years <= 8.01),
+    ]
