@@ -6,7 +6,7 @@
 The implementation in tests/interop/reference/onboarding was written from docs/protocol.md and the pages under it alone.
 It derives every value of recorded_session.toml again, plays the owner against the recorded device and the device
 against the recorded owner, checks the other files, and wants every changed byte of every message to be refused with the
-code that the pages name. --quick leaves out the changed bytes.
+code that the pages name (of second signatures, and inside boxes, some bytes). --quick leaves out the changed bytes.
 
 It needs Python 3.9 or later and the package `cryptography`; ML-DSA-65 is checked where that package knows it, and the
 shapes a second time where the package `cddl-verifier` is installed. What was not checked is said in lines of their own.

@@ -241,7 +241,7 @@ fn issue_4_the_onboarding_vectors_agree_with_what_was_written_from_the_document_
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let told = json(&said);
     assert_eq!(told["failed"].as_u64(), Some(0));
-    assert!(told["checks"].as_u64() > Some(20_000), "{told}");
+    assert!(told["checks"].as_u64() > Some(15_000), "{told}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 """PKCS#10 of the TLS key and the certificate that answers it: docs/protocol/keys.md, "Certificate request"."""
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -27,25 +27,45 @@ def _integer(value):
 
 def request(serial, tls_scalar):
     """The request as a device makes it."""
-    name = der(0x30, der(0x31, der(0x30, bytes.fromhex("0603550403") + der(0x0C, serial.encode()))))
-    info = der(0x30, _integer(0) + name + tpm.spki(crypto.public_of(tls_scalar)) + b"\xa0\x00")
-    signed = crypto.sign(tls_scalar, info)
-    r, s = (int.from_bytes(half, "big") for half in (signed[:32], signed[32:]))
-    signature = utils.encode_dss_signature(r, s)
-    return der(0x30, info + ECDSA_SHA256 + der(3, b"\x00" + signature))
+    info = _info(serial.encode(), crypto.public_of(tls_scalar))
+    return _signed(info, crypto.sign(tls_scalar, info))
+
+
+def _info(common_name, point):
+    name = der(0x30, der(0x31, der(0x30, bytes.fromhex("0603550403") + der(0x0C, common_name))))
+    return der(0x30, _integer(0) + name + tpm.spki(point) + b"\xa0\x00")
+
+
+def _signed(info, signature):
+    r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
+    return der(0x30, info + ECDSA_SHA256 + der(3, b"\x00" + utils.encode_dss_signature(r, s)))
+
+
+def _content(read, tag):
+    must(read.number(1) == tag, "E_CSR", "tag")
+    size = read.number(1)
+    return read.take(size if size < 128 else read.number(size - 128))
 
 
 def check_request(data, tls_point):
-    """The subject is for people and not compared."""
+    """A request of exactly the page's form for this key, whatever its common name: that is for people."""
     must(len(data) <= 2048, "E_CSR", "size")
-    try:
-        read = x509.load_der_x509_csr(data)
-        right = read.is_signature_valid and _point(read.public_key()) == tls_point
-        right = right and read.public_bytes(Encoding.DER) == data and not list(read.extensions)
-        right = right and read.tbs_certrequest_bytes.endswith(b"\xa0\x00")
-    except (ValueError, TypeError, AttributeError, x509.InvalidVersion, UnsupportedAlgorithm):
-        right = False
-    must(right, "E_CSR", "not a request of the TLS key")
+    read = tpm.Reader(_content(tpm.Reader(data, "E_CSR"), 0x30), "E_CSR")
+    inner = tpm.Reader(_content(read, 0x30), "E_CSR")
+    must(_content(inner, 2) == b"\x00", "E_CSR", "version")
+    name = inner
+    for tag in (0x30, 0x31, 0x30):
+        name = tpm.Reader(_content(name, tag), "E_CSR")
+    _content(name, 6)
+    common_name = _content(name, 0x0C)
+    must(len(common_name) <= 64, "E_CSR", "common name")
+    _content(read, 0x30)
+    bits = tpm.Reader(_content(read, 3)[1:], "E_CSR")
+    pair = tpm.Reader(_content(bits, 0x30), "E_CSR")
+    r, s = (_content(pair, 2)[-32:].rjust(32, b"\x00") for _ in range(2))
+    info = _info(common_name, tls_point)
+    must(data == _signed(info, r + s), "E_CSR", "another form or another key")
+    must(crypto.verifies(tls_point, info, r + s), "E_CSR", "signature")
 
 
 def _point(key):
