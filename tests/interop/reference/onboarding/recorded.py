@@ -69,7 +69,7 @@ def _papers(report, v, shapes):
     when = 1_800_000_000
     wanted = {
         "manifest": {1: serial, 2: model, 3: name, 4: ek, 6: sha256(tpm.spki(point)), 7: commit, 8: "Test works",
-                     9: when, -2: b"GSL\0\0\0\0\x01", -3: True},
+                     9: when, -2: b"GSL\0\0\0\0\x01", -3: True, -5: v["device.iak_name"]},
         "voucher_header": {1: 1, 2: name, 3: model, 4: serial, 5: commit, -1: second},
         "voucher_entry": {1: 1, 2: 1, 3: 0, 4: v["paper.voucher_header_hash"], 5: cose.key(v["key.owner_public"]),
                           6: cose.key(v["key.owner_encryption_public"]), 7: when, -1: second},
