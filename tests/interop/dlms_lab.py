@@ -14,9 +14,24 @@ SECRET = "DLMSsecret123456"
 # Published test keys of P-256.
 CLIENT_SCALAR = "418073C239FA6125011DE4D6CD2E645780289F761BB21BFB0835CB5585E8B373"
 SERVER_SCALAR = "AE55414FFE079F9FC95649536BD1C2B5653D200813727E07D501A8B550C69207"
+CLIENT_AGREEMENT = "A51C16FF5C498FCC89323D4A9267CD71BF81FD6F6A891CD240DA7F3D6F283E65"
+SERVER_AGREEMENT = "AAD3FD0732E991CF52A74C66C1F2827DDC53522A2E0A169D7C4FFCC0FB5D6A4D"
 # An object of our own that may be written.
 WRITABLE = (1, "0.0.96.1.9.255")
 PATIENCE = 30
+
+
+class Keys:
+    """The keys of a suite: those of suites 0 and 1, or longer ones of our own."""
+
+    def __init__(self, suite: int):
+        long = suite == 2
+        self.guek = bytes(range(32 if long else 16)).hex().upper()
+        self.gak = bytes(range(0xD0, 0xF0 if long else 0xE0)).hex().upper()
+        self.kek = ("4B" * 32) if long else ("4B" * 16)
+        scalars = ["11" * 48, "22" * 48, "33" * 48, "44" * 48]
+        short = [CLIENT_SCALAR, SERVER_SCALAR, CLIENT_AGREEMENT, SERVER_AGREEMENT]
+        self.client, self.server, self.client_agreement, self.server_agreement = scalars if long else short
 
 
 def binary() -> str:
@@ -29,8 +44,9 @@ def write_lab(
     folder: str, mechanism: int = 5, carrier: str = "glo", protection: str = "auth+enc", extra: str = "", **settings
 ) -> str:
     """Writes a lab file; `settings` are further lines of its first part, `extra` ends it."""
-    path = Path(folder) / f"lab-{mechanism}-{carrier}-{protection}.toml"
     first = {"suite": 0, "max_pdu": 1024, "client_sap": 16, "listen_sap": 1} | settings
+    named = "-".join(str(value) for value in (mechanism, carrier, protection, *settings.values()))
+    path, keys = Path(folder) / f"lab-{named}.toml", Keys(first["suite"])
     path.write_text(
         "danger_test_keys = true\n"
         + "".join(f"{key} = {json.dumps(value)}\n" for key, value in first.items())
@@ -40,14 +56,17 @@ carrier = "{carrier}"
 [client]
 system_title = "{CLIENT_TITLE}"
 invocation_counter = 100
-signing_key = "{CLIENT_SCALAR}"
+signing_key = "{keys.client}"
+agreement_key = "{keys.client_agreement}"
 [server]
 system_title = "{SERVER_TITLE}"
 invocation_counter = 5000
-signing_key = "{SERVER_SCALAR}"
+signing_key = "{keys.server}"
+agreement_key = "{keys.server_agreement}"
 [keys]
-guek = "{GUEK}"
-gak = "{GAK}"
+guek = "{keys.guek}"
+gak = "{keys.gak}"
+kek = "{keys.kek}"
 secret = "{SECRET}"
 [[object]]
 class = {WRITABLE[0]}

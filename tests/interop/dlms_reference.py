@@ -5,8 +5,8 @@ Run by hand, from anywhere, with Python 3.11 or newer that has the package `cryp
 
     cargo build --bin gridseal && python3 tests/interop/dlms_reference.py [PART]...
 
-PART is any of `vectors`, `itself`, `ours-reads`, `ours-writes`, `forgeries`, `ours-serves`, `attacks`, `decoded`; all by
-default.
+PART is any of `vectors`, `itself`, `ours-reads`, `ours-writes`, `forgeries`, `ours-serves`, `attacks`, `decoded`, and for
+suites 1 and 2 `suites`, `suites-lies`; all by default.
 The program is target/debug/gridseal, or what GRIDSEAL names. Everything runs on loopback, on free ports.
 Exit status: 0 all agree and every forgery is refused, 1 otherwise.
 """
@@ -19,11 +19,12 @@ import tempfile
 import threading
 
 import dlms_lab
+import dlms_suites
+from dlms_everything import ENERGY, PROFILE, SWITCH, WRITABLE, everything
 from dlms_lab import Report, meter, ours_decodes, ours_does, ours_gets, write_lab
 from reference import attacks as lies
 from reference import codec, vectors
-from reference.client import Client, Denied
-from reference.codec import Data, obis, octets, structure
+from reference.client import Client
 from reference.link import Channel, Lab
 from reference.security import Refused
 from reference.server import FAULTS, Server
@@ -34,8 +35,6 @@ COMBINATIONS = [
     *((5, c, "auth") for c in ("glo", "general-glo")),
 ]
 GENERAL_BLOCK_TRANSFER = 0x200000
-PROFILE, ENERGY, NAME = obis("1.0.99.1.0.255"), obis("1.0.1.8.0.255"), obis("0.0.42.0.0.255")
-SWITCH, WRITABLE = obis("0.0.96.3.10.255"), obis(dlms_lab.WRITABLE[1])
 
 
 def main() -> int:
@@ -49,6 +48,8 @@ def main() -> int:
         "ours-serves": lambda folder: ours_serves(report, folder),
         "attacks": lambda folder: attacks(report, folder),
         "decoded": lambda folder: decoded(report, folder),
+        "suites": lambda folder: dlms_suites.agree(report, folder),
+        "suites-lies": lambda folder: dlms_suites.lies(report, folder),
     }
     with tempfile.TemporaryDirectory(prefix="gridseal-interop-") as folder:
         for name, part in parts.items():
@@ -79,46 +80,6 @@ def refused_by_reference(lab: Lab, address: tuple) -> bool:
     except (Refused, codec.Malformed):
         return True
     return False
-
-
-def everything(lab: Lab, address: tuple) -> Client:
-    """One association with everything the reference client can do; raises where an answer is wrong."""
-    client = Client(lab, address)
-    check(client.get(1, NAME, 2).tag == codec.OCTETS, "name")
-    energy = client.get(3, ENERGY, 2)
-    check(isinstance(energy.value, int), "energy")
-    both = client.get_list([(3, ENERGY, 3), (1, obis("0.0.96.1.77.255"), 2)])
-    check(both[0].tag == codec.STRUCTURE and both[1] == 4, f"list {both}")
-    rows = client.get(7, PROFILE, 2).value
-    check(len(rows) == 96, f"{len(rows)} rows")
-    selectors(client, rows)
-    value = octets(bytes(range(200)))
-    client.set(1, WRITABLE, 2, octets(b"written"))
-    check(client.get(1, WRITABLE, 2) == octets(b"written"), "written")
-    client.set(1, WRITABLE, 2, value, block=60)
-    check(client.get(1, WRITABLE, 2) == value, "written in blocks")
-    for method, state in ((1, False), (2, True)):
-        client.action(70, SWITCH, method, Data(codec.I8, 0))
-        check(client.get(70, SWITCH, 2).value is state, f"switch, method {method}")
-    try:
-        client.get(3, obis("1.0.99.77.0.255"), 2)
-    except Denied:
-        client.release()
-        return client
-    raise AssertionError("an object that is not there was read")
-
-
-def selectors(client: Client, rows: list) -> None:
-    entries = structure(*(Data(codec.U32, n) for n in (11, 14)), *(Data(codec.U16, n) for n in (1, 0)))
-    check(client.get(7, PROFILE, 2, (2, entries)).value == rows[10:14], "entries")
-    column = structure(Data(codec.U16, 8), octets(obis("0.0.1.0.0.255")), Data(codec.I8, 2), Data(codec.U16, 0))
-    span = structure(column, rows[20].value[0], rows[29].value[0], Data(codec.ARRAY, []))
-    check(client.get(7, PROFILE, 2, (1, span)).value == rows[20:30], "range")
-
-
-def check(is_right: bool, what: str) -> None:
-    if not is_right:
-        raise AssertionError(what)
 
 
 def ours_reads(report: Report, folder: str) -> None:

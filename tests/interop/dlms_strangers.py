@@ -5,7 +5,7 @@ Run by hand, from anywhere, with Python 3.11 or newer and access to a Python pac
 
     cargo build --bin gridseal && python3 tests/interop/dlms_strangers.py [PART]...
 
-PART is any of `gurux`, `gurux-hdlc`, `gurux-as-it-comes`, `cosem`, `cosem-hdlc`, `gurux-java`, `forgeries`; all by
+PART is any of `gurux`, `gurux-suites`, `gurux-hdlc`, `gurux-as-it-comes`, `cosem`, `cosem-hdlc`, `gurux-java`, `forgeries`; all by
 default. It installs gurux-dlms and dlms-cosem into a temporary folder that it removes again; PEERS=FOLDER keeps that
 folder. `gurux-java` and `forgeries` need git and a JDK of version 17 or newer: they clone and compile
 gurux.dlms.java, or take its source from the folder GURUX_JAVA.
@@ -31,6 +31,14 @@ GURUX = [
     *((0, "glo", "none"), (1, "glo", "none"), (5, "glo", "none"), (6, "glo", "none")),
     *((m, c, "auth+enc") for m in (5, 6, 7) for c in ("glo", "general-glo", "ded", "general-ded")),
     *((5, c, "auth") for c in ("glo", "general-glo")),
+]
+# Suites 1 and 2; mechanism 7 in suite 2 is told apart: its signatures on P-384 are not made.
+GURUX_SUITES = [
+    (suite, (m, c, "auth+enc"))
+    for suite in (1, 2)
+    for m in (5, 6, 7)
+    for c in ("glo", "general-glo", "ded", "general-ded")
+    if (suite, m) != (2, 7)
 ]
 GURUX_HDLC = [(0, "glo", "none"), *((m, c, "auth+enc") for m in (5, 6, 7) for c in ("glo", "general-glo"))]
 # The Java server has mechanism 7 in suites 1 and 2 only.
@@ -68,6 +76,7 @@ def inside(wanted: list[str]) -> int:
     report = Report()
     parts = {
         "gurux": lambda folder: clients(report, folder, "gurux-dlms", peer_gurux.Peer, GURUX),
+        "gurux-suites": lambda folder: gurux_suites(report, folder, peer_gurux.Peer),
         "gurux-hdlc": lambda folder: clients(report, folder, "gurux-dlms", peer_gurux.Peer, GURUX_HDLC, hdlc=True),
         "gurux-as-it-comes": lambda folder: as_it_comes(folder, peer_gurux.Peer),
         "cosem": lambda folder: cosem(report, folder, peer_cosem.Peer),
@@ -82,11 +91,26 @@ def inside(wanted: list[str]) -> int:
     return 1 if report.wrong else 0
 
 
-def clients(report: Report, folder: str, name: str, peer, combinations: list, hdlc: bool = False) -> None:
+def gurux_suites(report: Report, folder: str, peer) -> None:
+    for suite, combination in GURUX_SUITES:
+        clients(report, folder, "gurux-dlms", functools.partial(peer, suite=suite), [combination], suite=suite)
+    with meter(write_lab(folder, 7, "glo", "auth+enc", suite=2, max_pdu=512)) as (address, log):
+        try:
+            everything(peer(address, 7, "glo", "auth+enc", suite=2))
+            done = "works"
+        except Exception as error:  # noqa: BLE001
+            done = f"does not associate ({type(error).__name__}: {error})"
+        refused = " | ".join(line.strip() for line in log if "refused" in line)
+        print(f"      gurux-dlms, suite 2, mechanism 7, glo, auth+enc: {done}; {refused}"[:300])
+
+
+def clients(
+    report: Report, folder: str, name: str, peer, combinations: list, hdlc: bool = False, suite: int = 0
+) -> None:
     """The peer's client does everything it can with `gridseal meter serve`."""
     for combination in combinations:
-        lab = write_lab(folder, *combination, max_pdu=512)
-        what = f"{name}, {label(combination)}{', HDLC' if hdlc else ''}"
+        lab = write_lab(folder, *combination, max_pdu=512, suite=suite)
+        what = f"{name}, {f'suite {suite}, ' if suite else ''}{label(combination)}{', HDLC' if hdlc else ''}"
         try:
             with meter(lab, *(["--hdlc-tcp"] if hdlc else [])) as (address, log):
                 if not report.run(what, lambda: everything(peer(address, *combination, hdlc=hdlc))):

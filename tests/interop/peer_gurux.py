@@ -9,6 +9,7 @@ from gurux_dlms import GXByteBuffer, GXReplyData
 from gurux_dlms.ecdsa import GXPrivateKey, GXPublicKey
 from gurux_dlms.enums import Authentication, Conformance, DataType, InterfaceType, Security
 from gurux_dlms.GXDateTime import GXDateTime
+from gurux_dlms.objects.enums import SecuritySuite
 from gurux_dlms.objects import GXDLMSData, GXDLMSDisconnectControl, GXDLMSProfileGeneric, GXDLMSRegister
 from gurux_dlms.secure import GXDLMSSecureClient
 from reference.security import SUITES, public_of
@@ -36,24 +37,25 @@ def quietly(step):
 class Peer:
     """One association of its client. `as_it_comes` leaves the release plain and the challenge at 16 octets."""
 
-    def __init__(self, address, mechanism, carrier, protection, hdlc=False, as_it_comes=False):
+    def __init__(self, address, mechanism, carrier, protection, hdlc=False, as_it_comes=False, suite=0):
         password = dlms_lab.SECRET if mechanism in (1, 6) else None
         kind = InterfaceType.HDLC if hdlc else InterfaceType.WRAPPER
         self.hdlc, self.client = hdlc, GXDLMSSecureClient(True, 16, 1, MECHANISMS[mechanism], password, kind)
-        cipher = self.client.ciphering
+        cipher, keys = self.client.ciphering, dlms_lab.Keys(suite)
+        self.client.securitySuite = SecuritySuite(suite)
         cipher.systemTitle = bytearray.fromhex(dlms_lab.CLIENT_TITLE)
-        cipher.blockCipherKey = bytearray.fromhex(dlms_lab.GUEK)
-        cipher.authenticationKey = bytearray.fromhex(dlms_lab.GAK)
+        cipher.blockCipherKey = bytearray.fromhex(keys.guek)
+        cipher.authenticationKey = bytearray.fromhex(keys.gak)
         cipher.invocationCounter = 100
         cipher.security = PROTECTIONS[protection]
         self.client.useProtectedRelease = protection != "none" and not as_it_comes
         if not carrier.startswith("general"):
             self.client.proposedConformance &= ~Conformance.GENERAL_PROTECTION
         if carrier.endswith("ded"):
-            cipher.dedicatedKey = bytearray(range(16))
+            cipher.dedicatedKey = bytearray(range(len(cipher.blockCipherKey)))
         if mechanism == 7:
-            point = b"\x04" + public_of(SUITES[0], bytes.fromhex(dlms_lab.SERVER_SCALAR))
-            own = GXPrivateKey.fromRawBytes(bytearray.fromhex(dlms_lab.CLIENT_SCALAR))
+            point = b"\x04" + public_of(SUITES[suite], bytes.fromhex(keys.server))
+            own = GXPrivateKey.fromRawBytes(bytearray.fromhex(keys.client))
             cipher.signingKeyPair = (GXPublicKey.fromRawBytes(bytearray(point)), own)
             if not as_it_comes:
                 self.client.ctoSChallenge = bytearray(range(7, 39))

@@ -3,8 +3,8 @@
 mod protection;
 
 pub use protection::{
-    CipherRole, Header, danger_decrypt_unverified, gmac, gmac_verifies, protect, protect_with_key, unprotect,
-    unprotect_covering,
+    CipherRole, Header, danger_decrypt_unverified, gmac, gmac_verifies, protect, protect_covering,
+    protect_with_key, unprotect, unprotect_covering,
 };
 
 use alloc::vec::Vec;

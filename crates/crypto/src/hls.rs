@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    Key, WRAPPED_SIZE,
+    Key,
     role::{Guek, Kek},
 };
 
@@ -47,13 +47,14 @@ impl Secret {
         Self(bytes)
     }
 
-    /// Opens a secret of 16 bytes that a client sent wrapped under the master key; `None` when the integrity check fails.
+    /// Opens a secret of the size of the master key that a client sent wrapped under it; `None` when the integrity check
+    /// fails.
     ///
     /// # Source
     /// RFC 3394; that a secret travels like a key is not verified \[check\].
     #[must_use]
-    pub fn unwrap_transferred(master: &Key<Kek, 16>, wrapped: &[u8; WRAPPED_SIZE]) -> Option<Self> {
-        let key: Key<Guek, 16> = master.unwrap_transferred(wrapped)?;
+    pub fn unwrap_transferred<const N: usize>(master: &Key<Kek, N>, wrapped: &[u8]) -> Option<Self> {
+        let key: Key<Guek, N> = master.unwrap_transferred(wrapped)?;
         Some(Self(Zeroizing::new(key.bytes().to_vec())))
     }
 
@@ -111,9 +112,8 @@ mod tests {
     #[test]
     fn a_secret_arrives_wrapped_and_a_changed_byte_opens_nothing() {
         let mut kek: [u8; 16] = core::array::from_fn(|at| u8::try_from(at).unwrap());
-        let kek = Key::take(&mut kek);
-        let wrapped = hex::decode("1FA68B0A8112B447AEF34BD8FB5A7B829D3E862371D2CFE5").unwrap();
-        let mut wrapped: [u8; WRAPPED_SIZE] = wrapped.try_into().unwrap();
+        let kek: Key<Kek, 16> = Key::take(&mut kek);
+        let mut wrapped = hex::decode("1FA68B0A8112B447AEF34BD8FB5A7B829D3E862371D2CFE5").unwrap();
         let secret = Secret::unwrap_transferred(&kek, &wrapped).unwrap();
         assert!(secret.is_password(&hex::decode("00112233445566778899AABBCCDDEEFF").unwrap()));
         wrapped[9] ^= 1;

@@ -49,7 +49,7 @@ pub enum KeyError {
     #[error(transparent)]
     Rng(#[from] RngError),
     /// The bytes are not a private key of the curve.
-    #[error("bytes are not a P-256 private key")]
+    #[error("bytes are not a private key of the curve")]
     Scalar,
 }
 
@@ -131,16 +131,21 @@ impl<R: Role, const N: usize> Key<R, N> {
     }
 }
 
-impl<R: Role> Key<R, 32> {
-    /// A fresh private key of P-256: uniform below the group order, never zero.
+impl<R: Role, const N: usize> Key<R, N> {
+    /// A fresh private key of P-256 (32 bytes) or P-384 (48 bytes): uniform below the group order, never zero.
     ///
     /// # Errors
-    /// [`KeyError::Rng`] as given by the source.
+    /// [`KeyError::Rng`] as given by the source, [`KeyError::Scalar`] for another size.
     pub fn generate_scalar(rng: &mut dyn Rng) -> Result<Self, KeyError> {
+        let is_scalar = |bytes: &[u8; N]| match N {
+            32 => Ok(p256::SecretKey::from_slice(bytes).is_ok()),
+            48 => Ok(p384::SecretKey::from_slice(bytes).is_ok()),
+            _ => Err(KeyError::Scalar),
+        };
         loop {
             let key = Self::generate(rng)?;
-            // A random 256-bit value is no scalar with probability 2^-32: drawing again keeps the result uniform.
-            if p256::SecretKey::from_slice(key.bytes()).is_ok() {
+            // A random value is no scalar with probability 2^-32: drawing again keeps the result uniform.
+            if is_scalar(key.bytes())? {
                 return Ok(key);
             }
         }

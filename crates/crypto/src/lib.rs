@@ -14,6 +14,7 @@ extern crate alloc;
 pub mod apdu;
 pub mod backend;
 mod counter;
+mod curve;
 mod delivery;
 mod envelope;
 mod foreign;
@@ -34,6 +35,7 @@ pub mod sts;
 pub mod tpm;
 
 pub use counter::{CounterError, InvocationCounter, Reservation, Ticket};
+pub use curve::{Curve, CurveAgreement, CurvePublic, CurveSigner, KeyAlgorithm, SharedSecret};
 pub use delivery::{DELIVERY_NONCE_SIZE, SecretBytes, delivery_open, delivery_seal};
 pub use envelope::{
     DataKey, ENVELOPE_OVERHEAD, EnvelopeContext, EnvelopeError, Origin, SealedUnder, WrappedKey, open_bytes,
@@ -42,7 +44,7 @@ pub use envelope::{
 pub use foreign::{ForeignKey, HashAlgorithm};
 pub use hash::{ct_eq, sha256};
 pub use key::{Key, KeyError};
-pub use key_wrap::WRAPPED_SIZE;
+pub use key_wrap::{WRAP_OVERHEAD, WRAPPED_SIZE};
 pub use pair::{ApduKeys, PairContext, PairSeal, SealedPair};
 pub use rng::{Rng, RngError, random};
 pub use rsa::RsaPublicKey;

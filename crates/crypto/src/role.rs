@@ -43,8 +43,12 @@ roles! {
     DedicatedKey 5;
     /// Seals the two keys of a meter's APDUs in the memory of one process.
     PairSealing 51;
-    /// A DLMS party's own signing key (P-256), for mechanism 7.
+    /// A DLMS party's own signing key, for mechanism 7, general-signing and ephemeral keys.
     DlmsSigning 6;
+    /// A DLMS party's own static key of key agreement.
+    DlmsAgreement 7;
+    /// DLMS key of one APDU in general-ciphering: wrapped or agreed upon.
+    TransactionKey 8;
     /// N_root: the device's root secret, in its TPM.
     DeviceRootSecret 16;
     /// N_e: what owner number *e* shares with the device.

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use gridseal_crypto::{
-    AgreementKey, InvocationCounter, Key, PairContext, PairSeal, PublicKey, RsaPublicKey, SecondKey,
-    SecondSigner, apdu,
+    AgreementKey, Curve, CurveAgreement, CurvePublic, CurveSigner, InvocationCounter, Key, KeyAlgorithm,
+    PairContext, PairSeal, PublicKey, RsaPublicKey, SecondKey, SecondSigner, apdu,
     backend::{Backend, rustcrypto::RustCrypto},
     role::{Ephemeral, Guek, Kek, SoftwareRootKey, VoucherSecond},
     tpm::{
@@ -245,16 +245,168 @@ fn a_point_off_the_curve_is_no_public_key() {
     assert!(PublicKey::from_sec1(&[0]).is_none());
 }
 
+/// One vector of tests/vectors.
+fn vector(name: &str) -> toml::Table {
+    let path = format!("{}/../../tests/vectors/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+fn key_wrap<const N: usize>(name: &str) {
+    let vector = vector(name);
+    let field = |part: &str, name: &str| hex::decode(vector[part][name].as_str().unwrap()).unwrap();
+    let kek: Key<Kek, N> = Key::take_slice(&mut field("input", "kek")).unwrap();
+    let key = || Key::<Guek, N>::take_slice(&mut field("input", "key")).unwrap();
+    let wrapped = kek.wrap_for_meter(&key());
+    assert_eq!(wrapped, field("expect", "wrapped"));
+    assert!(bool::from(kek.unwrap_transferred::<Guek>(&wrapped).unwrap().ct_eq(&key())));
+    for at in 0..wrapped.len() {
+        let mut changed = wrapped.clone();
+        changed[at] ^= 1;
+        assert!(kek.unwrap_transferred::<Guek>(&changed).is_none(), "byte {at}");
+    }
+}
+
 #[test]
 fn key_wrap_matches_and_opens_again() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/key-wrap/rfc3394.toml");
-    let vector: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
-    let field = |part: &str, name: &str| hex::decode(vector[part][name].as_str().unwrap()).unwrap();
-    let kek: Key<Kek, 16> = Key::take_slice(&mut field("input", "kek")).unwrap();
-    let key = || Key::<Guek, 16>::take_slice(&mut field("input", "key")).unwrap();
-    let wrapped = kek.wrap_for_meter(&key());
-    assert_eq!(wrapped.as_slice(), field("expect", "wrapped"));
-    assert!(bool::from(kek.unwrap_transferred::<Guek>(&wrapped).unwrap().ct_eq(&key())));
+    key_wrap::<16>("key-wrap/rfc3394");
+    key_wrap::<32>("key-wrap/rfc3394-256");
+}
+
+/// The fields of a vector of key agreement.
+struct Agreement(toml::Table);
+
+impl Agreement {
+    fn bytes(&self, field: &str) -> Vec<u8> {
+        hex::decode(self.0[field].as_str().unwrap()).unwrap()
+    }
+
+    fn private(&self, field: &str) -> CurveAgreement {
+        CurveAgreement::take(Curve::P256, &mut self.bytes(field)).unwrap()
+    }
+
+    fn public(&self, field: &str) -> CurvePublic {
+        CurvePublic::from_point(Curve::P256, &self.bytes(field)).unwrap()
+    }
+}
+
+//= DLMS 6.1: keys are derived from the shared secret, the algorithm and both parties
+//= DLMS 12.12: the derivation has the hash and the size of the suite
+#[test]
+fn agreed_keys_are_those_of_the_green_book_and_depend_on_everything_that_goes_in() {
+    for (name, signs_key_id) in
+        [("two-ephemeral", true), ("one-pass", false), ("one-pass-from-the-server", false), ("static", false)]
+    {
+        let table = vector(&format!("key-agreement/{name}"));
+        let (input, expect) = (
+            Agreement(table["input"].as_table().unwrap().clone()),
+            Agreement(table["expect"].as_table().unwrap().clone()),
+        );
+        let own = input.private("private");
+        assert_eq!(own.public().point(), expect.bytes("public"), "{name}");
+        let shared = own.agree(&input.public("peer_public")).unwrap();
+        let (u, v) = (input.bytes("party_u"), input.bytes("party_v"));
+        let key: Key<Guek, 16> = shared.derive(KeyAlgorithm::Gcm, &u, &v).unwrap();
+        let is =
+            |key: &Key<Guek, 16>| bool::from(key.ct_eq(&Key::take_slice(&mut expect.bytes("key")).unwrap()));
+        assert!(is(&key), "{name}");
+        assert!(!is(&shared.derive(KeyAlgorithm::Wrap, &u, &v).unwrap()), "{name}: algorithm");
+        assert!(!is(&shared.derive(KeyAlgorithm::Gcm, &v, &u).unwrap()), "{name}: parties swapped");
+        assert!(!is(&shared.derive(KeyAlgorithm::Gcm, &u[..7], &v).unwrap()), "{name}: party cut");
+        assert!(shared.derive::<Guek, 32>(KeyAlgorithm::Gcm, &u, &v).is_none(), "no 32 bytes out of P-256");
+        if !input.0.contains_key("signer") {
+            continue;
+        }
+        let (signer, signature) = (input.public("signer"), input.bytes("signature"));
+        let mut signed = input.bytes("signed_public");
+        if signs_key_id {
+            signed.insert(0, 0);
+        }
+        assert!(signer.verifies(&signed, &signature), "{name}");
+        assert!(!signer.verifies(&signed[1..], &signature), "{name}");
+        assert!(!signer.verifies(&signed, &signature[1..]), "{name}: truncated");
+    }
+}
+
+//= DLMS 5.5: a point that is not on the curve is refused
+#[test]
+fn points_off_the_curve_and_keys_of_the_other_curve_agree_on_nothing() {
+    for curve in [Curve::P256, Curve::P384] {
+        let size = curve.point_size();
+        let own = CurveAgreement::generate(curve, &mut CountingRng(1)).unwrap();
+        let good = own.public().point().to_vec();
+        assert_eq!((own.public().curve(), good.len()), (curve, size));
+        assert!(CurvePublic::from_point(curve, &good).is_some());
+        for bad in
+            [vec![0; size], vec![1; size], vec![0xFF; size], good[1..].to_vec(), [&good[..], &[0]].concat()]
+        {
+            assert!(CurvePublic::from_point(curve, &bad).is_none());
+        }
+        for bit in (0..8 * size).step_by(29) {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(CurvePublic::from_point(curve, &bad).is_none(), "bit {bit}");
+        }
+        let swapped = [&good[size / 2..], &good[..size / 2]].concat();
+        assert!(CurvePublic::from_point(curve, &swapped).is_none(), "y || x");
+        let mut zero = vec![0; size / 2];
+        assert!(
+            CurveAgreement::take(curve, &mut zero).is_none() && CurveSigner::take(curve, &mut zero).is_none()
+        );
+        let mut large = vec![0xFF; size / 2];
+        assert!(CurveAgreement::take(curve, &mut large).is_none());
+        assert!(CurveSigner::take(curve, &mut [0xFF; 48]).is_none() && large == vec![0; size / 2]);
+    }
+    let short = CurveAgreement::generate(Curve::P256, &mut CountingRng(2)).unwrap();
+    let long = CurveAgreement::generate(Curve::P384, &mut CountingRng(3)).unwrap();
+    assert!(short.agree(&long.public()).is_none() && long.agree(&short.public()).is_none());
+}
+
+#[test]
+fn both_sides_derive_one_key_of_32_bytes_on_p384() {
+    let one = CurveAgreement::generate(Curve::P384, &mut CountingRng(4)).unwrap();
+    let two = CurveAgreement::generate(Curve::P384, &mut CountingRng(5)).unwrap();
+    let here: Key<Guek, 32> =
+        one.agree(&two.public()).unwrap().derive(KeyAlgorithm::Gcm, b"u", b"v").unwrap();
+    let there: Key<Guek, 32> =
+        two.agree(&one.public()).unwrap().derive(KeyAlgorithm::Gcm, b"u", b"v").unwrap();
+    assert!(bool::from(here.ct_eq(&there)));
+    assert!(one.agree(&two.public()).unwrap().derive::<Guek, 16>(KeyAlgorithm::Gcm, b"u", b"v").is_none());
+}
+
+//= DLMS 4: mechanism 7 signs titles and challenges, r and s as they are
+#[test]
+fn signatures_on_p384_verify_and_der_or_a_changed_bit_does_not() {
+    let table = vector("key-agreement/p384-signature");
+    let input = Agreement(table["input"].as_table().unwrap().clone());
+    let signer = CurveSigner::take(Curve::P384, &mut input.bytes("private")).unwrap();
+    let (message, signature) =
+        (table["input"]["message"].as_str().unwrap().as_bytes(), input.bytes("signature"));
+    assert!(signer.public().verifies(message, &signature));
+    let own = signer.sign(message).unwrap();
+    assert_eq!(own.len(), 96);
+    assert!(signer.public().verifies(message, &own));
+    for bit in (0..768).step_by(23) {
+        let mut changed = own.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert!(!signer.public().verifies(message, &changed), "bit {bit}");
+    }
+    let der = [&[0x30, 0x64, 0x02, 0x30][..], &own[..48], &[0x02, 0x30], &own[48..]].concat();
+    for wrong in [&der[..], &own[..95], &own[..64], &[0; 96], &[]] {
+        assert!(!signer.public().verifies(message, wrong));
+    }
+}
+
+/// Draws a different byte each time.
+struct CountingRng(u8);
+
+impl gridseal_crypto::Rng for CountingRng {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), gridseal_crypto::RngError> {
+        for byte in buffer {
+            self.0 = self.0.wrapping_mul(37).wrapping_add(11);
+            *byte = self.0;
+        }
+        Ok(())
+    }
 }
 
 /// Draws nothing but zeros.

@@ -14,11 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gridseal_crypto::{InvocationCounter, Key, Rng, RngError, Signer, SigningKey, Ticket, role::DlmsSigning};
+use gridseal_crypto::{Curve, CurveSigner, InvocationCounter, Key, Rng, RngError, Ticket};
 use gridseal_dlms::{
     acse::Mechanism,
     apdu::{
-        carrier::Carrier,
+        carrier::{Carrier, Signing},
         ciphered::{Protected, SecurityControl},
         general::{GeneralCiphering, GeneralHeader, KeyInfo},
         get::{GetRequest, GetResponse},
@@ -70,16 +70,8 @@ fn tickets(count: u32) -> impl FnMut() -> Ticket {
 }
 
 fn local<const N: usize>(suite: u8, own_title: SystemTitle) -> LocalCrypto<N> {
-    let settings =
-        LocalSettings { suite, own_title, legacy_mechanisms: false, danger_unauthenticated: false };
-    let keys = KeyRing {
-        guek: Key::take(&mut [1; N]),
-        gak: Key::take(&mut [2; N]),
-        gbek: None,
-        secret: None,
-        signing: None,
-    };
-    LocalCrypto::new(settings, keys, 0)
+    let keys = KeyRing::new(Key::take(&mut [1; N]), Key::take(&mut [2; N]));
+    LocalCrypto::new(LocalSettings::client(suite, own_title), keys, 0)
 }
 
 /// Seconds that OpenSSL's EVP needs for one block of 1 KiB, from its own bench; `None` where it is not installed.
@@ -108,6 +100,8 @@ fn protection<const N: usize>(suite: u8, cipher: &str) {
     let seal = Operation::Seal {
         carrier: Carrier::Glo,
         protection: Protection::AuthenticatedEncrypted,
+        signing: Signing::None,
+        peer: None,
         apdu: apdu.clone(),
     };
     let mut sealed = vec![];
@@ -220,35 +214,26 @@ struct Pair {
     rng: Counting,
 }
 
-fn signer(seed: u8) -> SigningKey<DlmsSigning> {
-    SigningKey::new(&Key::take(&mut [seed; 32])).unwrap()
+fn signer(seed: u8) -> CurveSigner {
+    CurveSigner::take(Curve::P256, &mut [seed; 32]).unwrap()
 }
 
 fn ring(own: u8, peer: u8, peer_title: SystemTitle) -> KeyRing {
     let peers = BTreeMap::from([(peer_title, signer(peer).public())]);
     KeyRing {
-        guek: Key::take(&mut [1; 16]),
-        gak: Key::take(&mut [2; 16]),
-        gbek: None,
-        secret: None,
         signing: Some(SigningKeys { own: signer(own), peers }),
+        ..KeyRing::new(Key::take(&mut [1; 16]), Key::take(&mut [2; 16]))
     }
 }
 
 impl Pair {
     fn new(mechanism: Mechanism) -> Self {
-        let settings = |own_title| LocalSettings {
-            suite: 0,
-            own_title,
-            legacy_mechanisms: false,
-            danger_unauthenticated: false,
-        };
         let handle = AssociationHandle(1);
         Self {
             client: Client::new(ClientSettings::ciphered(TITLE, mechanism), handle).unwrap(),
             server: Server::new(ServerSettings::ciphered(1, PEER, mechanism), handle),
-            client_crypto: LocalCrypto::new(settings(TITLE), ring(3, 4, PEER), 0),
-            server_crypto: LocalCrypto::new(settings(PEER), ring(4, 3, TITLE), 0),
+            client_crypto: LocalCrypto::new(LocalSettings::client(0, TITLE), ring(3, 4, PEER), 0),
+            server_crypto: LocalCrypto::new(LocalSettings::server(0, PEER), ring(4, 3, TITLE), 0),
             rng: Counting(0),
         }
     }
@@ -397,7 +382,13 @@ fn sizes() {
     ] {
         let mut size = |apdu: &[u8]| {
             let protection = Protection::AuthenticatedEncrypted;
-            let seal = Operation::Seal { carrier, protection, apdu: apdu.to_vec() };
+            let seal = Operation::Seal {
+                carrier,
+                protection,
+                signing: Signing::None,
+                peer: None,
+                apdu: apdu.to_vec(),
+            };
             let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut rng };
             match crypto.perform(handle, &seal, &mut ports) {
                 Ok(Done::Bytes(bytes)) => bytes.len(),

@@ -18,6 +18,7 @@ use crate::{
         ciphered::GeneralGlo,
         event::EventNotification,
         exception::ExceptionResponse,
+        general::{GeneralCiphering, GeneralSigning},
         get::{GetRequest, GetResponse},
         notification::{DataNotification, DataNotificationConfirm, Leniency},
         report::InformationReport,
@@ -128,10 +129,18 @@ pub fn wrapper_frame(bytes: &[u8]) {
     }
 }
 
-/// general-glo-ciphering.
+/// The general forms, and their layers as a server with keys judges them: nothing but what that key made opens.
 pub fn ciphered_apdu(bytes: &[u8]) {
-    let Ok(apdu) = GeneralGlo::from_bytes(bytes) else { return };
-    assert_eq!(apdu.to_bytes(), bytes, "a decoded apdu encodes to the same bytes");
+    if let Ok(apdu) = GeneralGlo::from_bytes(bytes) {
+        assert_eq!(apdu.to_bytes(), bytes, "a decoded apdu encodes to the same bytes");
+    }
+    if let Ok(apdu) = GeneralCiphering::from_bytes(bytes) {
+        assert_eq!(apdu.to_bytes(), bytes, "a decoded apdu encodes to the same bytes");
+    }
+    if let Ok(apdu) = GeneralSigning::from_bytes(bytes) {
+        assert_eq!(apdu.to_bytes(), bytes, "a decoded apdu encodes to the same bytes");
+    }
+    machine::open_layers(bytes);
 }
 
 /// DataNotification in both modes, and its confirmation.

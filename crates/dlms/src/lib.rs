@@ -116,9 +116,10 @@
 //! because it has seen none yet. Without the authentication key only `gridseal_crypto::apdu::danger_decrypt_unverified` is left, which
 //! verifies nothing and is for people alone. [`wire::Data`] reads values, [`wire::Rows`] buffers of profiles.
 //!
-//! Not here yet: suites 1 and 2 with general-ciphering, general-signing, certificates and key agreement (keys of 32
-//! bytes are there: `LocalCrypto<32>`; mechanism 7 is there on P-256, with public keys that are given); short names;
-//! the interface classes.
+//! Suites 0 and 1 have keys of 16 bytes and P-256, suite 2 keys of 32 bytes (`LocalCrypto<32>`) and P-384. Public keys of
+//! peers are given ([`suite::local::SigningKeys`], [`suite::local::AgreementKeys`]): certificates are not read here.
+//!
+//! Not here: short names, compression.
 
 #![no_std]
 #![forbid(unsafe_code)]

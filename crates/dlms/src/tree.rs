@@ -130,6 +130,8 @@ impl Fault {
             FaultCause::Crypto(CryptoFault::Tag) => "dlms.tag",
             FaultCause::Crypto(CryptoFault::NoKey) => "dlms.no_key",
             FaultCause::Crypto(CryptoFault::Title) => "dlms.title",
+            FaultCause::Crypto(CryptoFault::Signature) => "dlms.signature",
+            FaultCause::Crypto(CryptoFault::KeyInfo) => "dlms.key_info",
             FaultCause::Crypto(CryptoFault::SecurityControl(_) | CryptoFault::KeySet(_)) => "dlms.control",
             FaultCause::Crypto(_) => "dlms.closed",
             FaultCause::Missing { .. } => "dlms.missing_part",

@@ -12,7 +12,12 @@ mod weak;
 use std::{fs::File, io::Read, path::Path};
 
 use anyhow::Result;
-use gridseal_dlms::{acse::Mechanism, apdu::carrier, assoc::Protection};
+use gridseal_dlms::{
+    acse::Mechanism,
+    apdu::carrier::{self, KeyKind, Signing},
+    assoc::Protection,
+    suite::local::PeerQuirks,
+};
 use gridseal_types::{ObisCode, SystemTitle};
 
 pub use keys::Keys;
@@ -34,15 +39,9 @@ pub struct Lab {
     /// Protection of every APDU; [`Protection::None`] means the context without ciphering.
     pub protection: Protection,
     /// How protected APDUs are carried.
-    pub carrier: Carrier,
-    /// Which key general-ciphering names.
-    #[expect(
-        dead_code,
-        reason = "in the form of the file; general-ciphering, which it is for, is refused at start"
-    )]
-    pub key_info: KeyInfo,
-    /// Whether general-signing is asked for.
-    pub signing: bool,
+    pub carrier: carrier::Carrier,
+    /// Whether and where protected APDUs are signed, in both directions.
+    pub signing: Signing,
     /// Server's service access point.
     pub listen_sap: u16,
     /// Client's service access point.
@@ -55,8 +54,8 @@ pub struct Lab {
     pub server: Party,
     /// Keys of both.
     pub keys: Keys,
-    /// Associated data of general-ciphering.
-    pub aad: Aad,
+    /// Where the peer differs from the standard.
+    pub quirks: PeerQuirks,
     /// What the server offers to which client; an entry for [`Lab::client_sap`] is always there.
     pub associations: Vec<Association>,
     /// Objects that change or join the built-in set of the server.
@@ -81,10 +80,10 @@ pub enum Side {
     Server,
 }
 
-/// How protected APDUs are carried.
+/// How protected APDUs are carried, as a file says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Carrier {
+enum Carrier {
     /// One tag for each service, global key.
     Glo,
     /// One tag for each service, dedicated key.
@@ -98,22 +97,27 @@ pub enum Carrier {
 }
 
 impl Carrier {
-    /// As the association machines name it; `None` for general-ciphering.
-    pub const fn spoken(self) -> Option<carrier::Carrier> {
-        Some(match self {
+    /// As the association machines name it; `key_info` counts for general-ciphering alone.
+    const fn with(self, key_info: KeyInfo) -> carrier::Carrier {
+        match self {
             Self::Glo => carrier::Carrier::Glo,
             Self::Ded => carrier::Carrier::Ded,
             Self::GeneralGlo => carrier::Carrier::GeneralGlo,
             Self::GeneralDed => carrier::Carrier::GeneralDed,
-            Self::GeneralCiphering => return None,
-        })
+            Self::GeneralCiphering => carrier::Carrier::GeneralCiphering(match key_info {
+                KeyInfo::Identified => KeyKind::Identified,
+                KeyInfo::Wrapped => KeyKind::Wrapped,
+                KeyInfo::AgreedOnePass => KeyKind::AgreedOnePass,
+                KeyInfo::AgreedStatic => KeyKind::AgreedStatic,
+            }),
+        }
     }
 }
 
 /// Which key general-ciphering names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum KeyInfo {
+enum KeyInfo {
     /// A key that both have.
     Identified,
     /// A fresh key, wrapped.
@@ -125,14 +129,26 @@ pub enum KeyInfo {
     AgreedStatic,
 }
 
-/// Associated data of general-ciphering.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+/// Which reading of the standard a peer has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Aad {
-    /// With the header.
+enum Reading {
+    /// The normative one.
+    #[default]
     Normative,
-    /// Without it, as some implementations do.
+    /// Less is covered, as some implementations have it.
     Short,
+}
+
+/// Whether an APDU is signed before it is ciphered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum SigningOrder {
+    /// What is signed is ciphered.
+    #[default]
+    SignThenCipher,
+    /// What is ciphered is signed.
+    CipherThenSign,
 }
 
 /// What a server offers to one client.
@@ -245,21 +261,6 @@ impl Lab {
     /// Reads the text of a lab file.
     pub fn parse(text: &str) -> Result<Self, LabError> {
         file::parse(text)
-    }
-
-    /// Refuses what the association machines do not speak yet, by name: general-ciphering, general-signing, and
-    /// mechanism 7 in suite 2.
-    pub fn check_spoken(&self) -> Result<()> {
-        let unspoken = if self.carrier == Carrier::GeneralCiphering {
-            "carrier general-ciphering"
-        } else if self.signing {
-            "general-signing"
-        } else if self.suite == 2 && self.associations.iter().any(|a| a.mechanism == Mechanism::Ecdsa) {
-            "mechanism 7 in suite 2 (P-384)"
-        } else {
-            return Ok(());
-        };
-        anyhow::bail!(Usage(format!("lab-unsupported: {unspoken} is not spoken yet")))
     }
 
     /// One of the sides.

@@ -43,7 +43,7 @@ const ACTION_RESPONSE: u8 = 0xC7;
 ///
 /// # Source
 /// DLMS fact sheet, sections 6.2 and 7.
-fn transfer_apdu(items: &[(KeyKind, [u8; gridseal_crypto::WRAPPED_SIZE])]) -> Vec<u8> {
+fn transfer_apdu(items: &[(KeyKind, Vec<u8>)]) -> Vec<u8> {
     let mut writer = Writer::with_capacity(64);
     writer.bytes(&TRANSFER_HEAD);
     writer.u8(ARRAY);

@@ -424,7 +424,7 @@ impl<R: Records> Work<'_, R> {
         device: &Device,
         entry: &VersionEntry,
         kek: &VersionEntry,
-    ) -> Result<[u8; gridseal_crypto::WRAPPED_SIZE], KeysError> {
+    ) -> Result<Vec<u8>, KeysError> {
         let kek: Key<Kek, 16> = self.key(device, kek)?;
         Ok(match entry.kind {
             KeyKind::Gak => kek.wrap_for_meter(&self.key::<Gak>(device, entry)?),

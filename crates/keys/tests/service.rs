@@ -81,7 +81,7 @@ impl Meter {
         let plain = self.open(&transfer.apdu)?;
         let kek: Key<Kek, 16> = Key::take(&mut self.kek.clone());
         for item in plain[15..].chunks(30) {
-            let Some(key) = kek.unwrap_transferred::<Guek>(item[6..].try_into().unwrap()) else {
+            let Some(key) = kek.unwrap_transferred::<Guek>(&item[6..]) else {
                 return Some(self.seal(&[0xC7, 1, 0xC1, 3]));
             };
             let key: [u8; 16] = hex::decode(key.danger_reveal_hex()).unwrap().try_into().unwrap();

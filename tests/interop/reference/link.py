@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 from .codec import Reader, field
+from .layers import Layers
 from .security import AUTH, BROADCAST, DEDICATED, ENC, GLOBAL, SUITES, Proofs, Refused, public_of, seal, unseal
 
 PROTECTIONS = {"none": 0, "auth": AUTH, "enc": ENC, "auth+enc": AUTH | ENC}
@@ -29,12 +30,23 @@ class Lab:
         self.proofs = Proofs(self.mechanism, self.suite, self.ek, self.ak, self.secret)
         self.title = {side: bytes.fromhex(table["system_title"]) for side, table in sides.items()}
         self.counter = {side: table.get("invocation_counter", 0) for side, table in sides.items()}
-        self.scalar = {side: bytes.fromhex(table.get("signing_key", "")) for side, table in sides.items()}
-        self.point = {
-            side: bytes.fromhex(table.get("signing_public", ""))
-            or (public_of(SUITES[self.suite], self.scalar[side]) if self.scalar[side] else b"")
+        self.scalar, self.point = self.keys_of(sides, "signing")
+        self.agreement, self.agreement_point = self.keys_of(sides, "agreement")
+        self.kek, self.key_info = bytes.fromhex(keys.get("kek", "")), lab.get("key_info", "identified")
+        order = lab.get("signing_order", "sign-then-cipher") if lab.get("signing") else ""
+        self.signing = {"": "", "sign-then-cipher": "inside", "cipher-then-sign": "outside"}[order]
+        quirks = lab.get("peer_quirks", {})
+        self.short_aad, self.unsized = (quirks.get(name) == "short" for name in ("aad", "signed"))
+
+    def keys_of(self, sides: dict, kind: str) -> tuple[dict, dict]:
+        """Private keys, and public ones as given or made of those, by side."""
+        scalar = {side: bytes.fromhex(table.get(f"{kind}_key", "")) for side, table in sides.items()}
+        point = {
+            side: bytes.fromhex(table.get(f"{kind}_public", ""))
+            or (public_of(SUITES[self.suite], scalar[side]) if scalar[side] else b"")
             for side, table in sides.items()
         }
+        return scalar, point
 
 
 class Channel:
@@ -77,6 +89,7 @@ class Protection:
         self.peer, self.last, self.dedicated = b"", -1, b""
         self.mirrors, self.asked_dedicated = side == "server", True
         self.counter, self.dedicated_counter, self.dedicated_last = lab.counter[side], 0, -1
+        self.layers = Layers(self, side) if lab.carrier == "general-ciphering" or lab.signing else None
 
     def next(self) -> int:
         self.counter += 1
@@ -87,21 +100,33 @@ class Protection:
         lab, tag = self.lab, apdu[0]
         if not lab.control:
             return apdu
-        if self.dedicated and tag in DEDICATED and self.asked_dedicated:
+        if self.layers and tag not in (0x01, 0x08):
+            return self.layers.close(apdu)
+        return self.carry(apdu)
+
+    def carry(self, apdu: bytes) -> bytes:
+        """One of the four carriers; what is signed has no tag in two of them."""
+        lab, tag, signed = self.lab, apdu[0], apdu[0] == 0xDF
+        if self.dedicated and (tag in DEDICATED or signed) and tag in DEDICATED and self.asked_dedicated:
             counter, self.dedicated_counter = self.dedicated_counter, self.dedicated_counter + 1
             body = seal(lab.control, self.dedicated, lab.ak, self.own, counter, apdu)
-            general = lab.carrier == "general-ded"
+            general = lab.carrier == "general-ded" or signed
             return (b"\xdc" + field(self.own) if general else bytes([DEDICATED[tag]])) + field(body)
         body = seal(lab.control, lab.ek, lab.ak, self.own, self.next(), apdu)
-        if lab.carrier == "general-glo" and tag not in (0x01, 0x08):
+        if signed or lab.carrier == "general-glo" and tag not in (0x01, 0x08):
             return b"\xdb" + field(self.own) + field(body)
         return bytes([GLOBAL[tag]]) + field(body)
 
     def open(self, apdu: bytes) -> bytes:
         """Opens what the peer protected; anything in clear, twice, or with another protection is refused."""
-        lab, reader = self.lab, Reader(apdu)
-        if not lab.control:
+        if not self.lab.control:
             return apdu
+        if self.layers and apdu[0] not in (GLOBAL[0x01], GLOBAL[0x08]):
+            return self.layers.open(apdu)
+        return self.uncarry(apdu)
+
+    def uncarry(self, apdu: bytes) -> bytes:
+        lab, reader = self.lab, Reader(apdu)
         tag = reader.uint()
         if tag in (0xDB, 0xDC) and reader.field() not in (b"", self.peer):
             raise Refused("from somebody else")

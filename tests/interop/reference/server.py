@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 
-from . import codec
+from . import codec, layer_lies
 from .client import CURRENT
 from .codec import Data, Malformed, Reader, encode, field, inner, octets, structure
 from .link import Channel, Lab, Protection
@@ -64,7 +64,7 @@ def objects(lab: Lab) -> dict:
 class Session:
     """One association of one client."""
 
-    def __init__(self, lab: Lab, link: socket.socket, fault: str, counter: int, held: dict):
+    def __init__(self, lab: Lab, link: socket.socket, fault: str | type, counter: int, held: dict):
         self.lab, self.fault, self.objects = lab, fault, held
         self.channel, self.guard = Channel(link, lab.saps["server"], lab.saps["client"]), Protection(lab, "server")
         self.guard.counter, self.phase, self.answers, self.tail, self.write = counter, "none", [], b"", b""
@@ -148,7 +148,7 @@ class Session:
         return self.block(invoke)
 
     def room(self) -> int:
-        return self.largest - (48 if self.lab.control else 0)
+        return self.largest - (400 if self.guard.layers else 48 if self.lab.control else 0)
 
     def block(self, invoke: bytes) -> bytes:
         size = self.room() - 14
@@ -212,7 +212,9 @@ class Session:
     def answer(self, plain: bytes) -> bytes:
         """Protects an answer, or a get-response as the fault says."""
         guard, lab, fault = self.guard, self.lab, self.fault
-        if plain[0] != 0xC4 or not lab.control:
+        if plain[0] == 0xC4 and isinstance(fault, type):
+            return layer_lies.told(fault, guard.layers, plain)
+        if plain[0] != 0xC4 or not lab.control or guard.layers:
             return guard.close(plain)
         again = list(self.answers)
         if fault == "replayed" and again:
@@ -256,8 +258,9 @@ def when(encoded: bytes) -> bytes:
 class Server:
     """Listens on a free port of loopback; each client in its own thread."""
 
-    def __init__(self, lab: Lab, fault: str = ""):
+    def __init__(self, lab: Lab, fault: str | type = ""):
         self.lab, self.fault, self.counter, self.last = lab, fault, lab.counter["server"], -1
+        self.transaction = -1
         self.objects = objects(lab)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = self.socket.getsockname()
@@ -273,6 +276,8 @@ class Server:
         with link:
             session = Session(self.lab, link, self.fault, self.counter, self.objects)
             session.guard.last = self.last
+            if session.guard.layers:
+                session.guard.layers.last = self.transaction
             try:
                 session.serve()
             except (Refused, Malformed, KeyError, OSError, EOFError, IndexError) as error:
@@ -282,6 +287,8 @@ class Server:
                     refusal = codec.associate_response(1, 1, 1, b"", 0, b"", b"")
                     session.channel.send(refusal if session.phase == "none" else b"\xd8\x01\x05")
             self.counter, self.last = max(self.counter, session.guard.counter), session.guard.last
+            if session.guard.layers:
+                self.transaction = session.guard.layers.last
 
     def close(self) -> None:
         self.socket.close()

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{TAG_SIZE, nonce};
 use crate::{
     Key, Ticket,
-    role::{DedicatedKey, Gak, Gbek, Guek, Role},
+    role::{DedicatedKey, Gak, Gbek, Guek, Role, TransactionKey},
 };
 
 /// Bit of the security control octet: authenticated.
@@ -32,7 +32,7 @@ pub trait CipherRole: Role + sealed::Sealed {}
 macro_rules! cipher_roles {
     ($($role:ty),*) => { $(impl sealed::Sealed for $role {} impl CipherRole for $role {})* };
 }
-cipher_roles!(Guek, Gbek, DedicatedKey);
+cipher_roles!(Guek, Gbek, DedicatedKey, TransactionKey);
 
 /// What goes into nonce and associated data beside the counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,15 +89,31 @@ pub fn protect<R: CipherRole, const N: usize>(
     ticket: Ticket,
     apdu: &[u8],
 ) -> Option<Vec<u8>> {
+    protect_covering(cipher, gak, header, ticket, (&[], apdu))
+}
+
+/// As [`protect`], for `(covered, apdu)` where the tag also covers bytes that stand before the body: the header of
+/// general-ciphering, between the authentication key and what is protected.
+///
+/// # Source
+/// DLMS fact sheet, section 5.5.
+#[must_use]
+pub fn protect_covering<R: CipherRole, const N: usize>(
+    cipher: &Key<R, N>,
+    gak: &Key<Gak, N>,
+    header: Header,
+    ticket: Ticket,
+    (covered, apdu): (&[u8], &[u8]),
+) -> Option<Vec<u8>> {
     let nonce = nonce(header.originator, ticket.value());
     let control = header.security_control;
     match (control & ENCRYPTED != 0, control & AUTHENTICATED != 0) {
         (true, true) => {
-            let aad = associated(header, gak, &[], &[]);
+            let aad = associated(header, gak, covered, &[]);
             gcm(cipher.bytes(), nonce, Payload { msg: apdu, aad: &aad }, false)
         }
         (false, true) => {
-            let aad = associated(header, gak, &[], apdu);
+            let aad = associated(header, gak, covered, apdu);
             let tag = gcm(cipher.bytes(), nonce, Payload { msg: &[], aad: &aad }, false)?;
             Some([apdu, tag.as_slice()].concat())
         }

@@ -7,10 +7,10 @@ use gridseal_types::SystemTitle;
 use super::{ciphered::Protected, tag};
 use crate::wire::{DecodeError, Reader, Rule, Writer};
 
-/// Which APDUs carry protected ones in an association. Closed: general-ciphering has a form of its own.
+/// Which APDUs carry protected ones in an association. Closed: the choices of the standard.
 ///
 /// # Source
-/// DLMS fact sheet, section 5.4.
+/// DLMS fact sheet, sections 5.4 and 5.5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// One tag for each service, global key.
@@ -21,7 +21,52 @@ pub enum Carrier {
     GeneralGlo,
     /// general-ded-ciphering: any APDU, dedicated key.
     GeneralDed,
+    /// general-ciphering: any APDU, with a header that names both ends and the key.
+    GeneralCiphering(KeyKind),
 }
+
+/// Where the key of a general-ciphering APDU comes from. Closed: the choices of the standard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// The global unicast key.
+    Identified,
+    /// A fresh key, wrapped under the master key.
+    Wrapped,
+    /// One-pass Diffie-Hellman, C(1e, 1s): an ephemeral key of the originator, signed, and the recipient's static key.
+    AgreedOnePass,
+    /// Static unified model, C(0e, 2s): the static keys of both; the transaction-id makes it another key each time.
+    AgreedStatic,
+}
+
+/// Whether and where general-signing is among the layers of a protected APDU. Closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Signing {
+    /// Nothing is signed.
+    #[default]
+    None,
+    /// The plain APDU is signed, then ciphered.
+    Inside,
+    /// The ciphered APDU is signed.
+    Outside,
+}
+
+impl Signing {
+    /// Bytes that general-signing adds to an APDU of up to 65,535 bytes.
+    #[must_use]
+    pub const fn overhead_max(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Inside | Self::Outside => {
+                HEADER_SIZE_MAX.saturating_add(LENGTH_SIZE_MAX).saturating_add(SIGNATURE_SIZE_MAX)
+            }
+        }
+    }
+}
+
+/// Bytes by which the layers of a protected APDU may exceed the plain one.
+pub const LAYERS_OVERHEAD_MAX: usize = Carrier::GeneralCiphering(KeyKind::AgreedOnePass)
+    .overhead_max()
+    .saturating_add(Signing::Inside.overhead_max());
 
 impl Carrier {
     /// Whether the dedicated key protects.
@@ -33,7 +78,11 @@ impl Carrier {
     /// The general form with the same key.
     #[must_use]
     pub const fn general(self) -> Self {
-        if self.is_dedicated() { Self::GeneralDed } else { Self::GeneralGlo }
+        match self {
+            Self::Glo | Self::GeneralGlo => Self::GeneralGlo,
+            Self::Ded | Self::GeneralDed => Self::GeneralDed,
+            Self::GeneralCiphering(_) => self,
+        }
     }
 
     /// Whether it can carry an APDU with this tag: glo and ded have tags for some services only.
@@ -42,7 +91,7 @@ impl Carrier {
         match self {
             Self::Glo => glo_tag(tag).is_some(),
             Self::Ded => ded_tag(tag).is_some(),
-            Self::GeneralGlo | Self::GeneralDed => true,
+            Self::GeneralGlo | Self::GeneralDed | Self::GeneralCiphering(_) => true,
         }
     }
 
@@ -52,11 +101,30 @@ impl Carrier {
         let header = match self {
             Self::Glo | Self::Ded => 1,
             Self::GeneralGlo | Self::GeneralDed => 1 + 1 + SystemTitle::SIZE,
+            Self::GeneralCiphering(kind) => HEADER_SIZE_MAX.saturating_add(kind.size_max()),
         };
         Protected::HEADER_SIZE.saturating_add(TAG_SIZE).saturating_add(LENGTH_SIZE_MAX).saturating_add(header)
     }
 }
 
+impl KeyKind {
+    /// Octets of the key-info at most: those of suite 2.
+    const fn size_max(self) -> usize {
+        match self {
+            Self::Identified => 3,
+            Self::Wrapped => 1 + 2 + 1 + 40,
+            Self::AgreedOnePass => 2 + 2 + 2 + 2 * POINT_SIZE_MAX,
+            Self::AgreedStatic => 2 + 2 + 1,
+        }
+    }
+}
+
+/// Octets of the tag and the header of the general forms, with a transaction-id of 8 and nothing in the last two fields.
+const HEADER_SIZE_MAX: usize = 1 + 3 * 9 + 2;
+/// Octets of a point of the larger curve.
+const POINT_SIZE_MAX: usize = 96;
+/// Octets of the longer signature with its length.
+const SIGNATURE_SIZE_MAX: usize = 1 + POINT_SIZE_MAX;
 /// Octets of a length up to 65,535.
 const LENGTH_SIZE_MAX: usize = 3;
 /// Octets of a tag of authentication.
@@ -125,6 +193,12 @@ impl<'a> CipheredApdu<'a> {
             || TAGS.iter().any(|(_, glo, ded)| first == *glo || first == *ded)
     }
 
+    /// Whether an APDU with this first octet is protected: in one of the four carriers, in general-ciphering, or signed.
+    #[must_use]
+    pub fn is_protected(first: u8) -> bool {
+        Self::is_carrier(first) || matches!(first, tag::GENERAL_CIPHERING | tag::GENERAL_SIGNING)
+    }
+
     /// Reads a whole APDU.
     ///
     /// # Errors
@@ -164,7 +238,8 @@ impl<'a> CipheredApdu<'a> {
     }
 }
 
-/// Writes a carrier around `security control | counter | content`. `None` when glo or ded has no tag for the APDU.
+/// Writes one of the four carriers around `security control | counter | content`. `None` when glo or ded has no tag for
+/// the APDU, and for general-ciphering, which has a form of its own ([`super::general`]).
 #[must_use]
 pub fn carry(
     carrier: Carrier,
@@ -181,6 +256,7 @@ pub fn carry(
             writer.u8(if carrier == Carrier::GeneralGlo { tag::GENERAL_GLO } else { tag::GENERAL_DED });
             writer.prefixed(system_title.as_ref().map_or(&[], |title| title.as_bytes().as_slice()));
         }
+        Carrier::GeneralCiphering(_) => return None,
     }
     writer.length(size);
     protected.encode(&mut writer);

@@ -1,8 +1,8 @@
 //! general-ciphering and general-signing: protected APDUs that name both ends, and for the first also the key.
-//!
-//! Their form only: the association machines do not speak them yet.
 
 use alloc::vec::Vec;
+
+use gridseal_types::SystemTitle;
 
 use super::{
     ciphered::Protected,
@@ -31,7 +31,28 @@ pub struct GeneralHeader<'a> {
     pub wire: &'a [u8],
 }
 
+/// The five fields as they are on the wire, with nothing in date-time and other information.
+#[must_use]
+pub fn header_wire(transaction_id: &[u8], originator: SystemTitle, recipient: SystemTitle) -> Vec<u8> {
+    let mut writer = Writer::with_capacity(32);
+    for field in [transaction_id, originator.as_bytes(), recipient.as_bytes(), &[], &[]] {
+        writer.prefixed(field);
+    }
+    writer.into_bytes()
+}
+
 impl<'a> GeneralHeader<'a> {
+    /// Reads the five fields, and nothing after them.
+    ///
+    /// # Errors
+    /// [`DecodeError`] with field, offset and rule.
+    pub fn from_wire(wire: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(wire);
+        let header = Self::decode(&mut reader)?;
+        reader.finish("general header")?;
+        Ok(header)
+    }
+
     fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let start = reader.clone();
         let transaction_id = reader.prefixed("transaction-id")?;
@@ -221,7 +242,14 @@ mod tests {
     ];
 
     fn header() -> GeneralHeader<'static> {
-        GeneralHeader::decode(&mut Reader::new(HEADER)).unwrap()
+        GeneralHeader::from_wire(HEADER).unwrap()
+    }
+
+    #[test]
+    fn a_header_is_written_as_it_is_read() {
+        let titles = [9, 18].map(|at| SystemTitle::from_slice(&HEADER[at + 1..at + 9]).unwrap());
+        assert_eq!(header_wire(header().transaction_id, titles[0], titles[1]), HEADER);
+        assert!(GeneralHeader::from_wire(&[HEADER, &[0]].concat()).is_err());
     }
 
     //= DLMS 12.13: dedicated carriers and the ciphered service error are there

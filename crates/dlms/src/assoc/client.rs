@@ -21,7 +21,7 @@ use super::{
 use crate::{
     acse::{AssociateResult, Conformance, Diagnostic, Mechanism},
     apdu::{
-        carrier::{Carrier, CipheredApdu},
+        carrier::{Carrier, CipheredApdu, LAYERS_OVERHEAD_MAX, Signing},
         exception::ExceptionResponse,
         tag,
     },
@@ -53,6 +53,8 @@ pub struct ClientSettings {
     pub carrier: Carrier,
     /// What requests are protected with; [`Protection::None`] without ciphering.
     pub protection: Protection,
+    /// Whether and where requests are signed; responses must be alike. Needs protection.
+    pub signing: Signing,
     /// What responses must be protected with at least.
     pub required: Protection,
     /// Services that are proposed.
@@ -82,6 +84,7 @@ impl ClientSettings {
             mechanism: Mechanism::None,
             carrier: Carrier::Glo,
             protection: Protection::None,
+            signing: Signing::None,
             required: Protection::None,
             conformance: Conformance::SPOKEN,
             max_pdu: 1_024,
@@ -98,7 +101,7 @@ impl ClientSettings {
     pub fn apdu_size_max(&self) -> usize {
         match self.max_pdu {
             0 => PDU_SIZE_UNLIMITED,
-            size if self.ciphered => usize::from(size).saturating_add(Carrier::GeneralGlo.overhead_max()),
+            size if self.ciphered => usize::from(size).saturating_add(LAYERS_OVERHEAD_MAX),
             size => usize::from(size),
         }
     }
@@ -322,13 +325,14 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Settings`] when the settings contradict each other: ciphering or mechanism 5, 6 or 7 without a
-    /// title, protection without ciphering, mechanism 2.
+    /// title, protection without ciphering, signatures without protection, mechanism 2.
     pub fn new(settings: ClientSettings, handle: AssociationHandle) -> Result<Self, ClientError> {
         let needs_title = settings.ciphered
             || matches!(settings.mechanism, Mechanism::Gmac | Mechanism::Sha256 | Mechanism::Ecdsa);
         let is_plain = settings.protection == Protection::None && settings.required == Protection::None;
         let is_possible = (!needs_title || settings.own_title.is_some())
             && (settings.ciphered || is_plain)
+            && (settings.protection != Protection::None || settings.signing == Signing::None)
             //= DLMS 4: mechanism 2 is recognised and refused
             && settings.mechanism != Mechanism::Manufacturer;
         if !is_possible {
@@ -446,7 +450,7 @@ impl Client {
     }
 
     fn service(&mut self, now: Tick, apdu: &[u8], first: u8) {
-        if CipheredApdu::is_carrier(first) {
+        if CipheredApdu::is_protected(first) {
             if !self.settings.ciphered {
                 return self.ignore(Refusal::Unexpected);
             }
@@ -476,8 +480,9 @@ impl Client {
             (Job::HlsVerify, Ok(Done::Verified)) => self.proved(),
             (Job::SealRequest, Ok(Done::Bytes(apdu))) => self.transmit(now, apdu),
             (Job::SealRelease, Ok(Done::Bytes(initiate))) => self.transmit_release(Some(&initiate)),
-            (Job::OpenResponse, Ok(Done::Opened { plain, security_control, .. })) => {
-                if Protection::of(security_control).covers(self.settings.required) {
+            (Job::OpenResponse, Ok(Done::Opened { plain, security_control, carrier, signing })) => {
+                let covers = Protection::of(security_control).covers(self.settings.required);
+                if covers && self.is_mirrored(carrier, signing) {
                     self.opened(now, &plain);
                 } else {
                     self.ignore(Refusal::Protection);
@@ -502,7 +507,16 @@ impl Client {
             return self.transmit(now, plain);
         }
         let carrier = if carrier.carries(first) { carrier } else { carrier.general() };
-        self.ask(Job::SealRequest, Operation::Seal { carrier, protection, apdu: plain });
+        let (signing, peer) = (self.settings.signing, self.session.server_title);
+        self.ask(Job::SealRequest, Operation::Seal { carrier, protection, signing, peer, apdu: plain });
+    }
+
+    /// Whether a response has the layers of the request: one under another key, or without the signature, is a downgrade.
+    fn is_mirrored(&self, carrier: Carrier, signing: Signing) -> bool {
+        //= DLMS 5.6: a response has the layers of its request, and those that are demanded
+        let own = self.settings.carrier;
+        let is_carried = !matches!(own, Carrier::GeneralCiphering(_)) || carrier == own;
+        is_carried && (self.settings.signing == Signing::None || signing == self.settings.signing)
     }
 
     fn transmit(&mut self, now: Tick, apdu: Vec<u8>) {
@@ -522,9 +536,10 @@ impl Client {
     fn request_size_max(&self) -> usize {
         let overhead = match self.settings.protection {
             Protection::None => 0,
-            _ => self.settings.carrier.overhead_max(),
+            _ => self.settings.carrier.general().overhead_max(),
         };
-        self.session.server_pdu_size.saturating_sub(overhead)
+        let signing = self.settings.signing.overhead_max();
+        self.session.server_pdu_size.saturating_sub(overhead).saturating_sub(signing)
     }
 
     fn exception(&mut self, apdu: &[u8]) {

@@ -27,6 +27,8 @@ pub struct AccessContext {
     pub mechanism: Mechanism,
     /// How the request was protected.
     pub protection: Protection,
+    /// Whether the client signed it.
+    pub is_signed: bool,
     /// Whether the broadcast key protected it: the originator is anybody who has that key.
     pub is_broadcast: bool,
 }

@@ -11,7 +11,10 @@ use gridseal_types::{Kind, SystemTitle};
 
 use crate::{
     acse::Mechanism,
-    apdu::{carrier::Carrier, ciphered::SecurityControl},
+    apdu::{
+        carrier::{Carrier, Signing},
+        ciphered::SecurityControl,
+    },
 };
 
 /// Names one association to whoever holds its keys. Opaque, unique while the association lives.
@@ -120,6 +123,10 @@ pub enum Operation {
         carrier: Carrier,
         /// What it is protected with; never [`Protection::None`].
         protection: Protection,
+        /// Whether and where it is signed.
+        signing: Signing,
+        /// Whom it is for: named by general-ciphering and general-signing.
+        peer: Option<SystemTitle>,
         /// Plain APDU.
         apdu: Vec<u8>,
     },
@@ -145,6 +152,19 @@ pub enum Operation {
     End,
 }
 
+impl Operation {
+    /// Protect an initiate of an association or of its end: always under the global key.
+    pub(super) const fn seal_initiate(apdu: Vec<u8>) -> Self {
+        Self::Seal {
+            carrier: Carrier::Glo,
+            protection: Protection::AuthenticatedEncrypted,
+            signing: Signing::None,
+            peer: None,
+            apdu,
+        }
+    }
+}
+
 impl fmt::Debug for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -155,8 +175,8 @@ impl fmt::Debug for Operation {
                 write!(f, "SealInitiate({} bytes, dedicated {dedicated})", apdu.len())
             }
             Self::OpenInitiate { apdu, peer } => write!(f, "OpenInitiate({} bytes, {peer})", apdu.len()),
-            Self::Seal { carrier, protection, apdu } => {
-                write!(f, "Seal({carrier:?}, {protection:?}, {} bytes)", apdu.len())
+            Self::Seal { carrier, protection, signing, apdu, .. } => {
+                write!(f, "Seal({carrier:?}, {protection:?}, {signing:?}, {} bytes)", apdu.len())
             }
             Self::Open { apdu, peer, .. } => write!(f, "Open({} bytes, {peer:?})", apdu.len()),
             Self::HlsReply(peer) => write!(f, "HlsReply({:?})", peer.mechanism),
@@ -180,6 +200,8 @@ pub enum Done {
         security_control: SecurityControl,
         /// How it was carried.
         carrier: Carrier,
+        /// Whether and where it was signed; the signature was found right.
+        signing: Signing,
     },
     /// Yes.
     Verified,
@@ -189,8 +211,9 @@ impl fmt::Debug for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bytes(bytes) => write!(f, "Bytes[{}]", bytes.len()),
-            Self::Opened { plain, security_control, carrier } => {
-                write!(f, "Opened({carrier:?}, {:#04x}, {} bytes)", security_control.0, plain.len())
+            Self::Opened { plain, security_control, carrier, signing } => {
+                let size = plain.len();
+                write!(f, "Opened({carrier:?}, {:#04x}, {signing:?}, {size} bytes)", security_control.0)
             }
             Self::Verified => f.write_str("Verified"),
         }
@@ -224,6 +247,16 @@ pub enum CryptoFault {
     /// The tag does not verify.
     #[error("tag does not verify")]
     Tag,
+    /// The transaction-id is not above the last accepted one of that peer, is not the one that was asked with, or has not
+    /// 8 bytes.
+    #[error("transaction-id was used before, is not the one asked with, or has not 8 bytes")]
+    Transaction,
+    /// The key-info names no key: another choice, another size, a point that is not on the curve, a broken wrapping.
+    #[error("key-info leads to no key")]
+    KeyInfo,
+    /// A signature of general-signing or of an ephemeral key is not that of the originator.
+    #[error("signature is not the originator's")]
+    Signature,
     /// A key that is needed is not there.
     #[error("no key for this")]
     NoKey,

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     acse::{Conformance, InitiateErrorKind, Mechanism},
     apdu::{
-        carrier::{Carrier, CipheredApdu},
+        carrier::{Carrier, CipheredApdu, LAYERS_OVERHEAD_MAX, Signing},
         exception::{ExceptionResponse, ServiceError, StateError},
         reference::InvokeId,
         tag,
@@ -51,6 +51,10 @@ pub struct ServerSettings {
     pub required: Protection,
     /// What every response is protected with beyond what its request had.
     pub response: Protection,
+    /// Whether every request must be signed.
+    pub requires_signature: bool,
+    /// Whether every response is signed, and not only those to signed requests.
+    pub signs_responses: bool,
     /// Services on offer.
     pub conformance: Conformance,
     /// Largest APDU that is taken, bytes; 0 = no limit.
@@ -82,6 +86,8 @@ impl ServerSettings {
             mechanism: Mechanism::None,
             required: Protection::None,
             response: Protection::None,
+            requires_signature: false,
+            signs_responses: false,
             conformance: Conformance::SPOKEN,
             max_pdu: 1_024,
             assembled_size_max: 65_535,
@@ -99,7 +105,7 @@ impl ServerSettings {
     pub fn apdu_size_max(&self) -> usize {
         match self.max_pdu {
             0 => PDU_SIZE_UNLIMITED,
-            size if self.ciphered => usize::from(size).saturating_add(Carrier::GeneralGlo.overhead_max()),
+            size if self.ciphered => usize::from(size).saturating_add(LAYERS_OVERHEAD_MAX),
             size => usize::from(size),
         }
     }
@@ -234,11 +240,13 @@ struct Shape {
     /// `None` for a plain APDU.
     carrier: Option<Carrier>,
     protection: Protection,
+    signing: Signing,
     is_broadcast: bool,
 }
 
 impl Shape {
-    const PLAIN: Self = Self { carrier: None, protection: Protection::None, is_broadcast: false };
+    const PLAIN: Self =
+        Self { carrier: None, protection: Protection::None, signing: Signing::None, is_broadcast: false };
 }
 
 /// What goes on after an operation.
@@ -333,8 +341,8 @@ impl Server {
                     return Err(ServerError::State);
                 }
                 let carrier = self.settings.ciphered.then_some(Carrier::GeneralGlo);
-                let protection = self.settings.response;
-                self.respond(now, apdu, Shape { carrier, protection, is_broadcast: false });
+                let shape = Shape { carrier, protection: self.settings.response, ..Shape::PLAIN };
+                self.respond(now, apdu, shape);
             }
             Input::Timeout => self.timed_out(now),
             Input::Disconnected => {
@@ -404,7 +412,7 @@ impl Server {
             _ if !matches!(self.state, ServerState::Pending | ServerState::Associated) => {
                 self.refuse(Refusal::State, ServiceError::OperationNotPossible);
             }
-            _ if CipheredApdu::is_carrier(first) => {
+            _ if CipheredApdu::is_protected(first) => {
                 if !self.settings.ciphered {
                     return self.refuse(Refusal::Protection, ServiceError::DecipheringError);
                 }
@@ -439,16 +447,18 @@ impl Server {
                 Err(fault) => self.event(Event::Refused(Refusal::Crypto(fault))),
             },
             Job::OpenRequest { is_broadcast } => match result {
-                Ok(Done::Opened { plain, security_control, carrier }) => {
+                Ok(Done::Opened { plain, security_control, carrier, signing }) => {
                     let protection = Protection::of(security_control);
-                    let shape = Shape { carrier: Some(carrier), protection, is_broadcast };
+                    let shape = Shape { carrier: Some(carrier), protection, signing, is_broadcast };
                     //= DLMS 12.8: less protection than demanded is refused, whatever it is called
                     let required = if is_broadcast {
                         Protection::AuthenticatedEncrypted
                     } else {
                         self.settings.required
                     };
-                    if protection.covers(required) {
+                    let is_signed =
+                        is_broadcast || !self.settings.requires_signature || signing != Signing::None;
+                    if protection.covers(required) && is_signed {
                         self.opened(now, &plain, shape, objects);
                     } else if is_broadcast {
                         self.event(Event::Refused(Refusal::Protection));
@@ -502,16 +512,27 @@ impl Server {
         }
     }
 
-    /// Protects a response as its request was, and at least as this association demands.
+    /// Protects a response as its request was, layer by layer, and at least as this association demands.
     fn respond(&mut self, now: Tick, plain: Vec<u8>, shape: Shape) {
+        //= DLMS 5.6: a response has the layers of its request, and those that are demanded
         let protection = shape.protection.and(self.settings.response);
+        let signing = self.response_signing(shape);
         let first = plain.first().copied().unwrap_or_default();
         match shape.carrier.or(self.settings.ciphered.then_some(Carrier::Glo)) {
             Some(carrier) if protection != Protection::None => {
                 let carrier = if carrier.carries(first) { carrier } else { carrier.general() };
-                self.ask(Job::SealResponse, Operation::Seal { carrier, protection, apdu: plain });
+                let peer = self.session.client_title;
+                let seal = Operation::Seal { carrier, protection, signing, peer, apdu: plain };
+                self.ask(Job::SealResponse, seal);
             }
             _ => self.transmit(now, plain),
+        }
+    }
+
+    const fn response_signing(&self, shape: Shape) -> Signing {
+        match shape.signing {
+            Signing::None if self.settings.signs_responses => Signing::Inside,
+            signing => signing,
         }
     }
 
@@ -603,6 +624,7 @@ impl Server {
             user: self.session.user,
             mechanism: if shape.is_broadcast { Mechanism::None } else { self.settings.mechanism },
             protection: shape.protection,
+            is_signed: !matches!(shape.signing, Signing::None),
             is_broadcast: shape.is_broadcast,
         }
     }
@@ -614,6 +636,7 @@ impl Server {
             None => Carrier::GeneralGlo.overhead_max(),
             Some(carrier) => carrier.overhead_max(),
         };
-        self.session.client_pdu_size.saturating_sub(overhead)
+        let signing = self.response_signing(shape).overhead_max();
+        self.session.client_pdu_size.saturating_sub(overhead).saturating_sub(signing)
     }
 }

@@ -2,12 +2,13 @@
 
 use alloc::{vec, vec::Vec};
 
+use gridseal_crypto::{Curve, CurveAgreement, CurveSigner, Key, Rng, RngError};
 use gridseal_types::{ObisCode, SystemTitle, Tick};
 
 use crate::{
     acse::Mechanism,
     apdu::{
-        carrier::Carrier,
+        carrier::{Carrier, Signing},
         ciphered::SecurityControl,
         reference::AttributeId,
         result::{ActionResult, DataAccessResult},
@@ -23,12 +24,16 @@ use crate::{
         block::{BlockSettings, BlockTransfer},
         hdlc::{self, ClientAddress, Link, LinkRole, LinkSettings, Parameters, ServerAddress},
     },
+    suite::local::{
+        AgreementKeys, KeyRing, KeySet, LocalCrypto, LocalSettings, Ports, SigningKeys, VolatileCounters,
+    },
     wire::Reader,
 };
 
 /// Outputs that one input may give at most.
 const OUTPUTS_MAX: usize = 80;
 const TITLE: SystemTitle = SystemTitle(*b"MMM\0\0\0\0\x01");
+const CLIENT_TITLE: SystemTitle = SystemTitle(*b"MMM\0\0\0\0\x02");
 const HANDLE: AssociationHandle = AssociationHandle(1);
 
 /// Takes one operation and its bytes: `operation | length | bytes`.
@@ -85,6 +90,44 @@ impl Objects for Plain {
     }
 }
 
+/// A server of suite 1 with all its keys, and of suite 2: whatever arrives, nothing opens and no counter moves.
+pub(super) fn open_layers(bytes: &[u8]) {
+    open_in::<16>(1, bytes);
+    open_in::<32>(2, bytes);
+}
+
+fn open_in<const N: usize>(suite: u8, bytes: &[u8]) {
+    let curve = Curve::of_suite(suite);
+    let scalar = || vec![7; curve.coordinate_size()];
+    let (Some(signer), Some(agreement)) =
+        (CurveSigner::take(curve, &mut scalar()), CurveAgreement::take(curve, &mut scalar()))
+    else {
+        return;
+    };
+    let peers = |key| [(CLIENT_TITLE, key)].into_iter().collect();
+    let (signing_peers, agreement_peers) = (peers(signer.public()), peers(agreement.public()));
+    let ring = KeyRing {
+        signing: Some(SigningKeys { own: signer, peers: signing_peers }),
+        agreement: Some(AgreementKeys { own: agreement, peers: agreement_peers }),
+        kek: Some(Key::take(&mut [3; N])),
+        ..KeyRing::new(Key::take(&mut [1; N]), Key::take(&mut [2; N]))
+    };
+    let mut crypto = LocalCrypto::new(LocalSettings::server(suite, TITLE), ring, 0);
+    let open = Operation::Open { apdu: bytes.to_vec(), peer: Some(CLIENT_TITLE), is_broadcast: false };
+    let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut NoRng };
+    let outcome = crypto.perform(HANDLE, &open, &mut ports);
+    assert!(outcome.is_err(), "opened without the keys");
+    assert_eq!(crypto.last_received(KeySet::Unicast, CLIENT_TITLE), None, "a refused apdu moves a counter");
+}
+
+struct NoRng;
+
+impl Rng for NoRng {
+    fn fill(&mut self, _: &mut [u8]) -> Result<(), RngError> {
+        Err(RngError)
+    }
+}
+
 /// What a performer might say: the right kind of answer, with contents out of the input.
 fn result_of(operation: &Operation, choice: u8, bytes: &[u8]) -> CryptoResult {
     if choice & 1 == 1 {
@@ -95,6 +138,7 @@ fn result_of(operation: &Operation, choice: u8, bytes: &[u8]) -> CryptoResult {
             plain: bytes.to_vec(),
             security_control: SecurityControl(if choice & 2 == 0 { 0x30 } else { choice }),
             carrier: Carrier::Glo,
+            signing: if choice & 4 == 0 { Signing::None } else { Signing::Inside },
         },
         Operation::CheckPassword(_) | Operation::HlsVerify { .. } | Operation::End => Done::Verified,
         Operation::Seal { apdu, .. } | Operation::SealInitiate { apdu, .. } => Done::Bytes(apdu.clone()),

@@ -3,26 +3,34 @@
 //! Counters are durable before they are used, in both directions: sending counters come out of reserved blocks, an
 //! accepted counter is stored before the plain APDU is handed out. A counter is compared before the tag is verified,
 //! which is cheap, and stored after it, so that a forged high one locks nobody out.
+//!
+//! Keys that are fresh for one APDU (general-ciphering, wrapped or agreed upon) have no counter that could tell a
+//! repeated APDU: the transaction-ids do. Those of requests are numbers of 8 bytes that rise from one to the next, on the
+//! side that draws them and on the side that judges them; they belong to the two parties and outlive every key.
 
+mod general;
 mod open;
+mod transaction;
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
 use gridseal_crypto::{
-    CounterError, InvocationCounter, Key, PublicKey, Reservation, Rng, Signer, SigningKey, Ticket, apdu,
+    CounterError, Curve, CurveAgreement, CurvePublic, CurveSigner, InvocationCounter, Key, Reservation, Rng,
+    Ticket, apdu,
     hls::Secret,
-    role::{DedicatedKey, DlmsSigning, Gak, Gbek, Guek},
+    role::{DedicatedKey, Gak, Gbek, Guek, Kek},
 };
 use gridseal_types::SystemTitle;
 
 use crate::{
     acse::Mechanism,
     apdu::{
-        carrier::{Carrier, carry},
+        carrier::{Carrier, Signing, carry},
         ciphered::{Protected, SecurityControl},
     },
     assoc::{AssociationHandle, CryptoFault, CryptoResult, Done, Operation, PeerChallenge, Protection},
 };
+use transaction::{TransactionId, Transactions};
 
 /// Farthest that a hint of the peer may move the own sending counter at once: a false hint must not use up the key.
 pub const HINT_JUMP_MAX: u64 = 1 << 20;
@@ -62,6 +70,19 @@ pub trait CounterStore {
     /// # Errors
     /// [`CounterStoreError`]; the APDU is then not handed out.
     fn accepted(&mut self, set: KeySet, peer: SystemTitle, counter: u32) -> Result<(), CounterStoreError>;
+
+    /// No own transaction-id below `end` is used again, whatever becomes of the keys.
+    ///
+    /// # Errors
+    /// [`CounterStoreError`]; the ids are then not used.
+    fn reserve_transactions(&mut self, end: u64) -> Result<(), CounterStoreError>;
+
+    /// Transaction `id` of `peer` was accepted: it and everything below is not accepted again, whatever becomes of the
+    /// keys.
+    ///
+    /// # Errors
+    /// [`CounterStoreError`]; the APDU is then not handed out.
+    fn accepted_transaction(&mut self, peer: SystemTitle, id: u64) -> Result<(), CounterStoreError>;
 }
 
 /// For tests and one-shot tools, whose counters are kept elsewhere: forgets at once.
@@ -74,6 +95,14 @@ impl CounterStore for VolatileCounters {
     }
 
     fn accepted(&mut self, _: KeySet, _: SystemTitle, _: u32) -> Result<(), CounterStoreError> {
+        Ok(())
+    }
+
+    fn reserve_transactions(&mut self, _: u64) -> Result<(), CounterStoreError> {
+        Ok(())
+    }
+
+    fn accepted_transaction(&mut self, _: SystemTitle, _: u64) -> Result<(), CounterStoreError> {
         Ok(())
     }
 }
@@ -98,8 +127,20 @@ pub struct KeyRing<const N: usize = 16> {
     pub gbek: Option<Key<Gbek, N>>,
     /// Password or secret of mechanisms 1, 3, 4 and 6.
     pub secret: Option<Secret>,
-    /// Keys of mechanism 7.
+    /// Keys of mechanism 7, general-signing and one-pass key agreement.
     pub signing: Option<SigningKeys>,
+    /// Static keys of key agreement.
+    pub agreement: Option<AgreementKeys>,
+    /// Master key: wraps the keys of general-ciphering.
+    pub kek: Option<Key<Kek, N>>,
+}
+
+impl<const N: usize> KeyRing<N> {
+    /// The two keys that every suite needs, and none of the others.
+    #[must_use]
+    pub const fn new(guek: Key<Guek, N>, gak: Key<Gak, N>) -> Self {
+        Self { guek, gak, gbek: None, secret: None, signing: None, agreement: None, kek: None }
+    }
 }
 
 /// Keys and secrets that take the place of present ones; `None` leaves one as it is.
@@ -113,6 +154,12 @@ pub struct NewKeys<const N: usize = 16> {
     pub gak: Option<Key<Gak, N>>,
     /// Password or secret.
     pub secret: Option<Secret>,
+    /// Own signing key and those of the peers.
+    pub signing: Option<SigningKeys>,
+    /// Own key of key agreement and those of the peers.
+    pub agreement: Option<AgreementKeys>,
+    /// Master key.
+    pub kek: Option<Key<Kek, N>>,
 }
 
 /// Where the counters of a key stand: zero and none for one that was never used, else what is durable.
@@ -124,13 +171,32 @@ pub struct KeyCounters {
     pub received: BTreeMap<SystemTitle, u32>,
 }
 
-/// Signing keys of mechanism 7 on P-256: the own one, and those of the peers that are believed.
+/// Signing keys on the curve of the suite: the own one, and those of the peers that are believed.
 #[derive(Debug)]
 pub struct SigningKeys {
     /// Own private key.
-    pub own: SigningKey<DlmsSigning>,
+    pub own: CurveSigner,
     /// Public keys of peers by their title. A certificate inside an AARQ or AARE adds none.
-    pub peers: BTreeMap<SystemTitle, PublicKey>,
+    pub peers: BTreeMap<SystemTitle, CurvePublic>,
+}
+
+/// Static keys of key agreement on the curve of the suite: the own one, and those of the peers that are believed.
+#[derive(Debug)]
+pub struct AgreementKeys {
+    /// Own private key.
+    pub own: CurveAgreement,
+    /// Public keys of peers by their title.
+    pub peers: BTreeMap<SystemTitle, CurvePublic>,
+}
+
+/// Where implementations differ from the normative reading, which is the default. Neither form could be checked against
+/// the text of the standard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerQuirks {
+    /// The tag of general-ciphering does not cover the header.
+    pub short_aad: bool,
+    /// The signature of general-signing does not cover the length of the content.
+    pub unsized_content: bool,
 }
 
 /// How keys are used.
@@ -144,6 +210,48 @@ pub struct LocalSettings {
     pub legacy_mechanisms: bool,
     /// Whether encryption without authentication is accepted and made.
     pub danger_unauthenticated: bool,
+    /// Whether requests are opened and responses sealed, instead of the other way round.
+    pub is_server: bool,
+    /// What the peers do differently.
+    pub quirks: PeerQuirks,
+}
+
+impl LocalSettings {
+    /// A client of a suite, as the standard has it.
+    #[must_use]
+    pub const fn client(suite: u8, own_title: SystemTitle) -> Self {
+        let quirks = PeerQuirks { short_aad: false, unsized_content: false };
+        Self {
+            suite,
+            own_title,
+            legacy_mechanisms: false,
+            danger_unauthenticated: false,
+            is_server: false,
+            quirks,
+        }
+    }
+
+    /// A server of a suite, as the standard has it.
+    #[must_use]
+    pub const fn server(suite: u8, own_title: SystemTitle) -> Self {
+        Self { is_server: true, ..Self::client(suite, own_title) }
+    }
+
+    /// The curve of its asymmetric keys.
+    #[must_use]
+    pub const fn curve(&self) -> Curve {
+        Curve::of_suite(self.suite)
+    }
+}
+
+/// What an APDU is sealed with.
+#[derive(Debug, Clone, Copy)]
+struct Layers {
+    carrier: Carrier,
+    protection: Protection,
+    signing: Signing,
+    /// Whom it is for.
+    peer: Option<SystemTitle>,
 }
 
 #[derive(Debug)]
@@ -163,11 +271,13 @@ struct Secrets<const N: usize> {
     dedicated: Option<Dedicated<N>>,
     /// The last counter accepted under the global key in this association, and the one before it.
     last_accepted: Option<(Option<u32>, u32)>,
+    /// Client: the transaction of the request that is not yet answered. Server: that of the request to be answered.
+    transaction: Option<TransactionId>,
 }
 
 impl<const N: usize> Default for Secrets<N> {
     fn default() -> Self {
-        Self { challenge: None, spent: None, dedicated: None, last_accepted: None }
+        Self { challenge: None, spent: None, dedicated: None, last_accepted: None, transaction: None }
     }
 }
 
@@ -179,6 +289,7 @@ pub struct LocalCrypto<const N: usize = 16> {
     sending: InvocationCounter,
     broadcast_sending: InvocationCounter,
     received: BTreeMap<(KeySet, SystemTitle), u32>,
+    transactions: Transactions,
     associations: BTreeMap<AssociationHandle, Secrets<N>>,
 }
 
@@ -193,6 +304,7 @@ impl<const N: usize> LocalCrypto<N> {
             sending: InvocationCounter::resume(sending_end),
             broadcast_sending: InvocationCounter::resume(0),
             received: BTreeMap::new(),
+            transactions: Transactions::new(),
             associations: BTreeMap::new(),
         }
     }
@@ -230,9 +342,27 @@ impl<const N: usize> LocalCrypto<N> {
         if let Some(key) = new.gak {
             self.keys.gak = key;
         }
-        if let Some(secret) = new.secret {
-            self.keys.secret = Some(secret);
-        }
+        let KeyRing { secret, signing, agreement, kek, .. } = &mut self.keys;
+        *secret = new.secret.or(secret.take());
+        *signing = new.signing.or(signing.take());
+        *agreement = new.agreement.or(agreement.take());
+        *kek = new.kek.or(kek.take());
+    }
+
+    /// Goes on with the transaction-ids: own ones from `sending_end`, the durable end of the last reservation.
+    pub const fn resume_transactions(&mut self, sending_end: u64) {
+        self.transactions.resume(sending_end);
+    }
+
+    /// Goes on with the highest transaction-id that was accepted from a peer. It never lowers one.
+    pub fn resume_transaction_of(&mut self, peer: SystemTitle, id: u64) {
+        self.transactions.resume_of(peer, id);
+    }
+
+    /// The master key.
+    #[must_use]
+    pub const fn kek(&self) -> Option<&Key<Kek, N>> {
+        self.keys.kek.as_ref()
     }
 
     /// Goes on above a counter that the server says it has seen of us, read without protection by a public client. It
@@ -297,8 +427,10 @@ impl<const N: usize> LocalCrypto<N> {
                 self.seal_initiate(handle, apdu, *dedicated, ports)
             }
             Operation::OpenInitiate { apdu, peer } => self.open_initiate(handle, apdu, *peer, ports),
-            Operation::Seal { carrier, protection, apdu } => {
-                self.seal(handle, *carrier, *protection, apdu, ports)
+            Operation::Seal { carrier, protection, signing, peer, apdu } => {
+                let layers =
+                    Layers { carrier: *carrier, protection: *protection, signing: *signing, peer: *peer };
+                self.seal(handle, layers, apdu, ports)
             }
             Operation::Open { apdu, peer, is_broadcast } => {
                 let set = if *is_broadcast { KeySet::Broadcast } else { KeySet::Unicast };
@@ -322,7 +454,7 @@ impl<const N: usize> LocalCrypto<N> {
         let invocation_counter = ticket.value();
         let body =
             apdu::protect(gbek, &self.keys.gak, header, ticket, apdu).ok_or(CryptoFault::Unavailable)?;
-        self.carried(carrier, control, invocation_counter, apdu.first().copied(), &body)
+        self.carried(carrier, control, invocation_counter, apdu.first().copied(), &body).map(Done::Bytes)
     }
 
     fn secret(&self) -> Result<&Secret, CryptoFault> {
@@ -340,8 +472,7 @@ impl<const N: usize> LocalCrypto<N> {
             Mechanism::Md5 | Mechanism::Sha1 => self.settings.legacy_mechanisms,
             //= DLMS 4: mechanism 2 is recognised and refused
             Mechanism::Manufacturer => false,
-            // Suite 2 signs on P-384, which is not here.
-            Mechanism::Ecdsa => self.keys.signing.is_some() && self.settings.suite < 2,
+            Mechanism::Ecdsa => self.keys.signing.is_some(),
         };
         if is_spoken { Ok(()) } else { Err(CryptoFault::Mechanism(mechanism)) }
     }
@@ -369,7 +500,8 @@ impl<const N: usize> LocalCrypto<N> {
     ) -> CryptoResult {
         //= DLMS 3.4: the initiate is protected with the global key, also when it delivers a dedicated one
         if !dedicated {
-            return self.seal(handle, Carrier::Glo, Protection::AuthenticatedEncrypted, plain, ports);
+            let body = self.ciphered(handle, Carrier::Glo, Protection::AuthenticatedEncrypted, plain, ports);
+            return body.map(Done::Bytes);
         }
         let key: Key<DedicatedKey, N> = Key::generate(ports.rng).map_err(|_| CryptoFault::Unavailable)?;
         let ticket = ticket(&mut self.sending, KeySet::Unicast, ports)?;
@@ -382,18 +514,11 @@ impl<const N: usize> LocalCrypto<N> {
         let body = apdu::protect_with_key(guek, gak, header, ticket, &[*first, 1], &key, rest)
             .ok_or(CryptoFault::Unavailable)?;
         self.secrets(handle).dedicated = Some(Dedicated::new(key));
-        self.carried(Carrier::Glo, control, invocation_counter, Some(*first), &body)
+        self.carried(Carrier::Glo, control, invocation_counter, Some(*first), &body).map(Done::Bytes)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one APDU and everything it is judged by")]
-    fn seal(
-        &mut self,
-        handle: AssociationHandle,
-        carrier: Carrier,
-        protection: Protection,
-        plain: &[u8],
-        ports: &mut Ports<'_>,
-    ) -> CryptoResult {
+    /// The control octet of a protection, if that one is made here.
+    const fn control(&self, protection: Protection) -> Result<u8, CryptoFault> {
         let is_allowed = match protection {
             Protection::None => false,
             Protection::Encrypted => self.settings.danger_unauthenticated,
@@ -402,9 +527,20 @@ impl<const N: usize> LocalCrypto<N> {
         //= DLMS 12.8: the control octet says what is done
         //= DLMS 12.9: the suite is in every control octet
         let control = protection.bits() | self.settings.suite;
-        if !is_allowed {
-            return Err(CryptoFault::SecurityControl(SecurityControl(control)));
-        }
+        if is_allowed { Ok(control) } else { Err(CryptoFault::SecurityControl(SecurityControl(control))) }
+    }
+
+    /// One of the four carriers around an APDU.
+    #[expect(clippy::too_many_arguments, reason = "one APDU and everything it is judged by")]
+    fn ciphered(
+        &mut self,
+        handle: AssociationHandle,
+        carrier: Carrier,
+        protection: Protection,
+        plain: &[u8],
+        ports: &mut Ports<'_>,
+    ) -> Result<Vec<u8>, CryptoFault> {
+        let control = self.control(protection)?;
         let header = apdu::Header { originator: self.settings.own_title, security_control: control };
         let Self { keys, sending, associations, .. } = self;
         let (invocation_counter, body) = if carrier.is_dedicated() {
@@ -429,12 +565,10 @@ impl<const N: usize> LocalCrypto<N> {
         invocation_counter: u32,
         tag: Option<u8>,
         body: &[u8],
-    ) -> CryptoResult {
+    ) -> Result<Vec<u8>, CryptoFault> {
         let protected = Protected { security_control: SecurityControl(control), invocation_counter, body };
         let title = Some(self.settings.own_title);
-        carry(carrier, tag.ok_or(CryptoFault::Form)?, title, &protected)
-            .map(Done::Bytes)
-            .ok_or(CryptoFault::Form)
+        carry(carrier, tag.ok_or(CryptoFault::Form)?, title, &protected).ok_or(CryptoFault::Form)
     }
 
     /// Own challenge, title and peer's for mechanism 6: `[own title, peer title, peer challenge, own challenge]`.
@@ -460,7 +594,7 @@ impl<const N: usize> LocalCrypto<N> {
                 } else {
                     //= DLMS 4: mechanism 7 signs titles and challenges, r and s as they are
                     let keys = self.keys.signing.as_ref().ok_or(CryptoFault::NoKey)?;
-                    keys.own.sign(&parts.concat()).map_err(|_| CryptoFault::Unavailable)?.to_vec()
+                    keys.own.sign(&parts.concat()).ok_or(CryptoFault::Unavailable)?
                 }
             }
             Mechanism::Gmac => {

@@ -288,7 +288,7 @@ pub(super) fn general_signing(branch: &mut Branch, reader: &mut Reader<'_>, walk
     apdu?;
     match verified {
         Some(true) => walk.opened(true),
-        Some(false) => walk.fail(signature_at, CryptoFault::Tag),
+        Some(false) => walk.fail(signature_at, CryptoFault::Signature),
         None => {}
     }
     Ok(())

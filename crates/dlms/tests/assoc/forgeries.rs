@@ -2,7 +2,7 @@
 
 use gridseal_dlms::{
     acse::{Aare, Aarq, Mechanism},
-    apdu::carrier::Carrier,
+    apdu::carrier::{Carrier, Signing},
     assoc::{
         CryptoFault, Protection,
         client::{self, ClientSettings, Request, Response},
@@ -629,6 +629,8 @@ fn a_response_or_initiate_with_less_protection_than_demanded_is_refused() {
         let seal = gridseal_dlms::assoc::Operation::Seal {
             carrier: Carrier::Glo,
             protection: Protection::Authenticated,
+            signing: Signing::None,
+            peer: None,
             apdu: vec![0x08, 0, 6, 0x5F, 0x1F, 4, 0, 0, 0x7E, 0x1F, 4, 0, 0, 7],
         };
         let mut rng = crate::pair::TestRng(1);

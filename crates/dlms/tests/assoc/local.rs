@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use gridseal_crypto::{Key, hls::Secret};
 use gridseal_dlms::{
     acse::Mechanism,
-    apdu::carrier::Carrier,
+    apdu::carrier::{Carrier, Signing},
     assoc::{AssociationHandle, CryptoFault, Done, Operation, PeerChallenge, Protection},
     suite::local::{
         CounterStore, CounterStoreError, KeyCounters, KeyRing, KeySet, LocalCrypto, LocalSettings, NewKeys,
@@ -26,7 +26,8 @@ fn perform(crypto: &mut LocalCrypto, operation: &Operation) -> Result<Vec<u8>, C
 }
 
 fn seal(carrier: Carrier, protection: Protection, apdu: &str) -> Operation {
-    Operation::Seal { carrier, protection, apdu: hex::decode(apdu).unwrap() }
+    let apdu = hex::decode(apdu).unwrap();
+    Operation::Seal { carrier, protection, signing: Signing::None, peer: None, apdu }
 }
 
 //= DLMS 5.3: the nonce is system title and counter, the associated data control octet and authentication key
@@ -52,12 +53,7 @@ fn all_protections_and_carriers_give_the_vectors_of_the_fact_sheet() {
     );
     let refused = perform(&mut at(), &seal(Carrier::Glo, Protection::Encrypted, get));
     assert!(matches!(refused, Err(CryptoFault::SecurityControl(_))), "no tag: refused by default");
-    let settings = LocalSettings {
-        suite: 0,
-        own_title: SERVER_TITLE,
-        legacy_mechanisms: false,
-        danger_unauthenticated: true,
-    };
+    let settings = LocalSettings { danger_unauthenticated: true, ..LocalSettings::server(0, SERVER_TITLE) };
     let mut danger = LocalCrypto::new(settings, ring(), 0x0123_4567);
     assert_eq!(
         sealed(&mut danger, Carrier::Glo, Protection::Encrypted),
@@ -67,20 +63,11 @@ fn all_protections_and_carriers_give_the_vectors_of_the_fact_sheet() {
 
 #[test]
 fn suite_2_has_keys_of_32_bytes() {
-    let settings = LocalSettings {
-        suite: 2,
-        own_title: SERVER_TITLE,
-        legacy_mechanisms: false,
-        danger_unauthenticated: false,
-    };
-    let keys = KeyRing::<32> {
-        guek: Key::take(&mut std::array::from_fn(|index| index as u8)),
-        gak: Key::take(&mut std::array::from_fn(|index| 0xD0 + index as u8)),
-        gbek: None,
-        secret: None,
-        signing: None,
-    };
-    let mut crypto = LocalCrypto::new(settings, keys, 0x0123_4567);
+    let keys = KeyRing::<32>::new(
+        Key::take(&mut std::array::from_fn(|index| index as u8)),
+        Key::take(&mut std::array::from_fn(|index| 0xD0 + index as u8)),
+    );
+    let mut crypto = LocalCrypto::new(LocalSettings::server(2, SERVER_TITLE), keys, 0x0123_4567);
     let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) };
     let operation = seal(Carrier::Glo, Protection::AuthenticatedEncrypted, "c0010000080000010000ff0200");
     let Ok(Done::Bytes(sealed)) = crypto.perform(HANDLE, &operation, &mut ports) else { panic!() };
@@ -142,6 +129,7 @@ fn the_broadcast_of_the_fact_sheet_is_sealed_and_opened() {
 struct Log {
     reserved: Vec<u64>,
     accepted: Vec<u32>,
+    transactions: Vec<u64>,
     fails: bool,
 }
 
@@ -158,6 +146,18 @@ impl CounterStore for Store<'_> {
     fn accepted(&mut self, _: KeySet, _: SystemTitle, counter: u32) -> Result<(), CounterStoreError> {
         let mut log = self.0.borrow_mut();
         log.accepted.push(counter);
+        if log.fails { Err(CounterStoreError) } else { Ok(()) }
+    }
+
+    fn reserve_transactions(&mut self, end: u64) -> Result<(), CounterStoreError> {
+        let mut log = self.0.borrow_mut();
+        log.transactions.push(end);
+        if log.fails { Err(CounterStoreError) } else { Ok(()) }
+    }
+
+    fn accepted_transaction(&mut self, _: SystemTitle, id: u64) -> Result<(), CounterStoreError> {
+        let mut log = self.0.borrow_mut();
+        log.transactions.push(id);
         if log.fails { Err(CounterStoreError) } else { Ok(()) }
     }
 }
@@ -431,16 +431,7 @@ fn signatures_of_mechanism_7_are_checked_bit_by_bit_and_by_their_owner() {
     let of_server = challenge(&mut server);
     let reply = sign(&mut client, &of_server);
     assert!(perform(&mut server, &verify(CLIENT_TITLE, &own, &reply[..63])).is_err());
-    let mut without = LocalCrypto::new(
-        LocalSettings {
-            suite: 0,
-            own_title: SERVER_TITLE,
-            legacy_mechanisms: false,
-            danger_unauthenticated: false,
-        },
-        ring(),
-        0,
-    );
+    let mut without = LocalCrypto::new(LocalSettings::server(0, SERVER_TITLE), ring(), 0);
     let refused = perform(&mut without, &Operation::Challenge(Mechanism::Ecdsa));
     assert_eq!(refused, Err(CryptoFault::Mechanism(Mechanism::Ecdsa)));
 }

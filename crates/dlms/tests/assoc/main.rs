@@ -6,4 +6,5 @@ mod forgeries;
 mod local;
 mod normal;
 mod pair;
+mod suites;
 mod tree;

@@ -22,7 +22,7 @@ use crate::pair::{
 };
 
 /// Every service once, over whatever the pair is.
-fn serve_all(pair: &mut Pair) {
+pub(crate) fn serve_all(pair: &mut Pair) {
     let energy = Data::DoubleLongUnsigned(123_456).to_bytes();
     assert_eq!(pair.ask(Request::Get(ENERGY, None)), Response::Get(Ok(energy.clone())));
     let missing = gridseal_dlms::apdu::reference::AttributeId { attribute: 9, ..ENERGY };
@@ -126,8 +126,7 @@ fn legacy_mechanisms_work_in_the_legacy_profile_and_nowhere_else() {
         assert!(matches!(pair.at_client.last(), Some(client::Event::Refused(_))), "{:?}", pair.at_client);
         let mut pair = make();
         let legacy = |own_title| {
-            let settings =
-                LocalSettings { suite: 0, own_title, legacy_mechanisms: true, danger_unauthenticated: false };
+            let settings = LocalSettings { legacy_mechanisms: true, ..LocalSettings::client(0, own_title) };
             LocalCrypto::new(settings, ring(), 0)
         };
         (pair.client_crypto, pair.server_crypto) = (legacy(CLIENT_TITLE), legacy(SERVER_TITLE));

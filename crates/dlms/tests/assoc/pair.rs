@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gridseal_crypto::{Key, Rng, RngError, Signer, SigningKey, hls::Secret};
+use gridseal_crypto::{Curve, CurveSigner, Key, Rng, RngError, hls::Secret};
 use gridseal_dlms::{
     acse::Mechanism,
     apdu::{
@@ -42,12 +42,12 @@ impl Rng for TestRng {
 }
 
 pub(crate) fn ring() -> KeyRing<16> {
+    let guek = Key::take(&mut std::array::from_fn(|index| index as u8));
+    let gak = Key::take(&mut std::array::from_fn(|index| 0xD0 + index as u8));
     KeyRing {
-        guek: Key::take(&mut std::array::from_fn(|index| index as u8)),
-        gak: Key::take(&mut std::array::from_fn(|index| 0xD0 + index as u8)),
         gbek: Some(Key::take(&mut std::array::from_fn(|index| 0x0F - index as u8))),
         secret: Some(Secret::take(&mut b"DLMSsecret123456".to_vec())),
-        signing: None,
+        ..KeyRing::new(guek, gak)
     }
 }
 
@@ -57,26 +57,29 @@ const SERVER_SIGNING: &str = "ae55414ffe079f9fc95649536bd1c2b5653d200813727e07d5
 
 /// Own signing key by title, and the public keys of both.
 pub(crate) fn signing(own_title: SystemTitle) -> SigningKeys {
-    let key = |scalar: &str| {
-        let mut bytes: [u8; 32] = hex::decode(scalar).unwrap().try_into().unwrap();
-        SigningKey::new(&Key::take(&mut bytes)).unwrap()
-    };
-    let (client, server): (SigningKey<_>, SigningKey<_>) = (key(CLIENT_SIGNING), key(SERVER_SIGNING));
+    let key = |scalar: &str| CurveSigner::take(Curve::P256, &mut hex::decode(scalar).unwrap()).unwrap();
+    let (client, server) = (key(CLIENT_SIGNING), key(SERVER_SIGNING));
     let peers = BTreeMap::from([(CLIENT_TITLE, client.public()), (SERVER_TITLE, server.public())]);
     SigningKeys { own: if own_title == CLIENT_TITLE { client } else { server }, peers }
 }
 
+/// Settings of the client or the server.
+pub(crate) fn settings(suite: u8, own_title: SystemTitle) -> LocalSettings {
+    let is_server = own_title == SERVER_TITLE;
+    LocalSettings { is_server, ..LocalSettings::client(suite, own_title) }
+}
+
 pub(crate) fn local(own_title: SystemTitle, sending_end: u64) -> LocalCrypto {
-    let settings =
-        LocalSettings { suite: 0, own_title, legacy_mechanisms: false, danger_unauthenticated: false };
-    LocalCrypto::new(settings, ring(), sending_end)
+    LocalCrypto::new(settings(0, own_title), ring(), sending_end)
 }
 
 /// As [`local`], with the keys of mechanism 7, which take time to prepare.
 pub(crate) fn local_signing(own_title: SystemTitle, sending_end: u64) -> LocalCrypto {
-    let settings =
-        LocalSettings { suite: 0, own_title, legacy_mechanisms: false, danger_unauthenticated: false };
-    LocalCrypto::new(settings, KeyRing { signing: Some(signing(own_title)), ..ring() }, sending_end)
+    LocalCrypto::new(
+        settings(0, own_title),
+        KeyRing { signing: Some(signing(own_title)), ..ring() },
+        sending_end,
+    )
 }
 
 /// Rows of four columns that are made only when they are asked for.

@@ -1,12 +1,18 @@
 //! The file as it is written, and what is checked of it.
 
-use gridseal_dlms::{acse::Mechanism, assoc::Protection};
+use gridseal_crypto::Curve;
+use gridseal_dlms::{
+    acse::Mechanism,
+    apdu::carrier::{Carrier as Spoken, KeyKind, Signing},
+    assoc::Protection,
+    suite::local::PeerQuirks,
+};
 use gridseal_types::SystemTitle;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Aad, Association, Carrier, KeyInfo, Lab, LabError, Party, Rights, Role,
+    Association, Carrier, KeyInfo, Lab, LabError, Party, Reading, Rights, Role, SigningOrder,
     keys::{Bytes, Keys, PartyKeys},
     object,
 };
@@ -26,8 +32,9 @@ struct File {
     carrier: Carrier,
     #[serde(default = "identified")]
     key_info: KeyInfo,
+    signing: Option<Spanned<bool>>,
     #[serde(default)]
-    signing: bool,
+    signing_order: SigningOrder,
     listen_sap: Option<Spanned<u16>>,
     client_sap: Option<Spanned<u16>>,
     max_pdu: Option<Spanned<u16>>,
@@ -85,16 +92,13 @@ struct KeyFields {
     secret: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct Quirks {
-    aad: Aad,
-}
-
-impl Default for Quirks {
-    fn default() -> Self {
-        Self { aad: Aad::Normative }
-    }
+    #[serde(default)]
+    aad: Reading,
+    #[serde(default)]
+    signed: Reading,
 }
 
 #[derive(Deserialize)]
@@ -140,7 +144,7 @@ impl Place<'_> {
         value.map(|value| self.bytes(name, value, size)).transpose()
     }
 
-    fn party(&self, name: &str, side: &Side, curve: usize) -> Result<(Party, PartyKeys), LabError> {
+    fn party(&self, name: &str, side: &Side, curve: Curve) -> Result<(Party, PartyKeys), LabError> {
         let title = self.bytes(&format!("{name}.system_title"), &side.system_title, SystemTitle::SIZE)?;
         let system_title = SystemTitle::from_slice(&title.0)
             .ok_or_else(|| self.at(&side.system_title, "lab-length", "system_title is not 8 bytes"))?;
@@ -148,14 +152,14 @@ impl Place<'_> {
             self.optional(&format!("{name}.{field}"), value.as_ref(), size)
         };
         let keys = PartyKeys {
-            signing: part("signing_key", &side.signing_key, curve)?,
-            agreement: part("agreement_key", &side.agreement_key, curve)?,
-            signing_public: part("signing_public", &side.signing_public, 2 * curve)?,
-            agreement_public: part("agreement_public", &side.agreement_public, 2 * curve)?,
+            signing: part("signing_key", &side.signing_key, curve.coordinate_size())?,
+            agreement: part("agreement_key", &side.agreement_key, curve.coordinate_size())?,
+            signing_public: part("signing_public", &side.signing_public, curve.point_size())?,
+            agreement_public: part("agreement_public", &side.agreement_public, curve.point_size())?,
         };
-        // Keys on P-384 are not looked into: nothing works with them yet.
-        if curve == 32 && !keys.are_on_curve() {
-            return Err(self.at(&side.system_title, "lab-value", format!("a key of {name} is not on P-256")));
+        if !keys.are_on(curve) {
+            let message = format!("a key of {name} is not on the curve of the suite");
+            return Err(self.at(&side.system_title, "lab-value", message));
         }
         Ok((Party { system_title, invocation_counter: side.invocation_counter }, keys))
     }
@@ -235,7 +239,7 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         }
     }
     let suite = ranged(&place, file.suite.as_ref(), 0, (|suite| suite <= 2, "suite is none of 0, 1, 2"))?;
-    let (size, curve) = if suite == 2 { (32, 48) } else { (16, 32) };
+    let (size, curve) = (if suite == 2 { 32 } else { 16 }, Curve::of_suite(suite));
     let mechanism = place.mechanism(file.mechanism.as_ref(), Mechanism::Gmac)?;
     let protection = match file.protection.as_ref().map_or(Protected::Both, |value| *value.get_ref()) {
         Protected::None => Protection::None,
@@ -268,8 +272,14 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
     let associations = all_associations(&place, &file.association, default)?;
     let end = text.trim_end().len();
     let at = file.keys.as_ref().map_or(end, |keys| keys.span().start);
-    check_keys(&keys, protection, &associations).map_err(|name| {
-        place.error(at, "lab-missing-key", format!("{name} is missing, which mechanism or protection need"))
+    let carrier = file.carrier.with(file.key_info);
+    let signing = signing(&place, file.signing.as_ref(), file.signing_order, protection)?;
+    let missing = check_keys(&keys, protection, &associations).and_then(|()| {
+        if protection == Protection::None { Ok(()) } else { check_layers(&keys, carrier, signing) }
+    });
+    missing.map_err(|name| {
+        let message = format!("{name} is missing, which mechanism, protection, carrier or signing need");
+        place.error(at, "lab-missing-key", message)
     })?;
     let objects =
         file.object.iter().map(|entry| object::read(&place, entry)).collect::<Result<Vec<_>, _>>()?;
@@ -277,19 +287,38 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         suite,
         mechanism,
         protection,
-        carrier: file.carrier,
-        key_info: file.key_info,
-        signing: file.signing,
+        carrier,
+        signing,
         listen_sap,
         client_sap,
         max_pdu,
         client,
         server,
         keys,
-        aad: file.peer_quirks.aad,
+        quirks: PeerQuirks {
+            short_aad: file.peer_quirks.aad == Reading::Short,
+            unsized_content: file.peer_quirks.signed == Reading::Short,
+        },
         associations,
         objects,
     })
+}
+
+/// Whether and where is signed.
+fn signing(
+    place: &Place<'_>,
+    asked: Option<&Spanned<bool>>,
+    order: SigningOrder,
+    protection: Protection,
+) -> Result<Signing, LabError> {
+    match (asked, order) {
+        (Some(asked), _) if *asked.get_ref() && protection == Protection::None => {
+            Err(place.at(asked, "lab-conflict", "what is not protected is not signed"))
+        }
+        (Some(asked), SigningOrder::SignThenCipher) if *asked.get_ref() => Ok(Signing::Inside),
+        (Some(asked), SigningOrder::CipherThenSign) if *asked.get_ref() => Ok(Signing::Outside),
+        _ => Ok(Signing::None),
+    }
 }
 
 /// Those of the file, and the default one unless one of them has its access point.
@@ -342,8 +371,35 @@ fn check_keys(keys: &Keys, protection: Protection, associations: &[Association])
         keys.secret.as_ref().ok_or("keys.secret")?;
     }
     if any(|a| a.mechanism == Mechanism::Ecdsa) {
-        for (party, name) in [(&keys.client, "client.signing_key"), (&keys.server, "server.signing_key")] {
-            party.signing.as_ref().or(party.signing_public.as_ref()).ok_or(name)?;
+        check_signing(keys)?;
+    }
+    Ok(())
+}
+
+/// Signing keys of both sides, private or public.
+fn check_signing(keys: &Keys) -> Result<(), &'static str> {
+    for (party, name) in [(&keys.client, "client.signing_key"), (&keys.server, "server.signing_key")] {
+        party.signing.as_ref().or(party.signing_public.as_ref()).ok_or(name)?;
+    }
+    Ok(())
+}
+
+/// The name of a key that carrier or signing need and that is not there.
+fn check_layers(keys: &Keys, carrier: Spoken, signing: Signing) -> Result<(), &'static str> {
+    let kind = match carrier {
+        Spoken::GeneralCiphering(kind) => Some(kind),
+        _ => None,
+    };
+    if kind == Some(KeyKind::Wrapped) {
+        keys.kek.as_ref().ok_or("keys.kek")?;
+    }
+    if signing != Signing::None || kind == Some(KeyKind::AgreedOnePass) {
+        check_signing(keys)?;
+    }
+    if matches!(kind, Some(KeyKind::AgreedOnePass | KeyKind::AgreedStatic)) {
+        for (party, name) in [(&keys.client, "client.agreement_key"), (&keys.server, "server.agreement_key")]
+        {
+            party.agreement.as_ref().or(party.agreement_public.as_ref()).ok_or(name)?;
         }
     }
     Ok(())

@@ -1,14 +1,10 @@
 //! Keys of a lab file: kept as bytes, given out as keys of a role.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
-use gridseal_crypto::{
-    Key, PublicKey, Signer, SigningKey,
-    hls::Secret,
-    role::{DlmsSigning, Kek, Role},
-};
-use gridseal_dlms::suite::local::{KeyRing, LocalSettings, SigningKeys};
+use gridseal_crypto::{Curve, CurveAgreement, CurvePublic, CurveSigner, Key, hls::Secret, role::Role};
+use gridseal_dlms::suite::local::{AgreementKeys, KeyRing, LocalSettings, SigningKeys};
+
+use gridseal_types::SystemTitle;
 
 use super::{Lab, Side};
 use crate::tools::Usage;
@@ -68,35 +64,41 @@ pub struct PartyKeys {
 }
 
 impl PartyKeys {
-    /// Public signing key on P-256, as given or from the private one.
-    fn signing_public(&self) -> Option<PublicKey> {
-        let given = self
-            .signing_public
-            .as_ref()
-            .map(|bytes| PublicKey::from_point(bytes.0.as_slice().try_into().ok()?));
-        given.unwrap_or_else(|| Some(self.own()?.public()))
+    /// Public signing key, as given or from the private one.
+    pub fn signing_public(&self, curve: Curve) -> Option<CurvePublic> {
+        match &self.signing_public {
+            Some(bytes) => CurvePublic::from_point(curve, &bytes.0),
+            None => Some(self.signer(curve)?.public()),
+        }
     }
 
-    /// Whether every key that is given is one of P-256.
-    pub(super) fn are_on_curve(&self) -> bool {
-        let is_scalar = |bytes: &Option<Bytes>| {
-            bytes.as_ref().is_none_or(|bytes| {
-                bytes.key::<DlmsSigning, 32>().is_some_and(|key| SigningKey::new(&key).is_ok())
-            })
-        };
+    /// Public key of key agreement, as given or from the private one.
+    fn agreement_public(&self, curve: Curve) -> Option<CurvePublic> {
+        match &self.agreement_public {
+            Some(bytes) => CurvePublic::from_point(curve, &bytes.0),
+            None => Some(self.agreement(curve)?.public()),
+        }
+    }
+
+    /// Whether every key that is given is one of the curve.
+    pub(super) fn are_on(&self, curve: Curve) -> bool {
         let is_point = |bytes: &Option<Bytes>| {
-            bytes.as_ref().is_none_or(|bytes| {
-                bytes.0.as_slice().try_into().is_ok_and(|point| PublicKey::from_point(point).is_some())
-            })
+            bytes.as_ref().is_none_or(|bytes| CurvePublic::from_point(curve, &bytes.0).is_some())
         };
-        is_scalar(&self.signing)
-            && is_scalar(&self.agreement)
+        (self.signing.is_none() || self.signer(curve).is_some())
+            && (self.agreement.is_none() || self.agreement(curve).is_some())
             && is_point(&self.signing_public)
             && is_point(&self.agreement_public)
     }
 
-    fn own(&self) -> Option<SigningKey<DlmsSigning>> {
-        SigningKey::new(&self.signing.as_ref()?.key()?).ok()
+    /// Own signing key.
+    pub fn signer(&self, curve: Curve) -> Option<CurveSigner> {
+        CurveSigner::take(curve, &mut self.signing.as_ref()?.0.clone())
+    }
+
+    /// Own key of key agreement.
+    pub fn agreement(&self, curve: Curve) -> Option<CurveAgreement> {
+        CurveAgreement::take(curve, &mut self.agreement.as_ref()?.0.clone())
     }
 }
 
@@ -110,7 +112,14 @@ impl Lab {
             own_title: self.party(side).system_title,
             legacy_mechanisms: self.associations.iter().any(is_legacy),
             danger_unauthenticated: self.protection == gridseal_dlms::assoc::Protection::Encrypted,
+            is_server: side == Side::Server,
+            quirks: self.quirks,
         }
+    }
+
+    /// The curve of the suite.
+    pub const fn curve(&self) -> Curve {
+        Curve::of_suite(self.suite)
     }
 
     /// The keys that one side works with; `N` is 16 in suites 0 and 1, 32 in suite 2. Without `guek` and `gak` nothing
@@ -127,11 +136,14 @@ impl Lab {
             Side::Client => self.server.system_title,
             Side::Server => self.client.system_title,
         };
-        // Mechanism 7 is there on P-256 alone.
-        let own = if self.suite < 2 { own.own() } else { None };
-        let signing = own.map(|own| SigningKeys {
+        let curve = self.curve();
+        let signing = own.signer(curve).map(|own| SigningKeys {
             own,
-            peers: peer.signing_public().map(|key| (peer_title, key)).into_iter().collect::<BTreeMap<_, _>>(),
+            peers: peer.signing_public(curve).map(|key| (peer_title, key)).into_iter().collect(),
+        });
+        let agreement = own.agreement(curve).map(|own| AgreementKeys {
+            own,
+            peers: peer.agreement_public(curve).map(|key| (peer_title, key)).into_iter().collect(),
         });
         Ok(KeyRing {
             guek: match &keys.guek {
@@ -145,16 +157,21 @@ impl Lab {
             gbek: keys.gbek.as_ref().map(|bytes| bytes.key().with_context(size)).transpose()?,
             secret: keys.secret.as_ref().map(|bytes| Secret::take(&mut bytes.0.clone())),
             signing,
+            agreement,
+            kek: keys.kek.as_ref().map(|bytes| bytes.key().with_context(size)).transpose()?,
         })
     }
 
-    /// The client's public signing key on P-256, if the file has one.
-    pub fn client_signing_public(&self) -> Option<PublicKey> {
-        if self.suite < 2 { self.keys.client.signing_public() } else { None }
+    /// Public signing keys of both, by title, as far as the file has them.
+    pub fn signers(&self) -> Vec<(SystemTitle, CurvePublic)> {
+        let sides = [(&self.client, &self.keys.client), (&self.server, &self.keys.server)];
+        let keys =
+            sides.iter().map(|(party, keys)| Some((party.system_title, keys.signing_public(self.curve())?)));
+        keys.flatten().collect()
     }
 
-    /// The master key under which new keys are wrapped.
-    pub fn kek<const N: usize>(&self) -> Option<Key<Kek, N>> {
-        self.keys.kek.as_ref()?.key()
+    /// The client's public signing key, if the file has one.
+    pub fn client_signing_public(&self) -> Option<CurvePublic> {
+        self.keys.client.signing_public(self.curve())
     }
 }

@@ -21,7 +21,7 @@ fn refused(text: &str) -> (&'static str, usize) {
 #[test]
 fn a_file_of_few_fields_has_the_defaults_of_suite_0() {
     let lab = Lab::parse(BASE).unwrap();
-    assert_eq!((lab.suite, lab.mechanism, lab.carrier), (0, Mechanism::Gmac, Carrier::Glo));
+    assert_eq!((lab.suite, lab.mechanism, lab.carrier), (0, Mechanism::Gmac, carrier::Carrier::Glo));
     assert_eq!((lab.listen_sap, lab.client_sap, lab.max_pdu), (1, 16, 1_024));
     assert_eq!(lab.protection, Protection::AuthenticatedEncrypted);
     assert_eq!(lab.server.invocation_counter, 5_000);
@@ -91,6 +91,10 @@ fn every_mistake_has_a_code_and_a_line() {
         (with("[client]", "[client"), "lab-syntax", 2),
         (format!("{BASE}[[association]]\nsap = 1\nrole = \"public\"\nmechanism = 5\n"), "lab-conflict", 11),
         (format!("{BASE}[[association]]\nsap = 1\nrole = \"broadcast\"\n"), "lab-missing-key", 7),
+        (with("[client]", "signing = true\n[client]"), "lab-missing-key", 8),
+        (with("[client]", "signing = true\nprotection = \"none\"\n[client]"), "lab-conflict", 2),
+        (with("[client]", "signing_order = \"both\"\n[client]"), "lab-value", 2),
+        (format!("{BASE}[peer_quirks]\nsigned = \"long\"\n"), "lab-value", 12),
     ] {
         assert_eq!(refused(&text), (code, line), "{text}");
     }
@@ -106,8 +110,38 @@ fn mechanism_7_takes_the_public_key_as_given_or_from_the_private_one() {
         .replace("[keys]", &format!("signing_key = \"{server}\"\n[keys]"));
     let lab = Lab::parse(&text).unwrap();
     let ring = lab.key_ring::<16>(Side::Server).unwrap().signing.unwrap();
-    let public = ring.peers[&lab.client.system_title];
+    let public = &ring.peers[&lab.client.system_title];
     assert_eq!(hex::encode_upper(&public.point()[..4]), "BAAFFDE0");
+}
+
+#[test]
+fn general_ciphering_needs_the_keys_of_its_key_info_and_signing_says_where() {
+    let key = |field: &str, byte: &str| format!("{field} = \"{}\"\n", byte.repeat(32));
+    let both = BASE
+        .replace("[server]", &format!("{}{}[server]", key("signing_key", "41"), key("agreement_key", "42")))
+        .replace("[keys]", &format!("{}{}[keys]", key("signing_key", "43"), key("agreement_key", "44")));
+    let with = |text: &str, info: &str, more: &str| {
+        let head = format!("carrier = \"general-ciphering\"\nkey_info = \"{info}\"\n{more}[client]");
+        Lab::parse(&text.replace("[client]", &head))
+    };
+    for (info, kind) in [("agreed-1p", KeyKind::AgreedOnePass), ("agreed-static", KeyKind::AgreedStatic)] {
+        assert_eq!(with(BASE, info, "").unwrap_err().code, "lab-missing-key");
+        let lab = with(&both, info, "").unwrap();
+        assert_eq!(lab.carrier, carrier::Carrier::GeneralCiphering(kind));
+        assert!(lab.key_ring::<16>(Side::Client).unwrap().agreement.is_some());
+    }
+    assert_eq!(with(&both, "wrapped", "").unwrap_err().code, "lab-missing-key");
+    let kek = format!("{both}kek = \"{}\"\n", "4b".repeat(16));
+    assert!(with(&kek, "wrapped", "").unwrap().key_ring::<16>(Side::Server).unwrap().kek.is_some());
+    for (order, signing) in
+        [("", Signing::Inside), ("signing_order = \"cipher-then-sign\"\n", Signing::Outside)]
+    {
+        let lab = with(&both, "identified", &format!("signing = true\n{order}")).unwrap();
+        assert_eq!((lab.signing, lab.quirks), (signing, PeerQuirks::default()));
+    }
+    let quirks = format!("{both}[peer_quirks]\naad = \"short\"\nsigned = \"short\"\n");
+    let quirks = Lab::parse(&quirks).unwrap().quirks;
+    assert!(quirks.short_aad && quirks.unsized_content);
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub(crate) fn gak() -> Key<gridseal_crypto::role::Gak, 16> {
 
 fn ring() -> KeyRing<16> {
     let secret = Some(Secret::take(&mut b"DLMSsecret123456".to_vec()));
-    KeyRing { guek: guek(), gak: gak(), gbek: None, secret, signing: None }
+    KeyRing { secret, ..KeyRing::new(guek(), gak()) }
 }
 
 /// Protects an APDU as somebody with the keys would, with any title, counter and control octet.
@@ -230,12 +230,7 @@ impl Lying {
         let script = Arc::new(Mutex::new(script));
         let shared = script.clone();
         std::thread::spawn(move || {
-            let settings = LocalSettings {
-                suite: 0,
-                own_title: METER,
-                legacy_mechanisms: false,
-                danger_unauthenticated: false,
-            };
+            let settings = LocalSettings::server(0, METER);
             let mut crypto = LocalCrypto::new(settings, ring(), 5_000);
             let mut meter = Meter::new();
             for (count, stream) in (1..).zip(listener.incoming()) {

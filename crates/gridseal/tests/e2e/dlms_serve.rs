@@ -172,20 +172,15 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn crypto(guek: &str, counter: u64) -> LocalCrypto {
-    let signing = |text: &str| -> SigningKey<DlmsSigning> {
-        SigningKey::new(&Key::take_slice(&mut hex(text)).unwrap()).unwrap()
-    };
+    let signing = |text: &str| CurveSigner::take(Curve::P256, &mut hex(text)).unwrap();
     let (own, server) = (signing(CLIENT_SIGNING), signing(SERVER_SIGNING));
-    let peers = [(SERVER, gridseal_crypto::Signer::public(&server))].into();
+    let peers = [(SERVER, server.public())].into();
     let ring = KeyRing {
-        guek: key::<Guek>(guek),
-        gak: key(GAK),
-        gbek: None,
         secret: Some(Secret::take(&mut SECRET.as_bytes().to_vec())),
         signing: Some(SigningKeys { own, peers }),
+        ..KeyRing::new(key::<Guek>(guek), key(GAK))
     };
-    let settings =
-        LocalSettings { suite: 0, own_title: CLIENT, legacy_mechanisms: true, danger_unauthenticated: false };
+    let settings = LocalSettings { legacy_mechanisms: true, ..LocalSettings::client(0, CLIENT) };
     LocalCrypto::new(settings, ring, counter)
 }
 
@@ -646,7 +641,7 @@ fn new_keys_are_used_after_the_answer_and_survive_a_restart() {
         Data::Array(vec![entry]).to_bytes()
     };
     let mut peer = Peer::connect(&meter, 25, gmac, crypto(GUEK, 100)).associated();
-    let mut broken = wrapped;
+    let mut broken = wrapped.clone();
     broken[5] ^= 1;
     let give =
         |peer: &mut Peer, wrapped: &[u8]| peer.act(64, setup, 2, &Data::from_bytes(&list(wrapped)).unwrap());

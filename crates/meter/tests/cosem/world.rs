@@ -85,6 +85,7 @@ const fn context(client_sap: u16) -> AccessContext {
         user: None,
         mechanism: Mechanism::Gmac,
         protection: Protection::AuthenticatedEncrypted,
+        is_signed: false,
         is_broadcast: false,
     }
 }

@@ -8,7 +8,7 @@ use gridseal_crypto::{
 };
 use gridseal_dlms::{
     acse::Mechanism,
-    apdu::carrier::{Carrier as Form, CipheredApdu},
+    apdu::carrier::{Carrier as Form, CipheredApdu, Signing},
     assoc::{AssociationHandle, CryptoFault, Done, Operation, PeerChallenge, Protection},
     suite::{
         local::{CounterStore, CounterStoreError, KeyRing, KeySet, LocalCrypto, LocalSettings, Ports},
@@ -134,6 +134,15 @@ impl CounterStore for Store<'_> {
         self.received.insert(peer, counter);
         Ok(())
     }
+
+    // Nobody speaks general-ciphering to it.
+    fn reserve_transactions(&mut self, _: u64) -> Result<(), CounterStoreError> {
+        Err(CounterStoreError)
+    }
+
+    fn accepted_transaction(&mut self, _: SystemTitle, _: u64) -> Result<(), CounterStoreError> {
+        Err(CounterStoreError)
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -145,17 +154,10 @@ pub(super) fn unhex(hex: &str) -> [u8; 16] {
 }
 
 fn crypto(title: SystemTitle, flash: &Flash, sending: &BTreeMap<[u8; 16], u64>) -> LocalCrypto {
-    let settings =
-        LocalSettings { suite: 0, own_title: title, legacy_mechanisms: false, danger_unauthenticated: false };
+    let settings = LocalSettings::server(0, title);
     let MeterKeys { mut guek, mut gak, .. } = flash.keys;
     let end = sending.get(&guek).copied().unwrap_or_default();
-    let keys = KeyRing {
-        guek: Key::take(&mut guek),
-        gak: Key::take(&mut gak),
-        gbek: None,
-        secret: None,
-        signing: None,
-    };
+    let keys = KeyRing::new(Key::take(&mut guek), Key::take(&mut gak));
     let mut crypto = LocalCrypto::new(settings, keys, end);
     for (peer, counter) in &flash.received {
         crypto.resume_received(KeySet::Unicast, *peer, *counter);
@@ -216,7 +218,8 @@ impl Meter {
             _ => Form::Glo,
         };
         let protection = Protection::AuthenticatedEncrypted;
-        let done = self.perform(&Operation::Seal { carrier: form, protection, apdu: plain.clone() });
+        let (signing, peer, apdu) = (Signing::None, None, plain.clone());
+        let done = self.perform(&Operation::Seal { carrier: form, protection, signing, peer, apdu });
         let Ok(Done::Bytes(bytes)) = done else { unreachable!("a meter has its keys: {done:?}") };
         self.last = Some((self.flash.keys.guek, super::watch::counter_of(&bytes)));
         Sent { bytes, plain, key: self.guek(), proof: None }

@@ -12,12 +12,11 @@ use crate::{
     },
     apdu::{
         action::{ActionRequest, ActionResponse},
-        carrier::Carrier,
         reference::{InvokeId, REPLY_TO_HLS_AUTHENTICATION},
         result::ActionResult,
     },
     assoc::{
-        Operation, Protection,
+        Operation,
         table::{ClientEvent, ClientState},
     },
     wire::Data,
@@ -237,8 +236,7 @@ impl Client {
     pub(super) fn release(&mut self) {
         if self.settings.ciphered {
             let apdu = self.initiate_request();
-            let protection = Protection::AuthenticatedEncrypted;
-            self.ask(Job::SealRelease, Operation::Seal { carrier: Carrier::Glo, protection, apdu });
+            self.ask(Job::SealRelease, Operation::seal_initiate(apdu));
         } else {
             self.transmit_release(None);
         }

@@ -13,7 +13,6 @@ use crate::{
     },
     apdu::{
         action::{ActionOutcome, ActionRequest, ActionResponse},
-        carrier::Carrier,
         exception::{ExceptionResponse, ServiceError},
         reference::{InvokeId, REPLY_TO_HLS_AUTHENTICATION},
         result::ActionResult,
@@ -181,9 +180,7 @@ impl Server {
     fn accept(&mut self, now: Tick, opening: Opening) {
         let apdu = self.initiate_response(opening.agreed.0);
         if self.settings.ciphered {
-            let protection = Protection::AuthenticatedEncrypted;
-            let seal = Operation::Seal { carrier: Carrier::Glo, protection, apdu };
-            self.ask(Job::SealInitiate(opening), seal);
+            self.ask(Job::SealInitiate(opening), Operation::seal_initiate(apdu));
         } else {
             self.initiate_sealed(now, opening, Ok(Done::Bytes(apdu)));
         }
@@ -350,8 +347,7 @@ impl Server {
         match result {
             Ok(Done::Opened { plain, .. }) if InitiateRequest::from_bytes(&plain).is_ok() => {
                 let apdu = self.initiate_response(self.session.conformance);
-                let protection = Protection::AuthenticatedEncrypted;
-                self.ask(Job::SealRelease, Operation::Seal { carrier: Carrier::Glo, protection, apdu });
+                self.ask(Job::SealRelease, Operation::seal_initiate(apdu));
             }
             Ok(_) => self.refuse(Refusal::State, ServiceError::OtherReason),
             Err(fault) => self.not_opened(fault),

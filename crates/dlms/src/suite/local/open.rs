@@ -5,12 +5,12 @@ use alloc::vec::Vec;
 use gridseal_crypto::{Key, apdu, role::DedicatedKey};
 use gridseal_types::SystemTitle;
 
-use super::{Dedicated, KeySet, LocalCrypto, PEERS_MAX, Ports};
+use super::{Dedicated, KeySet, LocalCrypto, PEERS_MAX, Ports, transaction::TransactionId};
 use crate::{
     acse::{InitiateRequest, Mechanism},
     apdu::{
-        carrier::{Carrier, CipheredApdu},
-        ciphered::SecurityControl,
+        carrier::{Carrier, CipheredApdu, Signing},
+        ciphered::{Protected, SecurityControl},
         tag,
     },
     assoc::{AssociationHandle, CryptoFault, CryptoResult, Done, PeerChallenge, Protection},
@@ -19,9 +19,28 @@ use crate::{
 /// Reply of mechanism 5: security control, counter, tag.
 const GMAC_REPLY_SIZE: usize = 17;
 
+/// An APDU that may be handed out once what it used up is remembered.
+pub(super) struct Judged {
+    pub(super) plain: Vec<u8>,
+    pub(super) security_control: SecurityControl,
+    pub(super) carrier: Carrier,
+    pub(super) signing: Signing,
+    pub(super) counter: Counter,
+    pub(super) transaction: Option<(SystemTitle, TransactionId)>,
+}
+
+/// Which counter an APDU used up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Counter {
+    Global(KeySet, SystemTitle, u32),
+    Dedicated(u32),
+    /// None: its key was its own.
+    Fresh,
+}
+
 impl<const N: usize> LocalCrypto<N> {
     /// Everything that can be said of a control octet without a key.
-    fn check_control(&self, control: SecurityControl, set: KeySet) -> Result<(), CryptoFault> {
+    pub(super) fn check_control(&self, control: SecurityControl, set: KeySet) -> Result<(), CryptoFault> {
         //= DLMS 5.2: control octets of other suites and of weaker protection are refused
         let refused = Err(CryptoFault::SecurityControl(control));
         if control.suite() != self.settings.suite || control.is_compressed() {
@@ -39,13 +58,14 @@ impl<const N: usize> LocalCrypto<N> {
         Ok(())
     }
 
-    fn peer_title(
+    /// Whose APDU it is: the association's peer, or the one that is named where there is none.
+    pub(super) fn title(
         &self,
-        apdu: &CipheredApdu<'_>,
+        named: Option<SystemTitle>,
         peer: Option<SystemTitle>,
     ) -> Result<SystemTitle, CryptoFault> {
-        let title = peer.or(apdu.system_title).ok_or(CryptoFault::Title)?;
-        let is_other = apdu.system_title.is_some_and(|found| found != title);
+        let title = peer.or(named).ok_or(CryptoFault::Title)?;
+        let is_other = named.is_some_and(|found| found != title);
         // An APDU under our own title is our own, sent back.
         if is_other || title == self.settings.own_title {
             return Err(CryptoFault::Title);
@@ -53,6 +73,7 @@ impl<const N: usize> LocalCrypto<N> {
         Ok(title)
     }
 
+    /// Judges every layer, then remembers counter and transaction, then hands the plain APDU out.
     #[expect(clippy::too_many_arguments, reason = "one APDU and everything it is judged by")]
     pub(super) fn open(
         &mut self,
@@ -62,70 +83,85 @@ impl<const N: usize> LocalCrypto<N> {
         set: KeySet,
         ports: &mut Ports<'_>,
     ) -> CryptoResult {
-        let apdu = CipheredApdu::from_bytes(bytes).map_err(|_| CryptoFault::Form)?;
-        let control = apdu.protected.security_control;
-        self.check_control(control, set)?;
-        let title = self.peer_title(&apdu, peer)?;
-        let plain = if apdu.carrier.is_dedicated() {
-            self.open_dedicated(handle, &apdu, title)?
-        } else {
-            self.open_global(handle, &apdu, title, set, ports)?
+        let Judged { plain, security_control, carrier, signing, counter, transaction } = match set {
+            KeySet::Unicast => self.judge_layers(handle, bytes, peer)?,
+            KeySet::Broadcast => self.judge_carried(handle, bytes, peer, set)?,
         };
-        Ok(Done::Opened { plain, security_control: control, carrier: apdu.carrier })
+        self.remember(handle, counter, transaction, ports)?;
+        Ok(Done::Opened { plain, security_control, carrier, signing })
     }
 
-    fn open_dedicated(
-        &mut self,
+    /// One of the four carriers: changes nothing.
+    pub(super) fn judge_carried(
+        &self,
         handle: AssociationHandle,
-        apdu: &CipheredApdu<'_>,
-        title: SystemTitle,
-    ) -> Result<Vec<u8>, CryptoFault> {
-        let Self { keys, associations, .. } = self;
-        let secrets = associations.get_mut(&handle).ok_or(CryptoFault::NoKey)?;
-        let dedicated = secrets.dedicated.as_mut().ok_or(CryptoFault::NoKey)?;
-        let counter = apdu.protected.invocation_counter;
-        above(counter, dedicated.received)?;
-        let security_control = apdu.protected.security_control.0;
-        let header = apdu::Header { originator: title, security_control };
-        let plain = apdu::unprotect(&dedicated.key, &keys.gak, header, counter, apdu.protected.body)
-            .ok_or(CryptoFault::Tag)?;
-        check_inner(apdu, &plain)?;
-        dedicated.received = Some(counter);
-        Ok(plain)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one APDU and everything it is judged by")]
-    fn open_global(
-        &mut self,
-        handle: AssociationHandle,
-        apdu: &CipheredApdu<'_>,
-        title: SystemTitle,
+        bytes: &[u8],
+        peer: Option<SystemTitle>,
         set: KeySet,
-        ports: &mut Ports<'_>,
-    ) -> Result<Vec<u8>, CryptoFault> {
-        let counter = apdu.protected.invocation_counter;
-        let last = self.received.get(&(set, title)).copied();
-        //= DLMS 12.5: an equal or lower counter is refused, before any cryptography
-        above(counter, last)?;
-        let security_control = apdu.protected.security_control.0;
-        let header = apdu::Header { originator: title, security_control };
+    ) -> Result<Judged, CryptoFault> {
+        let apdu = CipheredApdu::from_bytes(bytes).map_err(|_| CryptoFault::Form)?;
+        let security_control = apdu.protected.security_control;
+        self.check_control(security_control, set)?;
+        let title = self.title(apdu.system_title, peer)?;
+        let Protected { invocation_counter: counter, body, .. } = apdu.protected;
+        let header = apdu::Header { originator: title, security_control: security_control.0 };
         let gak = &self.keys.gak;
-        let body = apdu.protected.body;
-        //= DLMS 12.1: the tag is compared, whatever bit is flipped
-        let plain = match set {
-            KeySet::Unicast => apdu::unprotect(&self.keys.guek, gak, header, counter, body),
-            KeySet::Broadcast => {
-                let gbek = self.keys.gbek.as_ref().ok_or(CryptoFault::NoKey)?;
-                apdu::unprotect(gbek, gak, header, counter, body)
+        let (plain, remembered) = if apdu.carrier.is_dedicated() {
+            let secrets = self.associations.get(&handle).ok_or(CryptoFault::NoKey)?;
+            let dedicated = secrets.dedicated.as_ref().ok_or(CryptoFault::NoKey)?;
+            above(counter, dedicated.received)?;
+            (apdu::unprotect(&dedicated.key, gak, header, counter, body), Counter::Dedicated(counter))
+        } else {
+            //= DLMS 12.5: an equal or lower counter is refused, before any cryptography
+            above(counter, self.received.get(&(set, title)).copied())?;
+            //= DLMS 12.1: the tag is compared, whatever bit is flipped
+            let plain = match set {
+                KeySet::Unicast => apdu::unprotect(&self.keys.guek, gak, header, counter, body),
+                KeySet::Broadcast => {
+                    let gbek = self.keys.gbek.as_ref().ok_or(CryptoFault::NoKey)?;
+                    apdu::unprotect(gbek, gak, header, counter, body)
+                }
+            };
+            (plain, Counter::Global(set, title, counter))
+        };
+        let plain = plain.ok_or(CryptoFault::Tag)?;
+        check_inner(&apdu, &plain)?;
+        Ok(Judged {
+            plain,
+            security_control,
+            carrier: apdu.carrier,
+            signing: Signing::None,
+            counter: remembered,
+            transaction: None,
+        })
+    }
+
+    fn remember(
+        &mut self,
+        handle: AssociationHandle,
+        counter: Counter,
+        transaction: Option<(SystemTitle, TransactionId)>,
+        ports: &mut Ports<'_>,
+    ) -> Result<(), CryptoFault> {
+        match counter {
+            Counter::Global(set, title, counter) => {
+                let last = self.received.get(&(set, title)).copied();
+                self.accept(set, title, counter, ports)?;
+                if set == KeySet::Unicast {
+                    self.secrets(handle).last_accepted = Some((last, counter));
+                }
             }
+            Counter::Dedicated(counter) => {
+                if let Some(dedicated) = self.secrets(handle).dedicated.as_mut() {
+                    dedicated.received = Some(counter);
+                }
+            }
+            Counter::Fresh => self.secrets(handle).last_accepted = None,
         }
-        .ok_or(CryptoFault::Tag)?;
-        check_inner(apdu, &plain)?;
-        self.accept(set, title, counter, ports)?;
-        if set == KeySet::Unicast {
-            self.secrets(handle).last_accepted = Some((last, counter));
+        if let Some((title, id)) = transaction {
+            self.remember_transaction(handle, title, id, ports)?;
         }
-        Ok(plain)
+        Ok(())
     }
 
     /// Remembers a counter whose tag was verified.
@@ -154,10 +190,12 @@ impl<const N: usize> LocalCrypto<N> {
         ports: &mut Ports<'_>,
     ) -> CryptoResult {
         let opened = self.open(handle, bytes, Some(peer), KeySet::Unicast, ports)?;
-        let Done::Opened { mut plain, security_control, carrier } = opened else {
+        let Done::Opened { mut plain, security_control, carrier, signing } = opened else {
             return Err(CryptoFault::Form);
         };
-        if carrier.is_dedicated() || plain.first() != Some(&tag::INITIATE_REQUEST) {
+        if !matches!(carrier, Carrier::Glo | Carrier::GeneralGlo)
+            || plain.first() != Some(&tag::INITIATE_REQUEST)
+        {
             return Err(CryptoFault::Form);
         }
         let size = InitiateRequest::from_bytes(&plain)
@@ -176,7 +214,7 @@ impl<const N: usize> LocalCrypto<N> {
             }
             self.secrets(handle).dedicated = Some(Dedicated::new(key));
         }
-        Ok(Done::Opened { plain, security_control, carrier: Carrier::Glo })
+        Ok(Done::Opened { plain, security_control, carrier: Carrier::Glo, signing })
     }
 
     pub(super) fn hls_verify(
@@ -207,8 +245,7 @@ impl<const N: usize> LocalCrypto<N> {
                 let key = keys.peers.get(&title).ok_or(CryptoFault::NoKey)?;
                 let parts: [&[u8]; 4] = [title.as_bytes(), own_title.as_bytes(), &own, &peer.challenge];
                 //= DLMS 4: mechanism 7 signs titles and challenges, r and s as they are
-                let signature = reply.try_into().map_err(|_| CryptoFault::Authentication)?;
-                if !key.verifies(&parts.concat(), signature) {
+                if !key.verifies(&parts.concat(), reply) {
                     return Err(CryptoFault::Authentication);
                 }
                 self.secrets(handle).spent = Some(own);
@@ -272,7 +309,7 @@ fn check_inner(apdu: &CipheredApdu<'_>, plain: &[u8]) -> Result<(), CryptoFault>
     Ok(())
 }
 
-fn above(found: u32, last: Option<u32>) -> Result<(), CryptoFault> {
+pub(super) fn above(found: u32, last: Option<u32>) -> Result<(), CryptoFault> {
     match last {
         Some(last) if found <= last => Err(CryptoFault::Counter { found, lowest: last.saturating_add(1) }),
         _ => Ok(()),

@@ -61,7 +61,6 @@ pub struct Arguments {
 /// Runs the meter.
 pub async fn run(arguments: Arguments) -> Result<()> {
     let lab = Lab::load(&arguments.lab)?;
-    lab.check_spoken()?;
     match lab.suite {
         2 => serve::<32>(&arguments, lab).await,
         _ => serve::<16>(&arguments, lab).await,

@@ -24,11 +24,14 @@ type Owner = ([u8; 4], SystemTitle);
 struct Counts {
     /// No sending counter below it is used again.
     sent: u64,
+    /// No own transaction-id below it is used again; it belongs to the title, whatever the key.
+    transactions: u64,
     /// Highest counter that was accepted from each peer.
     received: BTreeMap<SystemTitle, u32>,
 }
 
-/// Counters as they are on disk: lines `key-check own-title sent END` and `key-check own-title received TITLE COUNTER`.
+/// Counters as they are on disk: lines `key-check own-title sent END`, `key-check own-title received TITLE COUNTER` and, for
+/// whoever uses them, `key-check own-title transactions END`.
 pub struct Counters {
     path: Option<PathBuf>,
     owner: Owner,
@@ -56,6 +59,7 @@ fn parse(line: &str, all: &mut BTreeMap<Owner, Counts>) -> Option<()> {
     let counts = all.entry((check, title)).or_default();
     match fields.next()? {
         "sent" => counts.sent = fields.next()?.parse().ok()?,
+        "transactions" => counts.transactions = fields.next()?.parse().ok()?,
         "received" => {
             let peer = SystemTitle::from_slice(&hex::decode(fields.next()?).ok()?)?;
             counts.received.insert(peer, fields.next()?.parse().ok()?);
@@ -96,6 +100,12 @@ impl Counters {
         self.all.get(&self.owner).map_or(0, |counts| counts.sent).max(first.into())
     }
 
+    /// Where own transaction-ids go on: behind all that were reserved under any key.
+    pub fn transactions_end(&self) -> u64 {
+        let own = self.all.iter().filter(|((_, title), _)| *title == self.owner.1);
+        own.map(|(_, counts)| counts.transactions).max().unwrap_or_default()
+    }
+
     /// Highest counters accepted from peers.
     pub fn received(&self) -> impl Iterator<Item = (SystemTitle, u32)> + '_ {
         let counts = self.all.get(&self.owner);
@@ -111,6 +121,9 @@ impl Counters {
         for ((check, title), counts) in &self.all {
             let owner = format!("{} {}", hex::encode(check), hex::encode(title.as_bytes()));
             writeln!(text, "{owner} sent {}", counts.sent)?;
+            if counts.transactions > 0 {
+                writeln!(text, "{owner} transactions {}", counts.transactions)?;
+            }
             for (peer, counter) in &counts.received {
                 writeln!(text, "{owner} received {} {counter}", hex::encode(peer.as_bytes()))?;
             }
@@ -146,6 +159,15 @@ impl CounterStore for Counters {
             *last = (*last).max(counter);
         })
     }
+
+    fn reserve_transactions(&mut self, end: u64) -> Result<(), CounterStoreError> {
+        self.change(|counts| counts.transactions = counts.transactions.max(end))
+    }
+
+    // Only a server judges the transactions of its peers.
+    fn accepted_transaction(&mut self, _: SystemTitle, _: u64) -> Result<(), CounterStoreError> {
+        Err(CounterStoreError)
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +186,7 @@ mod tests {
         counters.reserve(KeySet::Unicast, 356).unwrap();
         counters.accepted(KeySet::Unicast, METER, 5_001).unwrap();
         counters.accepted(KeySet::Unicast, METER, 4_000).unwrap();
+        counters.reserve_transactions(77).unwrap();
         assert!(Counters::load(Some(&path), OWNER).is_err(), "one client at a time");
         drop(counters);
         let again = Counters::load(Some(&path), OWNER).unwrap();
@@ -175,6 +198,7 @@ mod tests {
         drop(again);
         let other = Counters::load(Some(&path), ([9; 4], OWNER.1)).unwrap();
         assert_eq!(other.sending_end(7), 7, "another key has counters of its own");
+        assert_eq!(other.transactions_end(), 77, "and goes on with the transactions of the title");
         drop(other);
         std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("sent", "said")).unwrap();
         assert!(Counters::load(Some(&path), OWNER).is_err(), "a broken file lets nothing through");

@@ -15,7 +15,10 @@ use gridseal_dlms::{
     suite::local::{KeySet, LocalCrypto, Ports},
     wire::Data,
 };
-use gridseal_io::{clock::tick_now, rng::OsRng};
+use gridseal_io::{
+    clock::{tick_now, utc_now_ms},
+    rng::OsRng,
+};
 use gridseal_types::{Kind, ObisCode, Tick};
 
 use super::{
@@ -74,6 +77,8 @@ fn performer<const N: usize>(lab: &Lab, counters: &Counters) -> Result<LocalCryp
     let sending_end = counters.sending_end(lab.client.invocation_counter);
     let ring = lab.key_ring(Side::Client)?;
     let mut crypto = LocalCrypto::new(lab.local_settings(Side::Client), ring, sending_end);
+    // Without a file the time takes its place: ids must rise from run to run, and no public object tells the last one.
+    crypto.resume_transactions(counters.transactions_end().max(utc_now_ms()));
     for (peer, counter) in counters.received() {
         crypto.resume_received(KeySet::Unicast, peer, counter);
     }
@@ -105,8 +110,9 @@ fn settings(lab: &Lab, timeout: Duration) -> ClientSettings {
         server_title: Some(lab.server.system_title),
         ciphered: is_ciphered,
         mechanism: lab.mechanism,
-        carrier: lab.carrier.spoken().unwrap_or(gridseal_dlms::apdu::carrier::Carrier::Glo),
+        carrier: lab.carrier,
         protection: lab.protection,
+        signing: lab.signing,
         required: lab.protection,
         max_pdu: lab.max_pdu,
         response_timeout: timeout,

@@ -27,6 +27,17 @@ struct Kept {
     keys: BTreeMap<String, KeptCounters>,
     /// What clients brought, in order.
     transfers: Vec<Transfer>,
+    /// Transaction-ids: they belong to no key.
+    #[serde(default)]
+    transactions: KeptTransactions,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptTransactions {
+    sending_end: u64,
+    /// By system title, hex.
+    received: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
@@ -76,10 +87,19 @@ impl Counters {
     /// Where the counters of a key stand; at least at `sending_end`.
     pub fn of(&self, hash: &str, sending_end: u64) -> KeyCounters {
         let kept = self.kept.keys.get(hash).cloned().unwrap_or_default();
-        let received = kept.received.iter().filter_map(|(title, counter)| {
-            Some((SystemTitle::from_slice(&hex::decode(title).ok()?)?, *counter))
-        });
+        let received = kept.received.iter().filter_map(|(title, counter)| Some((title_of(title)?, *counter)));
         KeyCounters { sending_end: kept.sending_end.max(sending_end), received: received.collect() }
+    }
+
+    /// Where own transaction-ids go on.
+    pub const fn transactions_end(&self) -> u64 {
+        self.kept.transactions.sending_end
+    }
+
+    /// Highest transaction-id accepted from each peer.
+    pub fn transactions_received(&self) -> Vec<(SystemTitle, u64)> {
+        let received = self.kept.transactions.received.iter();
+        received.filter_map(|(title, id)| Some((title_of(title)?, *id))).collect()
     }
 
     /// What clients brought, in order.
@@ -124,4 +144,18 @@ impl CounterStore for Counters {
         self.entry(set).received.insert(hex::encode(peer.as_bytes()), counter);
         self.save()
     }
+
+    fn reserve_transactions(&mut self, end: u64) -> Result<(), CounterStoreError> {
+        self.kept.transactions.sending_end = self.kept.transactions.sending_end.max(end);
+        self.save()
+    }
+
+    fn accepted_transaction(&mut self, peer: SystemTitle, id: u64) -> Result<(), CounterStoreError> {
+        self.kept.transactions.received.insert(hex::encode(peer.as_bytes()), id);
+        self.save()
+    }
+}
+
+fn title_of(digits: &str) -> Option<SystemTitle> {
+    SystemTitle::from_slice(&hex::decode(digits).ok()?)
 }

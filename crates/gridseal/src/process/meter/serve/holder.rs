@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use gridseal_crypto::{
-    Key, PublicKey, WRAPPED_SIZE,
+    CurvePublic, Key,
     hls::Secret,
     role::{Kek, Role},
 };
@@ -19,8 +19,6 @@ use crate::lab::{Lab, Side};
 
 /// Label under which the hash of a key names its counters.
 const COUNTERS_LABEL: &[u8] = b"gridseal counters of a dlms key";
-/// Size of the signature at the end of an image, bytes.
-const SIGNATURE_SIZE: usize = 64;
 
 /// A master key of a suite.
 pub trait MasterKey<const N: usize> {
@@ -30,26 +28,13 @@ pub trait MasterKey<const N: usize> {
     fn open_secret(&self, wrapped: &[u8]) -> Result<Secret, KeyRefusal>;
 }
 
-impl MasterKey<16> for Key<Kek, 16> {
-    fn open<R: Role>(&self, wrapped: &[u8]) -> Result<Key<R, 16>, KeyRefusal> {
-        let wrapped: &[u8; WRAPPED_SIZE] = wrapped.try_into().map_err(|_| KeyRefusal::Wrapped)?;
+impl<const N: usize> MasterKey<N> for Key<Kek, N> {
+    fn open<R: Role>(&self, wrapped: &[u8]) -> Result<Key<R, N>, KeyRefusal> {
         self.unwrap_transferred(wrapped).ok_or(KeyRefusal::Wrapped)
     }
 
     fn open_secret(&self, wrapped: &[u8]) -> Result<Secret, KeyRefusal> {
-        let wrapped: &[u8; WRAPPED_SIZE] = wrapped.try_into().map_err(|_| KeyRefusal::Wrapped)?;
         Secret::unwrap_transferred(self, wrapped).ok_or(KeyRefusal::Wrapped)
-    }
-}
-
-/// Keys of 32 bytes are not transferred yet.
-impl MasterKey<32> for Key<Kek, 32> {
-    fn open<R: Role>(&self, _: &[u8]) -> Result<Key<R, 32>, KeyRefusal> {
-        Err(KeyRefusal::Suite)
-    }
-
-    fn open_secret(&self, _: &[u8]) -> Result<Secret, KeyRefusal> {
-        Err(KeyRefusal::Suite)
     }
 }
 
@@ -59,17 +44,15 @@ struct Staged<const N: usize> {
     keys: NewKeys<N>,
     /// Hashes of the new keys: unicast, broadcast.
     hashes: [Option<String>; 2],
-    master: Option<Key<Kek, N>>,
 }
 
 /// The keys.
 pub struct Holder<const N: usize> {
     crypto: LocalCrypto<N>,
     counters: Counters,
-    master: Option<Key<Kek, N>>,
     staged: Option<Staged<N>>,
     /// Verifies images.
-    image_key: Option<PublicKey>,
+    image_key: Option<CurvePublic>,
 }
 
 fn hash<R: Role, const N: usize>(key: &Key<R, N>) -> String {
@@ -89,14 +72,17 @@ where
         let first = u64::from(lab.party(side).invocation_counter);
         let unicast = counters.of(&counters.unicast, first);
         let broadcast = counters.of(&counters.broadcast, 0);
-        let image_key = ring.signing.as_ref().and_then(|keys| keys.peers.values().next().copied());
         let mut crypto = LocalCrypto::new(lab.local_settings(side), ring, unicast.sending_end);
         crypto.resume_broadcast(broadcast.sending_end);
         for (set, list) in [(KeySet::Unicast, unicast.received), (KeySet::Broadcast, broadcast.received)] {
             list.into_iter().for_each(|(peer, counter)| crypto.resume_received(set, peer, counter));
         }
-        let image_key = image_key.or_else(|| lab.client_signing_public());
-        let mut holder = Self { crypto, counters, master: lab.kek(), staged: None, image_key };
+        crypto.resume_transactions(counters.transactions_end());
+        for (peer, id) in counters.transactions_received() {
+            crypto.resume_transaction_of(peer, id);
+        }
+        let image_key = lab.client_signing_public();
+        let mut holder = Self { crypto, counters, staged: None, image_key };
         for transfer in holder.counters.transfers() {
             let staged = holder.open(&transfer);
             let Ok(staged) = staged else {
@@ -124,14 +110,11 @@ where
         if let Some(hash) = broadcast {
             self.counters.broadcast = hash;
         }
-        if staged.master.is_some() {
-            self.master = staged.master;
-        }
         self.crypto.replace(staged.keys);
     }
 
     fn master(&self) -> Result<&Key<Kek, N>, KeyRefusal> {
-        self.master.as_ref().ok_or(KeyRefusal::NoMaster)
+        self.crypto.kek().ok_or(KeyRefusal::NoMaster)
     }
 
     /// Opens what a client brought.
@@ -166,7 +149,7 @@ where
                             }
                         }
                         2 => staged.keys.gak = Some(master.open(&wrapped)?),
-                        _ => staged.master = Some(master.open(&wrapped)?),
+                        _ => staged.keys.kek = Some(master.open(&wrapped)?),
                     }
                 }
             }
@@ -209,9 +192,9 @@ where
 
     /// An image ends with the signature of the client's signing key over identifier and contents (r, s).
     fn is_image_signed(&self, identifier: &[u8], image: &[u8]) -> bool {
-        let Some(size) = image.len().checked_sub(SIGNATURE_SIZE) else { return false };
+        let Some(key) = &self.image_key else { return false };
+        let Some(size) = image.len().checked_sub(key.curve().point_size()) else { return false };
         let (contents, signature) = image.split_at(size);
-        let (Some(key), Ok(signature)) = (&self.image_key, signature.try_into()) else { return false };
         key.verifies(&[identifier, contents].concat(), signature)
     }
 }

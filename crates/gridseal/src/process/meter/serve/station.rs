@@ -12,6 +12,7 @@ use std::{
 use gridseal_crypto::{Key, role::Kek};
 use gridseal_dlms::{
     acse::{Conformance, Mechanism},
+    apdu::carrier::Signing,
     assoc::{
         AssociationHandle, CryptoFault, Operation, Protection,
         server::{Event, Input, Output, Server, ServerSettings},
@@ -103,10 +104,16 @@ where
             let base = ServerSettings { mechanism: association.mechanism, ..base(association.sap) };
             let ciphered = is_ciphered(association.role);
             let protection = if ciphered { lab.protection } else { Protection::None };
-            (
-                association.role,
-                ServerSettings { ciphered, required: protection, response: protection, ..base },
-            )
+            let is_signed = ciphered && lab.signing != Signing::None;
+            let settings = ServerSettings {
+                ciphered,
+                required: protection,
+                response: protection,
+                requires_signature: is_signed,
+                signs_responses: is_signed,
+                ..base
+            };
+            (association.role, settings)
         });
         Ok(Self {
             settings: settings.collect(),

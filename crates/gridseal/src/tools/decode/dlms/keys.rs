@@ -2,62 +2,44 @@
 
 use anyhow::Result;
 use gridseal_crypto::{
-    Key, PublicKey,
+    Curve, CurvePublic, Key, KeyAlgorithm,
     apdu::{self, CipherRole, Header},
-    role::{DedicatedKey, Gak, Guek, Kek},
+    role::{DedicatedKey, Gak, TransactionKey},
 };
 use gridseal_dlms::{
     acse::InitiateRequest,
     apdu::{
         carrier::CipheredApdu,
         ciphered::{Protected, SecurityControl},
-        general::{GeneralCiphering, GeneralSigning, KeyInfo},
+        general::{GeneralCiphering, GeneralHeader, GeneralSigning, KeyInfo},
         tag,
     },
     assoc::{CryptoFault, Protection},
-    suite::local::KeyRing,
+    suite::local::{AgreementKeys, KeyRing, PeerQuirks},
     tree::{Carried, Opened, Opener},
 };
 use gridseal_types::SystemTitle;
 
-use crate::lab::{Aad, Lab, Side};
+use crate::lab::{Lab, Side};
 
 /// Size of the tag behind a protected body in bytes.
 const TAG_SIZE: usize = 12;
-
-/// Whether a master key opens wrapped keys of its own size.
-pub trait Unwraps<const N: usize> {
-    /// A key that came wrapped.
-    fn unwrapped(&self, wrapped: &[u8]) -> Option<Key<Guek, N>>;
-}
-
-impl Unwraps<16> for Key<Kek, 16> {
-    fn unwrapped(&self, wrapped: &[u8]) -> Option<Key<Guek, 16>> {
-        self.unwrap_transferred(wrapped.try_into().ok()?)
-    }
-}
-
-impl Unwraps<32> for Key<Kek, 32> {
-    // Key wrap of 32-byte keys is not there yet.
-    fn unwrapped(&self, _: &[u8]) -> Option<Key<Guek, 32>> {
-        None
-    }
-}
 
 /// Keys and titles of both sides. It keeps no counters: a recording may be decoded as often as one likes.
 pub struct LabOpener<const N: usize> {
     ring: KeyRing<N>,
     has_guek: bool,
     has_gak: bool,
-    kek: Option<Key<Kek, N>>,
+    /// Keys of key agreement of both sides, with their titles.
+    agreement: Vec<(SystemTitle, AgreementKeys)>,
     /// Keys that initiate requests delivered, the last one first: associations may overlap in a recording.
     dedicated: Vec<Key<DedicatedKey, N>>,
     /// Titles of client and server: of the file, and as last claimed.
     titles: [[Option<SystemTitle>; 2]; 2],
     /// Signing keys of both, by title.
-    signers: Vec<(SystemTitle, PublicKey)>,
+    signers: Vec<(SystemTitle, CurvePublic)>,
     suite: u8,
-    aad: Aad,
+    quirks: PeerQuirks,
     unverified: bool,
     /// Whether encryption without a tag is what the file expects, or everything is to be shown.
     encrypted_only: bool,
@@ -69,29 +51,25 @@ const DEDICATED_MAX: usize = 8;
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
-impl<const N: usize> LabOpener<N>
-where
-    Key<Kek, N>: Unwraps<N>,
-{
+impl<const N: usize> LabOpener<N> {
     /// The keys of a file. `unverified` also opens what has no right tag.
     pub fn new(lab: &Lab, unverified: bool) -> Result<Self> {
         let (client, server) = (lab.client.system_title, lab.server.system_title);
         let ring = lab.key_ring::<N>(Side::Client)?;
-        let mut signers = Vec::new();
-        for side in [Side::Client, Side::Server] {
-            let ring = lab.key_ring::<N>(side)?;
-            signers.extend(ring.signing.into_iter().flat_map(|signing| signing.peers));
+        let mut agreement = Vec::new();
+        for (side, title) in [(Side::Client, client), (Side::Server, server)] {
+            agreement.extend(lab.key_ring::<N>(side)?.agreement.map(|keys| (title, keys)));
         }
         Ok(Self {
             ring,
             has_guek: lab.keys.has_guek(),
             has_gak: lab.keys.has_gak(),
-            kek: lab.kek(),
+            agreement,
             dedicated: Vec::new(),
             titles: [[None, Some(client)], [None, Some(server)]],
-            signers,
+            signers: lab.signers(),
             suite: lab.suite,
-            aad: lab.aad,
+            quirks: lab.quirks,
             unverified,
             encrypted_only: unverified || lab.protection == Protection::Encrypted,
         })
@@ -168,7 +146,7 @@ where
             return Err(CryptoFault::KeySet(control));
         }
         let title = SystemTitle::from_slice(carried.header.originator).ok_or(CryptoFault::Title)?;
-        let covered = if self.aad == Aad::Normative { carried.header.wire } else { &[] };
+        let covered = if self.quirks.short_aad { &[] } else { carried.header.wire };
         let found = Found { protected: &carried.protected, titles: &[title], covered, inner_tag: None };
         let opened = match carried.key_info {
             None | Some(KeyInfo::Identified(0)) if self.has_guek => {
@@ -179,16 +157,57 @@ where
                 None => Err(CryptoFault::NoKey),
             },
             Some(KeyInfo::Wrapped { kek_id: 0, wrapped }) => {
-                match self.kek.as_ref().and_then(|kek| kek.unwrapped(wrapped)) {
-                    Some(key) => self.try_titles(&key, &found, "key wrapped under the master key"),
-                    None => Err(CryptoFault::NoKey),
-                }
+                let kek = self.ring.kek.as_ref().ok_or(CryptoFault::NoKey)?;
+                let key: Key<TransactionKey, N> =
+                    kek.unwrap_transferred(wrapped).ok_or(CryptoFault::KeyInfo)?;
+                self.try_titles(&key, &found, "key wrapped under the master key")
             }
-            // Key agreement is not there yet.
+            Some(KeyInfo::Agreed { parameters, data }) => {
+                let key = self.agreed(title, &carried.header, (parameters, data))?;
+                self.try_titles(&key, &found, if parameters == [1] { "one-pass key" } else { "static key" })
+            }
             _ => Err(CryptoFault::NoKey),
         }?;
         self.learn(&opened);
         Ok(opened)
+    }
+
+    /// The key that originator and recipient agreed upon, with the private key of either of them.
+    fn agreed(
+        &self,
+        originator: SystemTitle,
+        header: &GeneralHeader<'_>,
+        (parameters, data): (&[u8], &[u8]),
+    ) -> Result<Key<TransactionKey, N>, CryptoFault> {
+        let recipient = SystemTitle::from_slice(header.recipient).ok_or(CryptoFault::Title)?;
+        let keys_of = |title| self.agreement.iter().find(|(owner, _)| *owner == title).map(|(_, keys)| keys);
+        let (shared, party_u) = match parameters {
+            [1] => {
+                let own = &keys_of(recipient).ok_or(CryptoFault::NoKey)?.own;
+                let curve = own.public().curve();
+                let (point, signature) =
+                    data.split_at_checked(curve.point_size()).ok_or(CryptoFault::KeyInfo)?;
+                let signer = self.signers.iter().find(|(title, _)| *title == originator);
+                if !signer.is_some_and(|(_, signer)| signer.verifies(point, signature)) {
+                    return Err(CryptoFault::Signature);
+                }
+                let ephemeral = CurvePublic::from_point(curve, point).ok_or(CryptoFault::KeyInfo)?;
+                (own.agree(&ephemeral), originator.as_bytes().to_vec())
+            }
+            [2] if data.is_empty() => {
+                let (keys, other) = match keys_of(recipient) {
+                    Some(keys) => (keys, originator),
+                    None => (keys_of(originator).ok_or(CryptoFault::NoKey)?, recipient),
+                };
+                let peer = keys.peers.get(&other).ok_or(CryptoFault::NoKey)?;
+                let id = header.transaction_id;
+                let size = u8::try_from(id.len()).map_err(|_| CryptoFault::Transaction)?;
+                (keys.own.agree(peer), [originator.as_bytes().as_slice(), &[size], id].concat())
+            }
+            _ => return Err(CryptoFault::KeyInfo),
+        };
+        let shared = shared.ok_or(CryptoFault::KeyInfo)?;
+        shared.derive(KeyAlgorithm::Gcm, &party_u, recipient.as_bytes()).ok_or(CryptoFault::KeyInfo)
     }
 
     fn try_titles<R: CipherRole>(
@@ -255,10 +274,7 @@ struct Found<'a> {
     inner_tag: Option<u8>,
 }
 
-impl<const N: usize> Opener for LabOpener<N>
-where
-    Key<Kek, N>: Unwraps<N>,
-{
+impl<const N: usize> Opener for LabOpener<N> {
     fn open(&mut self, carried: Carried<'_>) -> Result<Option<Opened>, CryptoFault> {
         match carried {
             Carried::Ciphered(carried) => self.ciphered(carried).map(Some),
@@ -270,9 +286,8 @@ where
     fn verifies(&mut self, signed: &GeneralSigning<'_>) -> Option<bool> {
         let title = SystemTitle::from_slice(signed.header.originator)?;
         let (_, key) = self.signers.iter().find(|(signer, _)| *signer == title)?;
-        let Ok(signature) = signed.signature.try_into() else { return Some(false) };
         // Whether the length of the content is signed could not be checked against the standard: peers differ.
-        Some([true, false].into_iter().any(|counts| key.verifies(&signed.signed(counts), signature)))
+        Some([true, false].into_iter().any(|counts| key.verifies(&signed.signed(counts), signed.signature)))
     }
 
     fn claimed(&mut self, is_client: bool, title: SystemTitle) {
