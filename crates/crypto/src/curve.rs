@@ -153,7 +153,7 @@ impl CurveSigner {
     pub fn new<const L: usize>(scalar: &Key<DlmsSigning, L>) -> Result<Self, KeyError> {
         let bytes = scalar.bytes().as_slice();
         Ok(Self(if let Ok(bytes) = <[u8; 32]>::try_from(bytes) {
-            Private::P256(Box::new(SigningKey::new(&Key::take(&mut *Zeroizing::new(bytes)))?))
+            Private::P256(Box::new(SigningKey::new(&Key::take(&mut Zeroizing::new(bytes)))?))
         } else {
             Private::P384(Box::new(p384_signer(bytes).ok_or(KeyError::Scalar)?))
         }))
@@ -216,7 +216,7 @@ impl CurveAgreement {
     pub fn new<R: Role, const L: usize>(scalar: &Key<R, L>) -> Result<Self, KeyError> {
         let bytes = scalar.bytes().as_slice();
         Ok(Self(if let Ok(bytes) = <[u8; 32]>::try_from(bytes) {
-            let key: Key<R, 32> = Key::take(&mut *Zeroizing::new(bytes));
+            let key: Key<R, 32> = Key::take(&mut Zeroizing::new(bytes));
             Agreement::P256(Box::new(AgreementKey::new(&key)?))
         } else if bytes.len() == 48 {
             Agreement::P384(Box::new(p384::SecretKey::from_slice(bytes).map_err(|_| KeyError::Scalar)?))

@@ -239,5 +239,5 @@ fn general_ciphering_opens_with_each_kind_of_key_and_both_readings_of_what_the_t
     assert_eq!((code(&meter.lab, &normative), code(&quirk, &normative)), (None, tag.clone()));
     assert_eq!((code(&meter.lab, &short), code(&quirk, &short)), (tag, None));
     assert_eq!(code(&quirk, &wrapped), None);
-    assert_eq!(code(&quirk, &agreed).as_deref(), Some("dlms.no_key"), "key agreement is not there yet");
+    assert_eq!(code(&quirk, &agreed).as_deref(), Some("dlms.no_key"), "no key of agreement is given");
 }

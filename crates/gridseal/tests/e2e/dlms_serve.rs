@@ -11,9 +11,9 @@ use std::{
 };
 
 use gridseal_crypto::{
-    Key, SigningKey,
+    Curve, CurveSigner, Key,
     hls::Secret,
-    role::{DlmsSigning, Guek, Kek},
+    role::{Guek, Kek},
 };
 use gridseal_dlms::{
     acse::Mechanism,
@@ -113,14 +113,14 @@ fn key<R: gridseal_crypto::role::Role>(text: &str) -> Key<R, 16> {
 }
 
 /// A meter process; stopped when dropped.
-struct Meter {
+pub(crate) struct Meter {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     log: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Meter {
-    fn start(dir: &Path, lab: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(dir: &Path, lab: &str, arguments: &[&str]) -> Self {
         let path = dir.join("lab.toml");
         let lab = lab
             .replace("CLIENT_SIGNING", CLIENT_SIGNING)
@@ -151,9 +151,17 @@ impl Meter {
         Self { child, address, log }
     }
 
-    fn causes(&self) -> Vec<String> {
+    pub(crate) fn causes(&self) -> Vec<String> {
+        self.logged("cause")
+    }
+
+    pub(crate) fn events(&self) -> Vec<String> {
+        self.logged("event")
+    }
+
+    fn logged(&self, field: &str) -> Vec<String> {
         let log = self.log.lock().unwrap();
-        log.iter().map(|entry| entry["cause"].as_str().unwrap_or_default().to_owned()).collect()
+        log.iter().map(|entry| entry[field].as_str().unwrap_or_default().to_owned()).collect()
     }
 }
 
@@ -164,7 +172,7 @@ impl Drop for Meter {
     }
 }
 
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("gridseal-serve-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).unwrap();

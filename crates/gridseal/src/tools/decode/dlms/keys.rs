@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use gridseal_crypto::{
-    Curve, CurvePublic, Key, KeyAlgorithm,
+    CurvePublic, Key, KeyAlgorithm,
     apdu::{self, CipherRole, Header},
     role::{DedicatedKey, Gak, TransactionKey},
 };
