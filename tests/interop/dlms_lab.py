@@ -45,7 +45,7 @@ def write_lab(
 ) -> str:
     """Writes a lab file; `settings` are further lines of its first part, `extra` ends it."""
     first = {"suite": 0, "max_pdu": 1024, "client_sap": 16, "listen_sap": 1} | settings
-    named = "-".join(str(value) for value in (mechanism, carrier, protection, *settings.values()))
+    named = "-".join(str(value) for value in (mechanism, carrier, protection, *settings.values(), len(extra)))
     path, keys = Path(folder) / f"lab-{named}.toml", Keys(first["suite"])
     path.write_text(
         "danger_test_keys = true\n"

@@ -6,13 +6,13 @@ import socket
 
 import dlms_lab
 from gurux_dlms import GXByteBuffer, GXReplyData
-from gurux_dlms.ecdsa import GXPrivateKey, GXPublicKey
+from gurux_dlms.ecdsa import GXEcdsa, GXPrivateKey, GXPublicKey
 from gurux_dlms.enums import Authentication, Conformance, DataType, InterfaceType, Security
 from gurux_dlms.GXDateTime import GXDateTime
 from gurux_dlms.objects.enums import SecuritySuite
 from gurux_dlms.objects import GXDLMSData, GXDLMSDisconnectControl, GXDLMSProfileGeneric, GXDLMSRegister
 from gurux_dlms.secure import GXDLMSSecureClient
-from reference.security import SUITES, public_of
+from reference.security import SUITES, Refused, public_of, sign, verify
 
 MECHANISMS = {
     0: Authentication.NONE,
@@ -32,6 +32,28 @@ def quietly(step):
             return step(*arguments, **named)
 
     return quiet
+
+
+@contextlib.contextmanager
+def corrected():
+    """Signatures on P-384, of which this version knows only P-256: it tests for that curve twice."""
+    kept = GXEcdsa.sign, GXEcdsa.verify
+
+    def signed(self, data):
+        return sign(SUITES[2], bytes(self._GXEcdsa__privateKey.rawValue), bytes(data))
+
+    def is_signed(self, signature, data):
+        try:
+            verify(SUITES[2], bytes(self._GXEcdsa__publicKey.rawValue)[1:], bytes(data), bytes(signature))
+        except Refused:
+            return False
+        return True
+
+    GXEcdsa.sign, GXEcdsa.verify = signed, is_signed
+    try:
+        yield
+    finally:
+        GXEcdsa.sign, GXEcdsa.verify = kept
 
 
 class Peer:

@@ -215,6 +215,7 @@ impl Lying {
             Carrier::Ded => "ded",
             Carrier::GeneralGlo => "general-glo",
             Carrier::GeneralDed => "general-ded",
+            Carrier::GeneralCiphering(_) => panic!("this meter speaks suite 0"),
         };
         let text = format!(
             "danger_test_keys = true\nsuite = 0\nmechanism = {}\nprotection = \"auth+enc\"\ncarrier = \"{carrier}\"\n\
