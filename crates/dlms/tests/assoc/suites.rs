@@ -674,6 +674,34 @@ fn signatures_of_others_in_other_forms_or_over_other_layers_are_refused() {
     assert_eq!(judge(&nested), Err(CryptoFault::Form));
 }
 
+//= DLMS 5.6: both layers of one exchange have one transaction-id
+//= DLMS 5.9: a counter is stored only after its tag was verified
+#[test]
+fn layers_of_two_transactions_and_a_used_counter_under_a_new_transaction_are_refused() {
+    let ends = [CLIENT_TITLE, SERVER_TITLE];
+    let carrier = Carrier::GeneralCiphering(KeyKind::Identified);
+    let sealed = |transaction, signing| {
+        let mut client = end::<16>(1, CLIENT_TITLE, ends, PeerQuirks::default());
+        client.resume_transactions(transaction);
+        bytes(run(&mut client, &seal(carrier, signing, SERVER_TITLE, vec![0xC0; 9])))
+    };
+    let wire = header_wire(&6u64.to_be_bytes(), CLIENT_TITLE, SERVER_TITLE);
+    let content = sealed(5, Signing::None);
+    let apdu = GeneralSigning {
+        header: GeneralHeader::from_wire(&wire).unwrap(),
+        content: &content,
+        signature: &[],
+    };
+    let signature = signer(1, &scalars(1)[0]).sign(&apdu.signed(true)).unwrap();
+    let request = GeneralSigning { signature: &signature, ..apdu }.to_bytes();
+    let mut server = end::<16>(1, SERVER_TITLE, ends, PeerQuirks::default());
+    assert_eq!(run(&mut server, &open(&request, CLIENT_TITLE)), Err(CryptoFault::Transaction));
+    assert_eq!(server.last_received(KeySet::Unicast, CLIENT_TITLE), None);
+    bytes(run(&mut server, &open(&content, CLIENT_TITLE)));
+    let again = run(&mut server, &open(&sealed(50, Signing::Outside), CLIENT_TITLE));
+    assert_eq!(again, Err(CryptoFault::Counter { found: 0, lowest: 1 }));
+}
+
 //= DLMS 5.5: a transaction-id is never used twice
 #[test]
 fn a_server_answers_one_transaction_once_under_a_static_key() {

@@ -259,15 +259,7 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
     }
     let none = KeyFields::default();
     let fields = file.keys.as_ref().map_or(&none, |keys| keys.get_ref());
-    let keys = Keys {
-        guek: place.optional("keys.guek", fields.guek.as_ref(), size)?,
-        gak: place.optional("keys.gak", fields.gak.as_ref(), size)?,
-        gbek: place.optional("keys.gbek", fields.gbek.as_ref(), size)?,
-        kek: place.optional("keys.kek", fields.kek.as_ref(), size)?,
-        secret: fields.secret.as_ref().map(|text| secret(&place, text)).transpose()?,
-        client: client_keys,
-        server: server_keys,
-    };
+    let keys = all_keys(&place, fields, size, [client_keys, server_keys])?;
     let default = Association::of(client_sap, mechanism);
     let associations = all_associations(&place, &file.association, default)?;
     let end = text.trim_end().len();
@@ -301,6 +293,24 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         },
         associations,
         objects,
+    })
+}
+
+/// The keys of the file; those of the suite have `size` bytes.
+fn all_keys(
+    place: &Place<'_>,
+    fields: &KeyFields,
+    size: usize,
+    [client, server]: [PartyKeys; 2],
+) -> Result<Keys, LabError> {
+    Ok(Keys {
+        guek: place.optional("keys.guek", fields.guek.as_ref(), size)?,
+        gak: place.optional("keys.gak", fields.gak.as_ref(), size)?,
+        gbek: place.optional("keys.gbek", fields.gbek.as_ref(), size)?,
+        kek: place.optional("keys.kek", fields.kek.as_ref(), size)?,
+        secret: fields.secret.as_ref().map(|text| secret(place, text)).transpose()?,
+        client,
+        server,
     })
 }
 
