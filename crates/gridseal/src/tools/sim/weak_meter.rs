@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use gridseal_dlms::{
     acse::{AARE, AARQ, Aare, Aarq, Mechanism},
     apdu::{
-        carrier::{Carrier, CipheredApdu},
+        carrier::{Carrier, CipheredApdu, Signing},
         exception::ExceptionResponse,
         get::{GetRequest, GetResponse},
         tag,
@@ -324,12 +324,19 @@ impl WeakMeter {
             user: None,
             mechanism: self.lab.mechanism,
             protection: self.lab.protection,
+            is_signed: false,
             is_broadcast: false,
         };
         let value = table.get(AttributeRequest { context: &context, attribute, selection });
         let Ok(Value::Encoded(value)) = value else { return None };
         let apdu = GetResponse::Normal { invoke_id, result: Ok(&value) }.to_bytes();
-        let seal = Operation::Seal { carrier: Carrier::Glo, protection: self.lab.protection, apdu };
+        let seal = Operation::Seal {
+            carrier: Carrier::Glo,
+            protection: self.lab.protection,
+            signing: Signing::None,
+            peer: None,
+            apdu,
+        };
         match keys.perform(client.handle, &seal, &mut client.local) {
             Ok(Done::Bytes(answer)) => Some(answer),
             _ => None,
@@ -380,14 +387,14 @@ impl WeakMeter {
     /// A meter that keeps to no size announces one all the same.
     fn announcing(&self, operation: Operation) -> Operation {
         match operation {
-            Operation::Seal { carrier, protection, mut apdu }
+            Operation::Seal { carrier, protection, signing, peer, mut apdu }
                 if self.is(Weakness::PduOverlong) && apdu.first() == Some(&tag::INITIATE_RESPONSE) =>
             {
                 let at = apdu.len().saturating_sub(4);
                 if let Some([high, low]) = apdu.get_mut(at..at.saturating_add(2)) {
                     [*high, *low] = ANNOUNCED.to_be_bytes();
                 }
-                Operation::Seal { carrier, protection, apdu }
+                Operation::Seal { carrier, protection, signing, peer, apdu }
             }
             other => other,
         }

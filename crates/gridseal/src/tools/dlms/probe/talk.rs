@@ -20,7 +20,7 @@ use super::{
     super::channel::{Channel, Ends, Heard},
     raw::{Raw, Seal},
 };
-use crate::lab::{self, Lab};
+use crate::lab::Lab;
 
 /// Largest APDU that is taken, bytes.
 const APDU_SIZE_MAX: usize = 65_535;
@@ -71,7 +71,7 @@ pub struct Setup {
 impl Setup {
     /// As the lab file says. What this probe does not speak is carried in the nearest form that it does.
     pub fn of(lab: &Lab) -> Self {
-        let is_general = matches!(lab.carrier, lab::Carrier::GeneralGlo | lab::Carrier::GeneralDed);
+        let is_general = matches!(lab.carrier, Carrier::GeneralGlo | Carrier::GeneralDed);
         let general = if is_general { Conformance::GENERAL_PROTECTION } else { Conformance::default() };
         Self {
             client_sap: lab.client_sap,

@@ -6,7 +6,10 @@ use anyhow::Result;
 use gridseal_crypto::{Rng, RngError};
 use gridseal_dlms::{
     acse::Mechanism,
-    apdu::{carrier::CipheredApdu, tag},
+    apdu::{
+        carrier::{CipheredApdu, Signing},
+        tag,
+    },
     assoc::{AssociationHandle, CryptoFault, CryptoResult, Done, Operation, PeerChallenge, Protection},
     suite::local::LocalSettings,
 };
@@ -107,7 +110,7 @@ impl Keys {
             {
                 Ok(Done::Bytes(apdu.clone()))
             }
-            Operation::Seal { carrier, protection, apdu } if self.is(Weakness::ServerCounterReset) => {
+            Operation::Seal { carrier, protection, apdu, .. } if self.is(Weakness::ServerCounterReset) => {
                 let counter = local.counter.unwrap_or(self.first_counter);
                 local.counter = Some(counter.saturating_add(1));
                 let seal = Seal { control: protection.bits() | self.suite, title: self.server, counter };
@@ -210,7 +213,12 @@ impl Keys {
         let counter = ciphered.protected.invocation_counter;
         let seal = Seal { control: control.0, title: peer, counter };
         let plain = open(self.raw.as_ref(), seal, ciphered.protected.body).ok_or(CryptoFault::Tag)?;
-        Ok(Done::Opened { plain, security_control: control, carrier: ciphered.carrier })
+        Ok(Done::Opened {
+            plain,
+            security_control: control,
+            carrier: ciphered.carrier,
+            signing: Signing::None,
+        })
     }
 
     /// Opens an APDU and remembers nothing of it.
