@@ -118,7 +118,6 @@ enum Factory {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value for the life of the process")]
 enum Ceremony {
     /// Make or use the owner key, certify the key service and the inner services.
     #[command(after_help = "Example:\n  gridseal ceremony owner --out owner --config-listen 192.0.2.2:8443")]

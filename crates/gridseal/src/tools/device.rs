@@ -326,7 +326,6 @@ async fn register_chunk(
 }
 
 /// The receipt of the owner before, verified, where one is asked for and there was an owner before.
-#[expect(clippy::type_complexity, reason = "a failure, a refusal, or perhaps a receipt")]
 fn former_owners_receipt(
     setup: &Setup,
     device: &Shipped,
