@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256, Sha384};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    AgreementKey, Key, KeyError, PublicKey, Rng, Signer, SigningKey,
+    AgreementKey, Key, KeyError, PublicKey, Rng, Signature, Signer, SigningKey,
     role::{DlmsSigning, Ephemeral, Role},
 };
 
@@ -143,14 +143,18 @@ pub struct CurveSigner(Private);
 enum Private {
     P256(Box<SigningKey<DlmsSigning>>),
     P384(Box<p384::ecdsa::SigningKey>),
+    External(PublicKey, ExternalSigner),
 }
+
+/// Signs with a key of P-256 that is elsewhere; `None` when it refuses or fails.
+type ExternalSigner = Box<dyn Fn(&[u8]) -> Option<Signature> + Send + Sync>;
 
 impl CurveSigner {
     /// Prepares a private key: of P-256 when it has 32 bytes, of P-384 when it has 48.
     ///
     /// # Errors
     /// [`KeyError::Scalar`] when the bytes are none.
-    pub fn new<const L: usize>(scalar: &Key<DlmsSigning, L>) -> Result<Self, KeyError> {
+    pub fn new<R: Role, const L: usize>(scalar: &Key<R, L>) -> Result<Self, KeyError> {
         let bytes = scalar.bytes().as_slice();
         Ok(Self(if let Ok(bytes) = <[u8; 32]>::try_from(bytes) {
             Private::P256(Box::new(SigningKey::new(&Key::take(&mut Zeroizing::new(bytes)))?))
@@ -159,12 +163,21 @@ impl CurveSigner {
         }))
     }
 
+    /// A key of P-256 that a TPM or an HSM holds.
+    #[must_use]
+    pub fn external(
+        public: PublicKey,
+        sign: impl Fn(&[u8]) -> Option<Signature> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Private::External(public, Box::new(sign)))
+    }
+
     /// Takes the bytes of a private key over and wipes the source; `None` when they are none of the curve.
     #[must_use]
     pub fn take(curve: Curve, source: &mut [u8]) -> Option<Self> {
         match curve {
-            Curve::P256 => Self::new(&Key::<_, 32>::take_slice(source)?).ok(),
-            Curve::P384 => Self::new(&Key::<_, 48>::take_slice(source)?).ok(),
+            Curve::P256 => Self::new(&Key::<DlmsSigning, 32>::take_slice(source)?).ok(),
+            Curve::P384 => Self::new(&Key::<DlmsSigning, 48>::take_slice(source)?).ok(),
         }
     }
 
@@ -173,6 +186,7 @@ impl CurveSigner {
     pub fn public(&self) -> CurvePublic {
         match &self.0 {
             Private::P256(key) => key.public().into(),
+            Private::External(public, _) => (*public).into(),
             Private::P384(key) => p384_point(&key.verifying_key().into()),
         }
     }
@@ -182,6 +196,7 @@ impl CurveSigner {
     pub fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         match &self.0 {
             Private::P256(key) => key.sign(message).ok().map(Vec::from),
+            Private::External(_, sign) => sign(message).map(Vec::from),
             Private::P384(key) => {
                 let signature: p384::ecdsa::Signature = key.try_sign(message).ok()?;
                 Some(signature.to_bytes().to_vec())

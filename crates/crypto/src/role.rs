@@ -87,6 +87,10 @@ roles! {
     VoucherSecond 40;
     /// Seed of the owner's second, post-quantum key.
     OwnerSecond 41;
+    /// Signs manifests of firmware images.
+    FirmwareSigning 42;
+    /// Seed of the second, post-quantum key that signs manifests of firmware images.
+    FirmwareSecond 43;
     /// Wraps data keys: the software keystore's root.
     KeystoreKek 48;
     /// Wraps keys at rest.

@@ -69,7 +69,12 @@ pub fn key_of_spki(der: &[u8]) -> Option<PublicKey> {
 /// A signature r || s as DER `SEQUENCE { r INTEGER, s INTEGER }`, at most 72 bytes: the form of certificates and TLS.
 #[must_use]
 pub fn signature_to_der(signature: &Signature) -> Vec<u8> {
-    let (r, s) = signature.split_at(32);
+    signature_parts_to_der(signature)
+}
+
+/// As [`signature_to_der`], for r and s of any one size.
+pub(crate) fn signature_parts_to_der(signature: &[u8]) -> Vec<u8> {
+    let (r, s) = signature.split_at(signature.len() / 2);
     tlv(SEQUENCE, &[&unsigned(r), &unsigned(s)])
 }
 
@@ -194,7 +199,7 @@ fn consumed<'a>(whole: &'a [u8], rest: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// One element. Contents stay below 64 KiB: all callers write requests of bounded parts.
-fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length = u16::try_from(parts.iter().map(|part| part.len()).sum::<usize>()).unwrap_or(u16::MAX);
     let mut der = alloc::vec![tag];
     match length.to_be_bytes() {

@@ -11,6 +11,7 @@ mod certificate;
 mod path;
 mod revocation;
 
+pub(crate) use certificate::read_time;
 pub use certificate::{Certificate, TpmModel, cut};
 pub use path::{Assured, Endorsements, Issuers};
 pub use revocation::RevocationList;

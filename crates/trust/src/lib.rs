@@ -15,6 +15,8 @@ pub mod csr;
 pub mod der;
 pub mod endorsement;
 pub mod enrol;
+pub mod firmware;
 pub mod measured;
+pub mod party;
 pub mod root;
 pub mod tpm;

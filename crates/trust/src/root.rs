@@ -218,6 +218,9 @@ pub enum RootRequest {
     Describe,
     /// Makes the owner's key set. Answer: [`RootReply::Keys`].
     CreateKeys,
+    /// Makes one more P-256 signing key under the storage root key, which is made when it is missing. Answer:
+    /// [`RootReply::SigningKey`].
+    CreateSigningKey,
     /// `N_e = HMAC(N_root, "gs-ndev-v1" || u64(e))`. Answer: [`RootReply::OwnerSecret`].
     OwnerSecret(Epoch),
     /// Writes the pin durably. Answer: [`RootReply::Done`].
@@ -266,9 +269,10 @@ pub enum RootRequest {
         /// Imported object.
         object: KeyBlob,
     },
-    /// Signs with the TLS key: ECDSA P-256 over SHA-256 of the message. Answer: [`RootReply::Signature`].
+    /// Signs with the TLS key, or one of [`RootRequest::CreateSigningKey`]: ECDSA P-256 over SHA-256 of the message.
+    /// Answer: [`RootReply::Signature`].
     Sign {
-        /// TLS key.
+        /// TLS or other signing key.
         tls: KeyBlob,
         /// Message, hashed by the root.
         message: Vec<u8>,
@@ -285,6 +289,8 @@ pub enum RootReply {
     Described(Description),
     /// To [`RootRequest::CreateKeys`].
     Keys(OwnerKeys),
+    /// To [`RootRequest::CreateSigningKey`].
+    SigningKey(KeyBlob),
     /// To [`RootRequest::OwnerSecret`].
     OwnerSecret(Key<OwnerSecret, 32>),
     /// To [`RootRequest::ActivateIdentity`].

@@ -141,7 +141,7 @@ fn days_since_epoch(year: u64, month: u64, day: u64) -> Option<u64> {
 }
 
 /// UTCTime or GeneralizedTime, seconds present or not; before 1970 it is 1970.
-pub(super) fn read_time(element: Element<'_>) -> Option<UtcTime> {
+pub(crate) fn read_time(element: Element<'_>) -> Option<UtcTime> {
     let text = element.contents.strip_suffix(b"Z")?;
     let number = |range: core::ops::Range<usize>| {
         text.get(range)?.iter().try_fold(0u64, |value, byte| {

@@ -40,6 +40,8 @@ pub enum SignedType {
     Policy,
     /// Head of the log of voucher entries, by the manufacturer.
     Log,
+    /// Manifest of a firmware image.
+    Firmware,
 }
 
 impl SignedType {
@@ -62,6 +64,7 @@ impl SignedType {
             Self::Receipt => "gso1-receipt",
             Self::Policy => "gso1-policy",
             Self::Log => "gso1-log",
+            Self::Firmware => "gsf1-manifest",
         }
     }
 

@@ -415,6 +415,10 @@ impl DeviceRoot for SoftwareRoot {
             RootRequest::Manufacture(device_root) => self.manufacture(device_root),
             RootRequest::Describe => self.describe(),
             RootRequest::CreateKeys => self.create_keys(),
+            RootRequest::CreateSigningKey => {
+                let kept = self.kept.as_ref().ok_or(RootError::Unsuitable)?;
+                kept.create(&TLS_TEMPLATE, &mut *self.rng).map(RootReply::SigningKey)
+            }
             RootRequest::OwnerSecret(epoch) => {
                 Ok(RootReply::OwnerSecret(owner_secret(&self.kept()?.device_root, epoch)))
             }

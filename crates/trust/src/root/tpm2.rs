@@ -316,6 +316,10 @@ impl<T: TpmTransport> DeviceRoot for Tpm2Root<T> {
             RootRequest::Manufacture(device_root) => self.manufacture(&device_root),
             RootRequest::Describe => self.describe(),
             RootRequest::CreateKeys => self.create_keys(),
+            RootRequest::CreateSigningKey => {
+                self.ensure_storage_root()?;
+                self.create(&TLS_TEMPLATE).map(RootReply::SigningKey)
+            }
             RootRequest::OwnerSecret(epoch) => self.owner_secret(epoch).map(RootReply::OwnerSecret),
             RootRequest::WritePin(pin) => self.write_pin(&pin).map(|()| RootReply::Done),
             RootRequest::RaiseEpoch => self.raise_epoch().map(|()| RootReply::Done),

@@ -269,6 +269,12 @@ fn sign(bench: &mut dyn Bench, keys: &OwnerKeys) {
     let signature = reply!(bench, request(), RootReply::Signature(signature) => signature);
     assert!(key.verifies(b"certificate verify", &signature));
     assert!(!key.verifies(b"something else", &signature));
+    // One more key signs alike, and is another one.
+    let blob = reply!(bench, RootRequest::CreateSigningKey, RootReply::SigningKey(blob) => blob);
+    let other: PublicKey = tpm::tls_key(&blob.public).unwrap();
+    let request = RootRequest::Sign { tls: blob, message: b"certificate request".to_vec() };
+    let signature = reply!(bench, request, RootReply::Signature(signature) => signature);
+    assert!(other.verifies(b"certificate request", &signature) && other != key);
 }
 
 /// A new exchange on an owned root, with the values in force: legal, and the same proof.
