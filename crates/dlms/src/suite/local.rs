@@ -8,6 +8,7 @@
 //! repeated APDU: the transaction-ids do. Those of requests are numbers of 8 bytes that rise from one to the next, on the
 //! side that draws them and on the side that judges them; they belong to the two parties and outlive every key.
 
+mod data;
 mod general;
 mod open;
 mod transaction;
@@ -30,6 +31,7 @@ use crate::{
     },
     assoc::{AssociationHandle, CryptoFault, CryptoResult, Done, Operation, PeerChallenge, Protection},
 };
+pub use data::{DataKey, DataLayer, DataProtection};
 use transaction::{TransactionId, Transactions};
 
 /// Farthest that a hint of the peer may move the own sending counter at once: a false hint must not use up the key.

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// key-parameters of one-pass Diffie-Hellman.
-const ONE_PASS: &[u8] = &[1];
+pub(super) const ONE_PASS: &[u8] = &[1];
 /// key-parameters of the static unified model.
 const STATIC: &[u8] = &[2];
 
@@ -37,14 +37,14 @@ struct Ends {
 }
 
 /// A key of one APDU, and what tells the recipient of it.
-struct FreshKey<const N: usize> {
-    key: Key<TransactionKey, N>,
+pub(super) struct FreshKey<const N: usize> {
+    pub(super) key: Key<TransactionKey, N>,
     /// Wrapped key, or ephemeral key and signature, or nothing.
-    data: Vec<u8>,
+    pub(super) data: Vec<u8>,
 }
 
 /// The one ticket of a key that protects one APDU.
-fn only_ticket() -> Result<Ticket, CryptoFault> {
+pub(super) fn only_ticket() -> Result<Ticket, CryptoFault> {
     //= DLMS 5.5: the counter of a fresh key begins at 0
     let mut counter = InvocationCounter::resume(0);
     let one = counter.reserve(1).map_err(|_| CryptoFault::Exhausted)?;
@@ -163,11 +163,31 @@ impl<const N: usize> LocalCrypto<N> {
         if self.settings.quirks.short_aad { &[] } else { wire }
     }
 
-    fn wrapped_key(&self, ports: &mut Ports<'_>) -> Result<FreshKey<N>, CryptoFault> {
+    pub(super) fn wrapped_key(&self, ports: &mut Ports<'_>) -> Result<FreshKey<N>, CryptoFault> {
         let kek = self.keys.kek.as_ref().ok_or(CryptoFault::NoKey)?;
         let key = Key::generate(ports.rng).map_err(|_| CryptoFault::Unavailable)?;
         let data = kek.wrap_for_meter(&key);
         Ok(FreshKey { key, data })
+    }
+
+    /// A one-pass key for a recipient.
+    pub(super) fn one_pass_to(
+        &self,
+        recipient: SystemTitle,
+        ports: &mut Ports<'_>,
+    ) -> Result<FreshKey<N>, CryptoFault> {
+        self.one_pass_key(Ends { originator: self.settings.own_title, recipient }, ports)
+    }
+
+    /// The key that `originator` wrapped or agreed upon for us.
+    pub(super) fn fresh_from(
+        &self,
+        originator: SystemTitle,
+        info: &KeyInfo<'_>,
+        transaction: &[u8],
+    ) -> Result<Key<TransactionKey, N>, CryptoFault> {
+        let ends = Ends { originator, recipient: self.settings.own_title };
+        self.fresh_key(ends, info, transaction).map(|(_, key)| key)
     }
 
     fn one_pass_key(&self, ends: Ends, ports: &mut Ports<'_>) -> Result<FreshKey<N>, CryptoFault> {
