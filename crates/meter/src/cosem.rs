@@ -11,29 +11,37 @@
 //! | `residential` | the built-in set |
 //! | `measure` | simulated quantities, functions of time |
 //! | `get`, `set`, `action` | one match each over classes |
-//! | `clock`, `profile`, `image`, `calendar`, `control`, `security`, `association` | what those classes do |
+//! | `clock`, `profile`, `image`, `calendar`, `control`, `association` | what those classes do |
+//! | `security`, `agreement`, `certificates` | the security setup: policy and keys, agreement, certificates |
+//! | `protection` | attributes and methods through layers of their own |
+//! | `keyholder`, `durable` | the port to the keys, and what survives a power cut |
 //!
 //! # What no remote client can do
 //!
 //! Energy registers and their units have no write path (rule S15): neither SET nor `reset`. An image becomes active only
-//! with a signature that the [`Keyholder`] verifies (rule S6); it never touches the metrological part. A broadcast can
+//! with both signatures of its manifest (rule S6); it never touches the metrological part. A broadcast can
 //! bring image blocks and nothing else. Payment classes keep their attributes; their methods are refused.
 
 #![deny(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects)]
 
 mod access;
 mod action;
+mod agreement;
 mod association;
 mod calendar;
+mod certificates;
 mod clock;
 mod control;
+mod durable;
 mod fuzz;
 mod get;
 mod image;
+mod keyholder;
 mod measure;
 mod note;
 mod object;
 mod profile;
+mod protection;
 mod residential;
 mod security;
 mod set;
@@ -47,15 +55,19 @@ use gridseal_dlms::{acse::Conformance, assoc::Protection, suite::local::KeySet, 
 use gridseal_types::{ObisCode, SystemTitle, UtcTime};
 
 pub use access::{Grant, Rights, Session};
+pub use certificates::CertificateRefusal;
+pub use durable::{RestoreError, Saved};
 #[doc(hidden)]
 pub use fuzz::fuzz_entry;
+pub use image::{ImageConfig, ImageRefusal};
+pub use keyholder::{KeyId, KeyRefusal, Keyholder, Pairs, Part, StoreError};
 pub use note::Note;
 pub use object::{ObjectChange, ObjectError};
-pub use security::{KeyId, KeyRefusal, Keyholder};
 
 use calendar::Calendar;
+use certificates::{Certificates, NO_FLOOR};
 use control::Watch;
-use image::Image;
+use image::{Active, Image};
 use object::Object;
 use profile::Buffer;
 
@@ -85,6 +97,10 @@ pub struct DeviceConfig {
     pub max_pdu: u16,
     /// What each client is offered, by its service access point.
     pub grants: Vec<Grant>,
+    /// Whether the clock that it is told at the start may be relied on; a client that has proven who it is makes it so.
+    pub is_clock_trusted: bool,
+    /// Whose images it takes; without it none.
+    pub image: Option<ImageConfig>,
 }
 
 /// A logical device with its objects.
@@ -102,6 +118,14 @@ pub struct Device {
     /// Start of the running period of a demand register.
     demand_since: BTreeMap<ObisCode, UtcTime>,
     image: Image,
+    /// What runs, if it came as an image.
+    active: Option<Active>,
+    certificates: Certificates,
+    is_clock_trusted: bool,
+    /// The latest time that was trusted.
+    floor: UtcTime,
+    /// Highest transaction-id of protected data from each client.
+    transactions: BTreeMap<SystemTitle, u64>,
     watch: Watch,
     calendar: Calendar,
     /// A time to be set later, and from when until when it may be.
@@ -129,6 +153,11 @@ impl Device {
             profiles: BTreeMap::new(),
             demand_since: BTreeMap::new(),
             image: Image::default(),
+            active: None,
+            certificates: Certificates::default(),
+            is_clock_trusted: false,
+            floor: NO_FLOOR,
+            transactions: BTreeMap::new(),
             watch: Watch::default(),
             calendar: Calendar::default(),
             preset: None,
@@ -137,6 +166,7 @@ impl Device {
             push_id: 0,
             notes: Vec::new(),
         };
+        device.is_clock_trusted = device.config.is_clock_trusted;
         device.fill_profiles();
         device.log_event(profile::EVENT_POWER_UP);
         device
@@ -189,6 +219,12 @@ impl Device {
     #[must_use]
     pub fn policy(&self) -> (Protection, Protection) {
         security::policy(&self.objects)
+    }
+
+    /// Whether requests and responses must be signed by the policy of the security setup.
+    #[must_use]
+    pub fn signatures(&self) -> (bool, bool) {
+        security::signatures(&self.objects)
     }
 
     /// What each client is offered.

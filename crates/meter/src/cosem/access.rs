@@ -11,7 +11,7 @@ use gridseal_dlms::{
 };
 use gridseal_types::ObisCode;
 
-use super::{Device, Keyholder, Note, object::Object};
+use super::{Device, Keyholder, Note, object::Object, protection::DATA_PROTECTION};
 
 /// The class of associations.
 pub(super) const ASSOCIATION: u16 = 15;
@@ -80,7 +80,10 @@ impl Session<'_> {
     fn rights(&self, context: &AccessContext) -> Option<Rights> {
         let grant = self.device.grant(context.client_sap)?;
         let (required, _) = self.device.policy();
-        let is_protected = !grant.is_ciphered || context.protection.covers(required);
+        let (must_sign, _) = self.device.signatures();
+        let is_protected = !grant.is_ciphered
+            || (context.protection.covers(required)
+                && (context.is_signed || !must_sign || context.is_broadcast));
         is_protected.then_some(grant.rights)
     }
 
@@ -167,6 +170,9 @@ impl Objects for Session<'_> {
                 self.denied(request.context, method.obis, method.method);
             }
             return refused(result);
+        }
+        if method.class == DATA_PROTECTION {
+            return self.protected(&request);
         }
         self.device.action(method, request.parameters, request.context, self.keys)
     }

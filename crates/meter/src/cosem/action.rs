@@ -29,12 +29,13 @@ impl Device {
         keys: &mut dyn Keyholder,
     ) -> ActionReply {
         match self.invoke(method, parameters, Some(context), keys, 0) {
-            Ok(()) => ActionReply::SUCCESS,
+            Ok(None) => ActionReply::SUCCESS,
+            Ok(Some(value)) => ActionReply::returns(value),
             Err(result) => refused(result),
         }
     }
 
-    /// Invokes a method, for a client or, without a context, for a script.
+    /// Invokes a method, for a client or, without a context, for a script; gives what it returns.
     #[expect(clippy::too_many_arguments, reason = "a method, its parameter, and for whom it runs")]
     pub(super) fn invoke(
         &mut self,
@@ -43,7 +44,7 @@ impl Device {
         context: Option<&AccessContext>,
         keys: &mut dyn Keyholder,
         depth: u8,
-    ) -> Result<(), DataAccessResult> {
+    ) -> Result<Option<Vec<u8>>, DataAccessResult> {
         let unmatched = DataAccessResult::TypeUnmatched;
         let object = self.objects.get(&obis).ok_or(DataAccessResult::ObjectUndefined)?;
         let class = object.class.id;
@@ -55,7 +56,14 @@ impl Device {
             None => Data::Null,
         };
         known.parameter.check(&data).map_err(|_| unmatched)?;
-        match (class, method) {
+        // Rights, keys and certificates are changed by a client, never by a script.
+        match (class, method, context) {
+            (64, 3, Some(context)) => return self.agree_keys(&data, context, keys).map(Some),
+            (64, 1, Some(context)) => return self.raise_policy(obis, &data, context, keys).map(|()| None),
+            (64, 4..=8, Some(context)) => return self.certificate_method(method, &data, context, keys),
+            _ => {}
+        }
+        let done = match (class, method) {
             (3, 1) => self.reset_register(obis),
             (4, 1) => self.reset_maximum(obis),
             (5, _) => self.demand_method(obis, method),
@@ -67,29 +75,28 @@ impl Device {
                 self.capture_now(obis);
                 Ok(())
             }
-            (8, _) => self.clock_method(method, &data),
+            (8, _) => self.clock_method(method, &data).inspect(|()| self.clock_was_set(context, keys)),
             (9, _) if depth < SCRIPT_DEPTH_MAX => self.execute(obis, &data, keys, depth.saturating_add(1)),
             (11, _) => self.special_days_method(obis, method, &data),
             (20, _) => {
                 self.activate_calendar(obis);
                 Ok(())
             }
-            (18, _) => self.image_method(obis, method, &data, keys),
+            (18, _) => self.image_method((obis, method), &data, keys),
             (40, 1) => self.push(obis, keys),
             (70, _) => self.switch(obis, method == 2),
             (124, _) => {
                 self.reset_port(obis);
                 Ok(())
             }
-            // Rights and keys are changed by a client, never by a script.
             (15, 2) => {
                 self.change_secret(obis, &data, context.ok_or(DataAccessResult::ReadWriteDenied)?, keys)
             }
-            (64, 1) if context.is_some() => self.raise_policy(obis, &data),
             (64, 2) if context.is_some() => self.transfer_keys(&data, keys),
-            // Payment keeps attributes; sub-meters are not simulated; certificates need suite 1 or 2.
+            // Payment keeps attributes; sub-meters are not simulated.
             _ => Err(DataAccessResult::OtherReason),
-        }
+        };
+        done.map(|()| None)
     }
 
     /// A register that the meter measures has no write path (rule S15); another one begins again at zero.

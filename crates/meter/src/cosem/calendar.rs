@@ -292,7 +292,7 @@ impl Device {
         }
         if !step.writes {
             let method = MethodId::new(step.class, step.obis, step.member);
-            return self.invoke(method, Some(&step.parameter), None, keys, depth);
+            return self.invoke(method, Some(&step.parameter), None, keys, depth).map(|_| ());
         }
         // Scripts may write data objects, such as the active tariff, that clients may not.
         let is_writable = object.writable.contains(&step.member) || (step.class, step.member) == (1, 2);

@@ -1,6 +1,7 @@
 //! Entry for fuzzers and for the replay of kept inputs: an association machine under a sequence of operations, over the
 //! real objects.
 
+use gridseal_crypto::CurvePublic;
 use gridseal_dlms::{
     acse::{Conformance, Mechanism},
     apdu::{
@@ -8,18 +9,21 @@ use gridseal_dlms::{
         result::DataAccessResult,
     },
     assoc::{ActionReply, AttributeRequest, MethodRequest, Objects, Protection, Value},
-    suite::local::KeySet,
+    suite::local::{DataLayer, KeySet},
     wire::{Data, Reader},
 };
+use gridseal_trust::party::Purpose;
 use gridseal_types::{ObisCode, SystemTitle, UtcTime};
 
-use super::{Device, DeviceConfig, Grant, KeyId, KeyRefusal, Keyholder, Rights};
+use super::{Device, DeviceConfig, Grant, KeyId, KeyRefusal, Keyholder, Pairs, Part, Rights, StoreError};
 
 /// Time that each call takes, seconds: periods end and schedules run while a client speaks.
 const STEP_S: u64 = 37;
 const START: UtcTime = UtcTime(1_800_000_000);
 /// Largest value that is given back, bytes: a whole profile of the most rows and columns is below it.
 const VALUE_SIZE_MAX: usize = 16 << 20;
+/// Largest part of the state that is kept, bytes: all certificates.
+const KEPT_SIZE_MAX: usize = 128 << 10;
 
 /// Takes whatever it is given.
 struct Holder;
@@ -43,8 +47,53 @@ impl Keyholder for Holder {
         None
     }
 
-    fn is_image_signed(&self, _: &[u8], image: &[u8]) -> bool {
-        image.first() == Some(&0)
+    fn agree(&mut self, _: SystemTitle, _: &[(KeyId, CurvePublic)]) -> Result<Vec<Vec<u8>>, KeyRefusal> {
+        Err(KeyRefusal::NoPair)
+    }
+
+    fn make_pair(&mut self, _: Purpose) -> Result<&'static str, KeyRefusal> {
+        Ok("nothing")
+    }
+
+    fn pairs(&self, _: Purpose) -> Pairs {
+        Pairs::default()
+    }
+
+    fn sign_request(&mut self, _: Purpose, _: &CurvePublic, _: &[u8]) -> Result<Vec<u8>, KeyRefusal> {
+        Err(KeyRefusal::NoPair)
+    }
+
+    fn use_pair(&mut self, _: Purpose, _: &CurvePublic) -> Result<(), KeyRefusal> {
+        Err(KeyRefusal::NoPair)
+    }
+
+    fn configured_key(&self, _: Purpose, _: SystemTitle) -> Option<CurvePublic> {
+        None
+    }
+
+    fn believe(&mut self, peers: &[(Purpose, SystemTitle, CurvePublic)]) {
+        assert!(peers.is_empty(), "nobody has an anchor here");
+    }
+
+    fn protect_data(
+        &mut self,
+        layers: &[DataLayer],
+        plain: &[u8],
+    ) -> Result<(Vec<DataLayer>, Vec<u8>), KeyRefusal> {
+        Ok((layers.to_vec(), plain.to_vec()))
+    }
+
+    fn unprotect_data(&self, _: &[DataLayer], data: &[u8]) -> Result<Vec<u8>, KeyRefusal> {
+        Ok(data.to_vec())
+    }
+
+    fn keep(&mut self, _: Part, bytes: &[u8]) -> Result<(), StoreError> {
+        assert!(bytes.len() < KEPT_SIZE_MAX, "what is kept is bounded");
+        Ok(())
+    }
+
+    fn append(&mut self, part: Part, bytes: &[u8]) -> Result<(), StoreError> {
+        self.keep(part, bytes)
     }
 }
 
@@ -137,11 +186,13 @@ fn config() -> DeviceConfig {
         title,
         client_title: title,
         sap: 1,
-        suite: 0,
+        suite: 1,
         policy: Protection::None,
         conformance: Conformance::SPOKEN,
         max_pdu: 300,
         grants: vec![grant(16, false), grant(1, true)],
+        is_clock_trusted: true,
+        image: None,
     }
 }
 

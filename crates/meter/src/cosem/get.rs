@@ -69,6 +69,7 @@ impl Device {
             }
             (7, 7) => Data::DoubleLongUnsigned(self.entries_in_use(object.obis)).to_bytes(),
             (8, 2) => local(self.now()),
+            (64, 6) => self.certificate_list(),
             (18, 3) => self.image.blocks_status(),
             (18, 4) => Data::DoubleLongUnsigned(self.image.first_missing()).to_bytes(),
             (18, 6) => Data::Enum(self.image.status()).to_bytes(),

@@ -2,9 +2,10 @@
 
 use core::fmt;
 
-use gridseal_types::{ObisCode, UtcTime};
+use gridseal_trust::party::Purpose;
+use gridseal_types::{ObisCode, SystemTitle, UtcTime};
 
-use super::security::KeyRefusal;
+use super::{CertificateRefusal, ImageRefusal, KeyRefusal};
 
 /// An entry for the meter's security log. It holds no key and no reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,13 +46,39 @@ pub enum Note {
         /// Whether it is connected now.
         is_connected: bool,
     },
-    /// An image was verified.
+    /// An image was verified: it may be activated.
     ImageVerified {
-        /// Whether it may be activated.
-        is_good: bool,
+        /// Its version.
+        version: u32,
     },
+    /// An image was refused.
+    ImageRefused(ImageRefusal),
     /// An image was activated.
-    ImageActivated,
+    ImageActivated {
+        /// Its version.
+        version: u32,
+    },
+    /// A key pair was made.
+    KeyPairMade {
+        /// For what.
+        purpose: Purpose,
+        /// What holds the private key.
+        root: &'static str,
+    },
+    /// A certificate was taken.
+    CertificateTaken {
+        /// System title of its holder; `None` for an authority.
+        subject: Option<SystemTitle>,
+        /// Whether it is a trust anchor from now on.
+        is_anchor: bool,
+    },
+    /// A certificate was removed.
+    CertificateRemoved {
+        /// System title of its holder; `None` for an authority.
+        subject: Option<SystemTitle>,
+    },
+    /// A certificate or a key pair was refused.
+    CertificateRefused(CertificateRefusal),
 }
 
 impl fmt::Display for Note {
@@ -67,9 +94,18 @@ impl fmt::Display for Note {
             Self::PolicyRaised(policy) => write!(f, "security policy is now {policy}"),
             Self::Switched { is_connected: true } => f.write_str("supply connected"),
             Self::Switched { is_connected: false } => f.write_str("supply disconnected"),
-            Self::ImageVerified { is_good: true } => f.write_str("image verified"),
-            Self::ImageVerified { is_good: false } => f.write_str("image is incomplete or not signed"),
-            Self::ImageActivated => f.write_str("image activated"),
+            Self::ImageVerified { version } => write!(f, "image of version {version} verified"),
+            Self::ImageRefused(refusal) => write!(f, "image refused: {refusal}"),
+            Self::ImageActivated { version } => write!(f, "image of version {version} activated"),
+            Self::KeyPairMade { purpose, root } => {
+                write!(f, "key pair for {} made, private key held by {root}", purpose.name())
+            }
+            Self::CertificateTaken { is_anchor: true, .. } => f.write_str("trust anchor taken"),
+            Self::CertificateTaken { subject: Some(title), .. } => write!(f, "certificate of {title} taken"),
+            Self::CertificateTaken { subject: None, .. } => f.write_str("certificate of an authority taken"),
+            Self::CertificateRemoved { subject: Some(title) } => write!(f, "certificate of {title} removed"),
+            Self::CertificateRemoved { subject: None } => f.write_str("certificate of an authority removed"),
+            Self::CertificateRefused(refusal) => write!(f, "certificate refused: {refusal}"),
         }
     }
 }
@@ -87,7 +123,13 @@ impl Note {
             Self::PolicyRaised(_) => "policy-raised",
             Self::Switched { .. } => "supply-switched",
             Self::ImageVerified { .. } => "image-verified",
-            Self::ImageActivated => "image-activated",
+            Self::ImageRefused(_) => "image-refused",
+            Self::ImageActivated { .. } => "image-activated",
+            Self::KeyPairMade { .. } => "key-pair-made",
+            Self::CertificateTaken { is_anchor: true, .. } => "anchor-taken",
+            Self::CertificateTaken { .. } => "certificate-taken",
+            Self::CertificateRemoved { .. } => "certificate-removed",
+            Self::CertificateRefused(_) => "certificate-refused",
         }
     }
 }

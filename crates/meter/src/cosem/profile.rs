@@ -33,6 +33,7 @@ pub(super) const EVENT_POWER_UP: u8 = 2;
 pub(super) const EVENT_CLOCK_OLD: u8 = 4;
 pub(super) const EVENT_CLOCK_NEW: u8 = 5;
 pub(super) const EVENT_KEYS_CHANGED: u8 = 48;
+pub(super) const EVENT_CERTIFICATES_CHANGED: u8 = 49;
 pub(super) const EVENT_IMAGE_REFUSED: u8 = 51;
 pub(super) const EVENT_IMAGE_ACTIVATED: u8 = 52;
 

@@ -188,6 +188,7 @@ fn associations(set: &mut Set, config: &DeviceConfig) {
         object.keep(3, &Data::Enum(config.suite));
         object.keep(4, &Data::OctetString(config.client_title.as_bytes()));
         object.keep(5, &Data::OctetString(config.title.as_bytes()));
+        object.compute(6);
     });
     set.add((30, 0), [0, 0, 43, 2, 0, 255], |_| {});
 }
@@ -375,6 +376,8 @@ mod tests {
             conformance: Conformance::SPOKEN,
             max_pdu: 1_024,
             grants: Vec::new(),
+            is_clock_trusted: false,
+            image: None,
         };
         assert_eq!(logical_device_name(&config), b"MMM0000BC614E");
         let objects = objects(&config);

@@ -1,4 +1,5 @@
 //! Security setup: the policy, and keys that arrive wrapped. The keys themselves are held elsewhere ([`Keyholder`]).
+//! Agreement and certificates have files of their own.
 
 use std::collections::BTreeMap;
 
@@ -6,103 +7,19 @@ use gridseal_dlms::{
     acse::Mechanism,
     apdu::result::DataAccessResult,
     assoc::{AccessContext, Protection},
-    suite::local::KeySet,
     wire::Data,
 };
-use gridseal_types::{ObisCode, SystemTitle};
+use gridseal_trust::party::Purpose;
+use gridseal_types::ObisCode;
 
 use super::{
-    Device, Note,
+    Device, KeyId, KeyRefusal, Keyholder, Note,
     object::{Object, items, number},
     profile,
 };
 
 /// The security setup whose policy holds.
 pub(super) const SECURITY_SETUP: ObisCode = ObisCode::new([0, 0, 43, 0, 0, 255]);
-
-/// Which key a transfer brings. Closed: the enumeration of the class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum KeyId {
-    /// Global unicast encryption key.
-    Unicast,
-    /// Global broadcast encryption key.
-    Broadcast,
-    /// Authentication key.
-    Authentication,
-    /// Master key.
-    Master,
-}
-
-impl KeyId {
-    /// Its number in the class.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Unicast => 0,
-            Self::Broadcast => 1,
-            Self::Authentication => 2,
-            Self::Master => 3,
-        }
-    }
-
-    const fn from_number(number: i64) -> Option<Self> {
-        Some(match number {
-            0 => Self::Unicast,
-            1 => Self::Broadcast,
-            2 => Self::Authentication,
-            3 => Self::Master,
-            _ => return None,
-        })
-    }
-}
-
-/// Why keys were not taken over: for the log alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeyRefusal {
-    /// There is no master key.
-    #[error("there is no master key")]
-    NoMaster,
-    /// A wrapped key has the wrong size, or does not open under the master key.
-    #[error("a wrapped key does not open under the master key")]
-    Wrapped,
-    /// One key twice in a transfer, or none.
-    #[error("the transfer names a key twice, or none")]
-    List,
-    /// They could not be made durable.
-    #[error("keys could not be stored")]
-    Store,
-    /// The suite cannot do this here.
-    #[error("this suite cannot do this here")]
-    Suite,
-}
-
-/// Holds the keys of a device. Whatever it takes over is durable when it returns, and is used once the answer has left.
-pub trait Keyholder {
-    /// Opens wrapped keys under the master key and takes all of them over, or none.
-    ///
-    /// # Errors
-    /// [`KeyRefusal`]; nothing changed.
-    fn transfer(&mut self, keys: &[(KeyId, &[u8])]) -> Result<(), KeyRefusal>;
-
-    /// Takes a new secret of high level security over, wrapped under the master key.
-    ///
-    /// # Errors
-    /// [`KeyRefusal`]; nothing changed.
-    fn change_secret(&mut self, wrapped: &[u8]) -> Result<(), KeyRefusal>;
-
-    /// Takes a new password of mechanism 1 over.
-    ///
-    /// # Errors
-    /// [`KeyRefusal`]; nothing changed.
-    fn change_password(&mut self, password: &[u8]) -> Result<(), KeyRefusal>;
-
-    /// Highest counter accepted of a client under a key.
-    fn last_received(&self, set: KeySet, client: SystemTitle) -> Option<u32>;
-
-    /// Whether an image with this identifier carries a good signature.
-    fn is_image_signed(&self, identifier: &[u8], image: &[u8]) -> bool;
-}
 
 /// Protection that bits 2 to 4 (requests) or 5 to 7 (responses) of the policy of version 1 demand.
 const fn of_bits(bits: u8) -> Protection {
@@ -132,21 +49,60 @@ pub(super) fn policy(objects: &BTreeMap<ObisCode, Object>) -> (Protection, Prote
     }
 }
 
+/// Whether requests and responses must be signed: bits 4 and 7 of the policy of version 1.
+pub(super) fn signatures(objects: &BTreeMap<ObisCode, Object>) -> (bool, bool) {
+    let Some(object) = objects.get(&SECURITY_SETUP).filter(|object| object.class.id == 64) else {
+        return (false, false);
+    };
+    let policy = if object.class.version == 0 { 0 } else { object.number(2) };
+    (policy & REQUEST_SIGNED != 0, policy & RESPONSE_SIGNED != 0)
+}
+
+/// Bits of the policy of version 1 that need signing keys.
+const REQUEST_SIGNED: i64 = 0b0001_0000;
+const RESPONSE_SIGNED: i64 = 0b1000_0000;
+
+/// Whether a client has proven who it is: high level security with a fresh challenge and a key, in a request with a tag.
+pub(super) const fn is_proven(context: &AccessContext) -> bool {
+    matches!(context.mechanism, Mechanism::Gmac | Mechanism::Sha256 | Mechanism::Ecdsa)
+        && context.protection.covers(Protection::Authenticated)
+        && !context.is_broadcast
+}
+
 impl Device {
     /// security_activate: the policy may only become stronger.
-    pub(super) fn raise_policy(&mut self, obis: ObisCode, value: &Data<'_>) -> Result<(), DataAccessResult> {
+    pub(super) fn raise_policy(
+        &mut self,
+        obis: ObisCode,
+        value: &Data<'_>,
+        context: &AccessContext,
+        keys: &mut dyn Keyholder,
+    ) -> Result<(), DataAccessResult> {
+        let can_sign = self.curve().is_some() && keys.pairs(Purpose::Signature).current.is_some();
+        let client = context.client_title;
+        let can_verify =
+            client.is_some_and(|client| !self.keys_of(Purpose::Signature, client, keys).is_empty());
         let object = self.objects.get_mut(&obis).ok_or(DataAccessResult::ObjectUndefined)?;
         let wanted = number(value).and_then(|policy| u8::try_from(policy).ok()).unwrap_or(0);
         let present = u8::try_from(object.number(2)).unwrap_or(0);
-        // Bits 0 and 1 mean nothing; signatures need suite 1 or 2.
-        let unknown = if object.class.version == 0 { 0 } else { 0b1001_0011 };
-        if wanted & unknown != 0 {
+        let signed = if object.class.version == 0 { 0 } else { i64::from(wanted) };
+        // Bits 0 and 1 mean nothing. Nobody could fulfil a demand for signatures without keys.
+        let is_unknown = signed & 0b11 != 0;
+        let is_unfulfillable = (signed & RESPONSE_SIGNED != 0 && !can_sign)
+            || (signed & REQUEST_SIGNED != 0 && !(can_sign && can_verify));
+        if is_unknown || is_unfulfillable {
             return Err(DataAccessResult::OtherReason);
         }
         if wanted & present != present {
             return Err(DataAccessResult::ScopeOfAccessViolated);
         }
         object.keep(2, &Data::Enum(wanted));
+        if self.keep_setup(keys).is_err() {
+            if let Some(object) = self.objects.get_mut(&obis) {
+                object.keep(2, &Data::Enum(present));
+            }
+            return Err(DataAccessResult::HardwareFault);
+        }
         self.note(Note::PolicyRaised(wanted));
         Ok(())
     }
@@ -155,7 +111,7 @@ impl Device {
     pub(super) fn transfer_keys(
         &mut self,
         value: &Data<'_>,
-        keys: &mut dyn super::Keyholder,
+        keys: &mut dyn Keyholder,
     ) -> Result<(), DataAccessResult> {
         let mut list: BTreeMap<KeyId, &[u8]> = BTreeMap::new();
         for entry in items(value) {
@@ -189,7 +145,7 @@ impl Device {
         obis: ObisCode,
         value: &Data<'_>,
         context: &AccessContext,
-        keys: &mut dyn super::Keyholder,
+        keys: &mut dyn Keyholder,
     ) -> Result<(), DataAccessResult> {
         let Data::OctetString(wrapped) = value else { return Err(DataAccessResult::TypeUnmatched) };
         let grant = self.association_of(obis, context.client_sap).ok_or(DataAccessResult::ObjectUndefined)?;

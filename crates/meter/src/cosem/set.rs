@@ -34,7 +34,11 @@ impl Device {
             return Err(DataAccessResult::TypeUnmatched);
         }
         match (object.class.id, attribute) {
-            (8, 2) => return self.set_time(&data),
+            (8, 2) => {
+                self.set_time(&data)?;
+                self.clock_was_set(context, keys);
+                return Ok(());
+            }
             (8, 3) => Self::check_time_zone(&data)?,
             (PROFILE, _) => self.check_profile(attribute, &data)?,
             (15, 7) => {

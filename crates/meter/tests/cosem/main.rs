@@ -3,9 +3,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests: a broken expectation is a panic")]
 
+mod agreement;
+mod certificates;
 mod control;
 mod image;
 mod profile;
+mod protection;
 mod rights;
 mod security;
 mod time;

@@ -1,10 +1,12 @@
 //! Security setup: keys that arrive, and what is refused.
 
+use gridseal_crypto::Curve;
 use gridseal_dlms::{acse::Mechanism, apdu::result::ActionResult, wire::Data};
 use gridseal_meter::cosem::{KeyId, KeyRefusal, Note};
+use gridseal_trust::party::Purpose;
 use gridseal_types::ObisCode;
 
-use crate::world::{World, obis};
+use crate::world::{CLIENT, World, obis, signer};
 
 const SETUP: ObisCode = ObisCode::new([0, 0, 43, 0, 0, 255]);
 
@@ -40,6 +42,10 @@ fn certificates_and_agreement_are_refused_in_suite_0() {
     assert_eq!(world.act(64, SETUP, 4, Data::Enum(0)), ActionResult::OtherReason);
     assert_eq!(world.act(64, SETUP, 5, Data::Enum(0)), ActionResult::OtherReason);
     assert_eq!(world.act(64, SETUP, 6, Data::OctetString(&[0x30])), ActionResult::OtherReason);
+    assert_eq!(
+        world.act(64, SETUP, 8, crate::certificates::by_serial(&[1], &[])),
+        ActionResult::ObjectUnavailable
+    );
     assert_eq!(world.get(64, SETUP, 6).unwrap(), [1, 0], "no certificates");
 }
 
@@ -76,4 +82,37 @@ fn a_secret_is_changed_where_the_mechanism_has_one() {
         ActionResult::ReadWriteDenied,
         "mechanism 5 has none"
     );
+}
+
+#[test]
+fn a_raised_policy_survives_a_power_cut_and_is_not_raised_unless_it_is_kept() {
+    let mut world = World::new();
+    world.keys.room = Some(0);
+    assert_eq!(world.act(64, SETUP, 1, Data::Enum(0x6C)), ActionResult::HardwareFault);
+    assert_eq!(world.number(64, SETUP, 2), 0x24);
+    world.keys.room = None;
+    assert_eq!(world.act(64, SETUP, 1, Data::Enum(0x6C)), ActionResult::Success);
+    world.power_cut();
+    assert_eq!(world.number(64, SETUP, 2), 0x6C);
+}
+
+#[test]
+fn signatures_are_demanded_once_both_sides_have_keys_for_them() {
+    let mut world = World::new();
+    assert_eq!(world.act(64, SETUP, 1, Data::Enum(0x34)), ActionResult::OtherReason, "suite 0");
+    let mut world = World::suite(1);
+    assert_eq!(world.act(64, SETUP, 1, Data::Enum(0x34)), ActionResult::OtherReason, "no key of the client");
+    assert_eq!(world.act(64, SETUP, 1, Data::Enum(0xA4)), ActionResult::Success, "responses");
+    assert_eq!(world.device.signatures(), (false, true));
+    let mut owner = crate::certificates::Authority::new(Curve::P256, "owner", 1);
+    let client = owner.party(CLIENT, &signer(Curve::P256, 5), Purpose::Signature);
+    for der in [owner.root(), client] {
+        assert_eq!(crate::certificates::import(&mut world, &der), ActionResult::Success);
+    }
+    assert_eq!(world.act(64, SETUP, 1, Data::Enum(0xB4)), ActionResult::Success);
+    assert_eq!(world.device.signatures(), (true, true));
+    assert_eq!(world.act(64, SETUP, 1, Data::Enum(0xFC)), ActionResult::ReadWriteDenied, "not signed");
+    world.context.is_signed = true;
+    assert_eq!(world.act(64, SETUP, 1, Data::Enum(0xFF)), ActionResult::OtherReason);
+    assert_eq!(world.act(64, SETUP, 1, Data::Enum(0xFC)), ActionResult::Success);
 }
