@@ -115,6 +115,13 @@ enum Factory {
         after_help = "Example:\n  gridseal factory release --out devices --transfer transfer.cbor --to buyer"
     )]
     Release(tools::factory::Release),
+    /// Put a manifest with both signatures in front of firmware: an image that meters take.
+    #[command(
+        after_help = "Prints the lines of a lab file with which `gridseal meter serve` takes the image.\n\n\
+        Example:\n  gridseal factory image --keys firmware --model EM-1 --image-version 2 --identifier 'application 2' \
+        --contents app.bin --out app.img"
+    )]
+    Image(tools::firmware::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -269,6 +276,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Sim(sim) => return tools::sim::run(&sim),
         Command::Factory(Factory::Make(arguments)) => tools::factory::run(&arguments)?,
         Command::Factory(Factory::Sell(arguments)) => tools::factory::sell(&arguments)?,
+        Command::Factory(Factory::Image(arguments)) => tools::firmware::run(&arguments)?,
         Command::Ceremony(Ceremony::Owner(arguments)) => tools::ceremony::run(&arguments)?,
         Command::Ceremony(Ceremony::Configure(arguments)) => tools::ceremony::configure(&arguments)?,
         Command::Ceremony(Ceremony::Transfer(arguments)) => tools::ceremony::transfer(&arguments)?,

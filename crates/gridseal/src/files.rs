@@ -145,6 +145,19 @@ impl Zone {
         Ok(key)
     }
 
+    /// Loads a private key of P-384, or draws and stores a new one.
+    pub fn load_or_generate_p384<R: Role>(&self, name: &str) -> Result<Key<R, 48>> {
+        let path = self.dir.join(format!("{name}.key"));
+        if let Some(wrapped) = read_if_there(&path)? {
+            return Key::unwrap_key(&self.dek, &Self::context(name), &WrappedKey(wrapped))
+                .with_context(|| format!("{} does not open under {ZONE_KEY}", path.display()));
+        }
+        let key = Key::<R, 48>::generate_scalar(&mut OsRng)?;
+        let wrapped = key.wrap(&self.dek, &Self::context(name), &mut OsRng)?;
+        write_atomic(&path, &wrapped.0)?;
+        Ok(key)
+    }
+
     /// Loads the seed of a second, post-quantum key, or draws and stores a new one.
     pub fn load_or_generate_seed<R: Role>(&self, name: &str) -> Result<Key<R, 32>> {
         if self.dir.join(format!("{name}.key")).exists() {

@@ -18,6 +18,7 @@ use gridseal_dlms::{
     assoc::Protection,
     suite::local::PeerQuirks,
 };
+use gridseal_trust::firmware::FirmwareTrust;
 use gridseal_types::{ObisCode, SystemTitle};
 
 pub use keys::Keys;
@@ -60,6 +61,19 @@ pub struct Lab {
     pub associations: Vec<Association>,
     /// Objects that change or join the built-in set of the server.
     pub objects: Vec<LabObject>,
+    /// Whether the server may rely on the clock of this machine (rule S14).
+    pub trusted_clock: bool,
+    /// Whose images the server takes.
+    pub image: Option<Image>,
+}
+
+/// Whose images the server takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Keys that sign manifests, and the model.
+    pub trust: FirmwareTrust,
+    /// Version that runs at first.
+    pub version: u32,
 }
 
 /// One of the two sides.

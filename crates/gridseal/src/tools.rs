@@ -7,6 +7,7 @@ pub mod device;
 pub mod dlms;
 pub mod encode;
 pub mod factory;
+pub mod firmware;
 pub mod group;
 pub mod install;
 pub mod key;

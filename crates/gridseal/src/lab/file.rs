@@ -7,15 +7,17 @@ use gridseal_dlms::{
     assoc::Protection,
     suite::local::PeerQuirks,
 };
+use gridseal_trust::firmware::FirmwareTrust;
 use gridseal_types::SystemTitle;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Association, Carrier, KeyInfo, Lab, LabError, Party, Reading, Rights, Role, SigningOrder,
+    Association, Carrier, Image, KeyInfo, Lab, LabError, Party, Reading, Rights, Role, SigningOrder,
     keys::{Bytes, Keys, PartyKeys},
     object,
 };
+use crate::files::parse_voucher_key;
 
 /// Smallest PDU size that an association may agree upon, bytes.
 const MAX_PDU_MIN: u16 = 64;
@@ -48,6 +50,18 @@ struct File {
     association: Vec<Spanned<AssociationFields>>,
     #[serde(default)]
     object: Vec<Spanned<object::Fields>>,
+    #[serde(default)]
+    trusted_clock: bool,
+    image: Option<Spanned<ImageFields>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImageFields {
+    model: String,
+    key: String,
+    #[serde(default)]
+    version: u32,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -273,6 +287,7 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         let message = format!("{name} is missing, which mechanism, protection, carrier or signing need");
         place.error(at, "lab-missing-key", message)
     })?;
+    let image = file.image.as_ref().map(|image| image_of(&place, image)).transpose()?;
     let objects =
         file.object.iter().map(|entry| object::read(&place, entry)).collect::<Result<Vec<_>, _>>()?;
     Ok(Lab {
@@ -293,6 +308,8 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         },
         associations,
         objects,
+        trusted_clock: file.trusted_clock,
+        image,
     })
 }
 
@@ -312,6 +329,20 @@ fn all_keys(
         client,
         server,
     })
+}
+
+/// Whose images are taken: both keys must be named.
+fn image_of(place: &Place<'_>, fields: &Spanned<ImageFields>) -> Result<Image, LabError> {
+    let ImageFields { model, key, version } = fields.get_ref();
+    let key = parse_voucher_key(key).ok().and_then(|key| Some((key.key, key.second?)));
+    let Some((key, second)) = key else {
+        let message = "image.key is not KEY:HASH as `gridseal factory image` prints it";
+        return Err(place.at(fields, "lab-value", message));
+    };
+    if model.is_empty() || model.len() > 64 {
+        return Err(place.at(fields, "lab-length", "image.model has not 1 to 64 bytes"));
+    }
+    Ok(Image { trust: FirmwareTrust { key, second, model: model.clone() }, version: *version })
 }
 
 /// Whether and where is signed.

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use gridseal_crypto::{Curve, CurveAgreement, CurvePublic, CurveSigner, Key, hls::Secret, role::Role};
 use gridseal_dlms::suite::local::{AgreementKeys, KeyRing, LocalSettings, SigningKeys};
 
+use gridseal_trust::party::Purpose;
 use gridseal_types::SystemTitle;
 
 use super::{Lab, Side};
@@ -170,8 +171,23 @@ impl Lab {
         keys.flatten().collect()
     }
 
-    /// The client's public signing key, if the file has one.
-    pub fn client_signing_public(&self) -> Option<CurvePublic> {
-        self.keys.client.signing_public(self.curve())
+    /// The server's own key pair of a purpose, if the file has one, for proofs of its possession.
+    pub fn server_pair(&self, purpose: Purpose) -> Option<CurveSigner> {
+        let keys = &self.keys.server;
+        let bytes = match purpose {
+            Purpose::Signature => &keys.signing,
+            Purpose::Agreement => &keys.agreement,
+            Purpose::Tls => &None,
+        };
+        CurveSigner::take(self.curve(), &mut bytes.as_ref()?.0.clone())
+    }
+
+    /// The client's public key of a purpose, if the file has one.
+    pub fn client_public(&self, purpose: Purpose) -> Option<CurvePublic> {
+        match purpose {
+            Purpose::Signature => self.keys.client.signing_public(self.curve()),
+            Purpose::Agreement => self.keys.client.agreement_public(self.curve()),
+            Purpose::Tls => None,
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! `gridseal dlms`: a client for one meter, with the keys of a lab file.
 
+mod certify;
 mod channel;
 mod counters;
+mod image;
 mod item;
 mod notation;
 pub mod probe;
@@ -44,6 +46,14 @@ pub enum Dlms {
         gridseal dlms probe --connect 127.0.0.1:4059 --lab lab.toml --html report.html --danger-write"
     ))]
     Probe(probe::Arguments),
+    /// Issue certificates of DLMS parties, as the authority of a bench; prints DER in hex.
+    #[command(
+        after_help = "Without --request or --title the authority's own certificate: the trust anchor of a meter.\n\n\
+        Examples:\n  gridseal dlms certify --authority ca\n  \
+        gridseal dlms certify --authority ca --request 3081.. --purpose agreement\n  \
+        gridseal dlms certify --authority ca --title 4D4D4D0000000001 --public BAAF.."
+    )]
+    Certify(certify::Arguments),
 }
 
 /// What an honest client does.
@@ -86,6 +96,13 @@ pub enum Speak {
         Example:\n  gridseal dlms action --connect 127.0.0.1:4059 --lab lab.toml 0.0.96.3.10.255:70:1=i8:0"
     ))]
     Action(Write),
+    /// Bring an image into a meter: announced, in blocks, verified, activated.
+    #[command(
+        after_help = "Exit codes: 0 verified, or with --activate activated, 1 no connection, no answer, or the meter \
+        refuses association or image, 2 wrong usage, lab file or image, 4 an answer is forged, 130 interrupted.\n\n\
+        Example:\n  gridseal dlms image --connect 127.0.0.1:4059 --lab lab.toml --activate app.img"
+    )]
+    Image(image::Arguments),
 }
 
 /// Where the meter is, and how to speak with it.
@@ -193,11 +210,13 @@ pub fn run(dlms: &Dlms) -> Result<ExitCode> {
     match dlms {
         Dlms::Speak(speak) => speak_with(speak),
         Dlms::Probe(arguments) => probe::run(arguments),
+        Dlms::Certify(arguments) => certify::run(arguments).map(|()| ExitCode::SUCCESS),
     }
 }
 
 fn speak_with(dlms: &Speak) -> Result<ExitCode> {
     let peer = match dlms {
+        Speak::Image(image) => &image.peer,
         Speak::Get(get) => &get.peer,
         Speak::Set(write) | Speak::Action(write) => &write.peer,
     };
@@ -241,6 +260,7 @@ enum Work {
     Get(Vec<Item>, Option<OwnedSelection>),
     Set(Vec<(Item, Vec<u8>)>),
     Action(Vec<(Item, Option<Vec<u8>>)>),
+    Image(image::Image),
 }
 
 impl Work {
@@ -268,6 +288,7 @@ impl Work {
                 Self::Set(items)
             }
             Speak::Action(write) => Self::Action(item::with_values(&write.items)?),
+            Speak::Image(arguments) => Self::Image(arguments.read()?),
         })
     }
 
@@ -276,6 +297,7 @@ impl Work {
             Self::Get(items, selection) => read::get(session, &items, selection.as_ref()).await,
             Self::Set(items) => set(session, items).await,
             Self::Action(items) => action(session, items).await,
+            Self::Image(image) => image.put(session).await.map(|()| Vec::new()),
         }
     }
 }

@@ -114,7 +114,7 @@ fn key<R: gridseal_crypto::role::Role>(text: &str) -> Key<R, 16> {
 
 /// A meter process; stopped when dropped.
 pub(crate) struct Meter {
-    child: Child,
+    pub(crate) child: Child,
     pub(crate) address: SocketAddr,
     log: Arc<Mutex<Vec<Value>>>,
 }

@@ -28,6 +28,7 @@ mod dlms_decode;
 mod dlms_peer;
 mod dlms_probe;
 mod dlms_serve;
+mod dlms_setup;
 mod dlms_suites;
 mod faults;
 mod flush;

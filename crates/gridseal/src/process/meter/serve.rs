@@ -3,13 +3,17 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `holder` | the keys: operations of associations, keys that arrive, what is durable |
+//! | `pairs` | key pairs, in a TPM or sealed |
+//! | `flash` | what else of the device is durable |
 //! | `station` | device, keys and one association machine for each client of a connection |
 //! | `wire` | connections: TCP wrapper or HDLC, limits, time-outs |
 //! | `log` | the security log |
 
 mod counters;
+mod flash;
 mod holder;
 mod log;
+mod pairs;
 mod station;
 mod wire;
 
@@ -19,16 +23,21 @@ use anyhow::{Context, Result, bail};
 use gridseal_crypto::{Key, role::Kek};
 use tokio::net::TcpListener;
 
+use super::root::SharedRoot;
 use crate::{
+    config::{self, Root},
     files,
-    lab::{Lab, Side},
+    lab::Lab,
     observe::show,
+    setup::factory::Anchor,
     tools::Usage,
 };
 use counters::Counters;
-use holder::{Holder, MasterKey};
+use flash::Flash;
+use holder::{Holder, Kept, MasterKey};
 use log::{Form, Log};
-use station::Meter;
+use pairs::PairStore;
+use station::{Meter, StartError};
 
 /// Arguments of `meter serve`.
 #[derive(Debug, clap::Args)]
@@ -47,9 +56,12 @@ pub struct Arguments {
     /// Speak HDLC over TCP instead of the wrapper.
     #[arg(long)]
     hdlc_tcp: bool,
-    /// Directory that keeps counters, and keys that clients brought, across restarts.
+    /// Directory that keeps counters, keys, certificates and images that clients brought, across restarts.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Where key pairs are made: an emulated TPM in the directory of --dir, where it has the curve, or software.
+    #[arg(long, value_enum, default_value = "software")]
+    anchor: Anchor,
     /// Append the security log to this file, one JSON object per line; at 16 MiB it becomes FILE.1 and a new one begins.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -84,11 +96,29 @@ where
     };
     let form = if arguments.json { Form::Json } else { Form::Text };
     let log = Log::open(arguments.log.as_deref(), form)?;
-    let counters = Counters::load(arguments.dir.as_deref())?;
-    let holder = Holder::<N>::new(&lab, Side::Server, counters)?;
+    let dir = arguments.dir.as_deref();
+    let root = match (arguments.anchor, dir) {
+        (Anchor::Software, _) => None,
+        (Anchor::Tpm, Some(dir)) => {
+            let emulator = Root::Emulator { dir: "tpm".into(), endorsement: config::Endorsement::P256 };
+            Some(SharedRoot::power_on(&emulator, None, dir)?)
+        }
+        (Anchor::Tpm, None) => bail!(Usage("--anchor tpm keeps its state in the directory of --dir".into())),
+    };
+    let lab = Arc::new(lab);
+    let kept = Kept {
+        counters: Counters::load(dir)?,
+        flash: Flash::new(dir),
+        pairs: PairStore::load(lab.curve(), dir, root)?,
+    };
+    let holder = Holder::<N>::new(Arc::clone(&lab), kept)?;
     let meter = match Meter::new(&lab, holder, log, arguments.hdlc_tcp) {
         Ok(meter) => Arc::new(meter),
-        Err(error) => bail!(Usage(format!("lab file {}: {error}", arguments.lab.display()))),
+        Err(StartError::Read(error)) => return Err(error),
+        Err(error @ StartError::Restore(_)) => bail!("{error}"),
+        Err(error @ StartError::Object(_)) => {
+            bail!(Usage(format!("lab file {}: {error}", arguments.lab.display())))
+        }
     };
     let listener = TcpListener::bind(arguments.listen)
         .await

@@ -5,8 +5,51 @@ use gridseal_dlms::wire::{BitString, Data, DateTime};
 
 use crate::tools::{Usage, sts::parse_rfc3339};
 
-/// One value: typed (`u32:5`) or encoded in hex.
+/// Levels of structures and arrays that are read.
+const DEPTH_MAX: usize = 8;
+
+/// One value: typed (`u32:5`), encoded in hex, a structure of values in braces or an array of them in brackets.
 pub fn parse(text: &str) -> Result<Vec<u8>> {
+    match text.as_bytes() {
+        [b'{' | b'[', ..] => {
+            let mut rest = text;
+            let value = group(&mut rest, DEPTH_MAX).filter(|_| rest.is_empty());
+            value.ok_or_else(|| {
+                Usage(format!("{text}: no structure {{a,b}} or array [a,b] of typed values")).into()
+            })
+        }
+        _ => simple(text),
+    }
+}
+
+/// A value inside a structure or an array, off the front.
+fn group(rest: &mut &str, depth: usize) -> Option<Vec<u8>> {
+    let (tag, end) = match rest.as_bytes().first()? {
+        b'{' => (2, '}'),
+        b'[' => (1, ']'),
+        _ => {
+            let size = rest.find([',', '}', ']']).unwrap_or(rest.len());
+            let (value, after) = rest.split_at_checked(size)?;
+            *rest = after;
+            return simple(value).ok();
+        }
+    };
+    let depth = depth.checked_sub(1)?;
+    *rest = rest.get(1..)?;
+    let (mut count, mut contents) = (0u8, Vec::new());
+    while !rest.starts_with(end) {
+        if count > 0 {
+            *rest = rest.strip_prefix(',')?;
+        }
+        contents.extend(group(rest, depth)?);
+        count = count.checked_add(1).filter(|count| *count < 0x80)?;
+    }
+    *rest = rest.get(1..)?;
+    let value = [vec![tag, count], contents].concat();
+    Data::from_bytes(&value).is_ok().then_some(value)
+}
+
+fn simple(text: &str) -> Result<Vec<u8>> {
     let (kind, value) = text.split_once(':').unwrap_or((text, ""));
     let Some(encoded) = typed(kind, value) else {
         let Some(bytes) = hex::decode(text).ok().filter(|bytes| Data::from_bytes(bytes).is_ok()) else {
@@ -96,12 +139,32 @@ mod tests {
             ("time:2026-11-25T12:00:00+01:00", "090c07ea0b19030c000000ffc400"),
             ("time:2026-11-25T12:00:00Z", "090c07ea0b19030c000000000000"),
             ("time:2026-11-25T12:00:00-05:30", "090c07ea0b19030c000000014a00"),
+            ("[{enum:0,oct:0011},{enum:2,oct:22}]", "0102020216000902001102021602090122"),
+            ("{}", "0200"),
+            ("[0f00,{u8:1}]", "01020f0002011101"),
         ] {
             assert_eq!(parse(text).map(hex::encode).unwrap(), hex, "{text}");
         }
-        for text in
-            ["", "u8:256", "u32:-1", "bool:yes", "oct:0", "bits:012", "0600", "x:1", "060000000500", "bcd:4"]
-        {
+        for text in [
+            "{",
+            "[u8:1",
+            "{u8:1]",
+            "{u8:1}x",
+            "[u8:1,]",
+            "[,]",
+            "{u8:256}",
+            "[[[[[[[[[u8:1]]]]]]]]]",
+            "",
+            "u8:256",
+            "u32:-1",
+            "bool:yes",
+            "oct:0",
+            "bits:012",
+            "0600",
+            "x:1",
+            "060000000500",
+            "bcd:4",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

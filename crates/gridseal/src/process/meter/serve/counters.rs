@@ -54,6 +54,8 @@ struct KeptCounters {
 pub enum Transfer {
     /// Keys by their number in the class, wrapped, hex.
     Keys(Vec<(u8, String)>),
+    /// Keys that were agreed upon, by their number in the class, sealed under the directory's key, hex.
+    Agreed(Vec<(u8, String)>),
     /// A secret, wrapped, hex.
     Secret(String),
     /// A password, hex.

@@ -1,20 +1,30 @@
 //! The keys of the meter: performs the operations of its associations, and takes over keys that clients bring.
 
 use anyhow::{Result, bail};
+use std::sync::Arc;
+
 use gridseal_crypto::{
-    CurvePublic, Key,
+    CurvePublic, CurveSigner, EnvelopeContext, Key, WrappedKey,
     hls::Secret,
-    role::{Kek, Role},
+    role::{Dek, Gak, Gbek, Guek, Kek, Role},
 };
 use gridseal_dlms::{
     assoc::{AssociationHandle, CryptoResult, Operation},
-    suite::local::{KeySet, LocalCrypto, NewKeys, Ports},
+    suite::{
+        agreement::{self, Parties},
+        local::{AgreementKeys, DataLayer, KeySet, LocalCrypto, NewKeys, Ports, SigningKeys},
+    },
 };
 use gridseal_io::rng::OsRng;
-use gridseal_meter::cosem::{KeyId, KeyRefusal, Keyholder};
+use gridseal_meter::cosem::{KeyId, KeyRefusal, Keyholder, Pairs, Part, StoreError};
+use gridseal_trust::party::Purpose;
 use gridseal_types::SystemTitle;
 
-use super::counters::{Counters, Transfer};
+use super::{
+    counters::{Counters, Transfer},
+    flash::Flash,
+    pairs::{PairStore, Usable},
+};
 use crate::lab::{Lab, Side};
 
 /// Label under which the hash of a key names its counters.
@@ -46,13 +56,50 @@ struct Staged<const N: usize> {
     hashes: [Option<String>; 2],
 }
 
+/// Opens keys as a transfer brought them.
+enum Opener<'k, const N: usize> {
+    /// Wrapped under the master key.
+    Master(&'k Key<Kek, N>),
+    /// Sealed here.
+    Sealed(&'k Key<Dek, 32>),
+}
+
+impl<const N: usize> Opener<'_, N>
+where
+    Key<Kek, N>: MasterKey<N>,
+{
+    fn open<R: Role>(&self, bytes: &[u8]) -> Result<Key<R, N>, KeyRefusal> {
+        match self {
+            Self::Master(master) => master.open(bytes),
+            Self::Sealed(dek) => {
+                Key::unwrap_key(*dek, &AGREED, &WrappedKey(bytes.to_vec())).map_err(|_| KeyRefusal::Wrapped)
+            }
+        }
+    }
+}
+
+/// What sealed keys belong to: the meter of the directory.
+const AGREED: EnvelopeContext = EnvelopeContext::new([0; 16], *b"agreed upon\0\0\0\0\0", 1);
+
+/// What is kept beside the counters.
+pub struct Kept {
+    pub counters: Counters,
+    pub flash: Flash,
+    pub pairs: PairStore,
+}
+
 /// The keys.
 pub struct Holder<const N: usize> {
+    lab: Arc<Lab>,
     crypto: LocalCrypto<N>,
     counters: Counters,
+    flash: Flash,
+    pairs: PairStore,
     staged: Option<Staged<N>>,
-    /// Verifies images.
-    image_key: Option<CurvePublic>,
+    /// Certified keys of peers.
+    believed: Vec<(Purpose, SystemTitle, CurvePublic)>,
+    /// Own key pair or peers have changed since they were put to use.
+    is_stale: bool,
 }
 
 fn hash<R: Role, const N: usize>(key: &Key<R, N>) -> String {
@@ -65,7 +112,8 @@ where
     Key<Kek, N>: MasterKey<N>,
 {
     /// The keys of a lab file, and what clients brought since.
-    pub fn new(lab: &Lab, side: Side, mut counters: Counters) -> Result<Self> {
+    pub fn new(lab: Arc<Lab>, kept: Kept) -> Result<Self> {
+        let (side, Kept { mut counters, flash, pairs }) = (Side::Server, kept);
         let ring = lab.key_ring::<N>(side)?;
         counters.unicast = hash(&ring.guek);
         counters.broadcast = ring.gbek.as_ref().map(hash).unwrap_or_default();
@@ -81,8 +129,8 @@ where
         for (peer, id) in counters.transactions_received() {
             crypto.resume_transaction_of(peer, id);
         }
-        let image_key = lab.client_signing_public();
-        let mut holder = Self { crypto, counters, staged: None, image_key };
+        let (staged, believed) = (None, Vec::new());
+        let mut holder = Self { lab, crypto, counters, flash, pairs, staged, believed, is_stale: true };
         for transfer in holder.counters.transfers() {
             let staged = holder.open(&transfer);
             let Ok(staged) = staged else {
@@ -102,6 +150,9 @@ where
 
     /// The answer has left: new keys are used from now on.
     pub fn apply(&mut self) {
+        if core::mem::take(&mut self.is_stale) {
+            self.use_certified();
+        }
         let Some(staged) = self.staged.take() else { return };
         let [unicast, broadcast] = staged.hashes;
         if let Some(hash) = unicast {
@@ -126,35 +177,112 @@ where
                 staged.keys.secret = Some(self.master()?.open_secret(&bytes(wrapped)?)?);
             }
             Transfer::Password(password) => staged.keys.secret = Some(Secret::take(&mut bytes(password)?)),
-            Transfer::Keys(list) => {
-                for (id, wrapped) in list {
-                    let (master, wrapped) = (self.master()?, bytes(wrapped)?);
-                    let [unicast, broadcast] = &mut staged.hashes;
-                    match id {
-                        0 => {
-                            let key = master.open(&wrapped)?;
-                            let name = hash(&key);
-                            // The present key once more: its counters go on.
-                            if name != self.counters.unicast {
-                                staged.keys.guek = Some((key, self.counters.of(&name, 0)));
-                                *unicast = Some(name);
-                            }
-                        }
-                        1 => {
-                            let key = master.open(&wrapped)?;
-                            let name = hash(&key);
-                            if name != self.counters.broadcast {
-                                staged.keys.gbek = Some((key, self.counters.of(&name, 0)));
-                                *broadcast = Some(name);
-                            }
-                        }
-                        2 => staged.keys.gak = Some(master.open(&wrapped)?),
-                        _ => staged.keys.kek = Some(master.open(&wrapped)?),
-                    }
-                }
-            }
+            Transfer::Keys(list) => self.open_keys(&Opener::Master(self.master()?), list, &mut staged)?,
+            Transfer::Agreed(list) => self.open_keys(&Opener::Sealed(self.pairs.dek()), list, &mut staged)?,
         }
         Ok(staged)
+    }
+
+    fn open_keys(
+        &self,
+        opener: &Opener<'_, N>,
+        list: &[(u8, String)],
+        staged: &mut Staged<N>,
+    ) -> Result<(), KeyRefusal> {
+        let Staged { keys, hashes: [unicast, broadcast] } = staged;
+        for (id, bytes) in list {
+            let bytes = hex::decode(bytes).map_err(|_| KeyRefusal::Wrapped)?;
+            match id {
+                0 => {
+                    let key = opener.open(&bytes)?;
+                    let name = hash(&key);
+                    // The present key once more: its counters go on.
+                    if name != self.counters.unicast {
+                        keys.guek = Some((key, self.counters.of(&name, 0)));
+                        *unicast = Some(name);
+                    }
+                }
+                1 => {
+                    let key = opener.open(&bytes)?;
+                    let name = hash(&key);
+                    if name != self.counters.broadcast {
+                        keys.gbek = Some((key, self.counters.of(&name, 0)));
+                        *broadcast = Some(name);
+                    }
+                }
+                2 => keys.gak = Some(opener.open(&bytes)?),
+                _ => keys.kek = Some(opener.open(&bytes)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Own signing key: the certified pair, or the lab file's.
+    fn own_signer(&self) -> Option<CurveSigner> {
+        match self.pairs.current(Purpose::Signature) {
+            Some(Usable::Signer(signer)) => Some(signer),
+            _ => self.lab.server_pair(Purpose::Signature),
+        }
+    }
+
+    /// Own pairs and peers' keys as certificates have them now, over those of the lab file.
+    fn use_certified(&mut self) {
+        let Ok(ring) = self.lab.key_ring::<N>(Side::Server) else { return };
+        let (mut signers, mut partners) = (
+            ring.signing.map(|keys| keys.peers).unwrap_or_default(),
+            ring.agreement.as_ref().map(|keys| keys.peers.clone()).unwrap_or_default(),
+        );
+        // The newest is first: it stays.
+        for (purpose, title, key) in self.believed.iter().rev() {
+            match purpose {
+                Purpose::Signature => signers.insert(*title, key.clone()),
+                Purpose::Agreement => partners.insert(*title, key.clone()),
+                Purpose::Tls => None,
+            };
+        }
+        let own = match self.pairs.current(Purpose::Agreement) {
+            Some(Usable::Agreement(own)) => Some(own),
+            _ => ring.agreement.map(|keys| keys.own),
+        };
+        self.crypto.replace(NewKeys {
+            signing: self.own_signer().map(|own| SigningKeys { own, peers: signers }),
+            agreement: own.map(|own| AgreementKeys { own, peers: partners }),
+            ..NewKeys::default()
+        });
+    }
+
+    /// Agrees on one key; gives own key data, and the key sealed.
+    fn agree_one(
+        &self,
+        (id, point): &(KeyId, CurvePublic),
+        signer: &CurveSigner,
+        parties: Parties,
+    ) -> Result<(Vec<u8>, WrappedKey), KeyRefusal> {
+        let root = |_| KeyRefusal::Root;
+        let side = agreement::Side::new(id.number(), point.curve(), &mut OsRng).map_err(root)?;
+        let key_data = side.key_data(signer).map_err(root)?;
+        let sealed = match id {
+            KeyId::Unicast => self.sealed::<Guek>(&side, point, parties)?,
+            KeyId::Broadcast => self.sealed::<Gbek>(&side, point, parties)?,
+            KeyId::Authentication => self.sealed::<Gak>(&side, point, parties)?,
+            KeyId::Master => self.sealed::<Kek>(&side, point, parties)?,
+        };
+        Ok((key_data, sealed))
+    }
+
+    fn sealed<R: Role>(
+        &self,
+        side: &agreement::Side,
+        point: &CurvePublic,
+        parties: Parties,
+    ) -> Result<WrappedKey, KeyRefusal> {
+        let key: Key<R, N> = side.key(point, parties).map_err(|_| KeyRefusal::Root)?;
+        key.wrap(self.pairs.dek(), &AGREED, &mut OsRng).map_err(|_| KeyRefusal::Root)
+    }
+
+    /// What was kept by the run before.
+    pub fn saved(&self) -> Result<gridseal_meter::cosem::Saved> {
+        self.flash.saved()
     }
 
     fn take(&mut self, transfer: Transfer) -> Result<(), KeyRefusal> {
@@ -190,11 +318,84 @@ where
         self.crypto.last_received(set, client)
     }
 
-    /// An image ends with the signature of the client's signing key over identifier and contents (r, s).
-    fn is_image_signed(&self, identifier: &[u8], image: &[u8]) -> bool {
-        let Some(key) = &self.image_key else { return false };
-        let Some(size) = image.len().checked_sub(key.curve().point_size()) else { return false };
-        let (contents, signature) = image.split_at(size);
-        key.verifies(&[identifier, contents].concat(), signature)
+    fn agree(
+        &mut self,
+        client: SystemTitle,
+        keys: &[(KeyId, CurvePublic)],
+    ) -> Result<Vec<Vec<u8>>, KeyRefusal> {
+        let signer = self.own_signer().ok_or(KeyRefusal::NoPair)?;
+        let parties = Parties { client, server: self.lab.server.system_title };
+        let mut answers = Vec::new();
+        let mut sealed = Vec::new();
+        for key in keys {
+            let (key_data, wrapped) = self.agree_one(key, &signer, parties)?;
+            answers.push(key_data);
+            sealed.push((key.0.number(), hex::encode(wrapped.0)));
+        }
+        self.take(Transfer::Agreed(sealed))?;
+        Ok(answers)
+    }
+
+    fn make_pair(&mut self, purpose: Purpose) -> Result<&'static str, KeyRefusal> {
+        self.pairs.make(purpose)
+    }
+
+    fn pairs(&self, purpose: Purpose) -> Pairs {
+        let pairs = self.pairs.public(purpose);
+        let of_file = || self.lab.server_pair(purpose).map(|signer| signer.public());
+        Pairs { current: pairs.current.or_else(of_file), waiting: pairs.waiting }
+    }
+
+    fn sign_request(
+        &mut self,
+        purpose: Purpose,
+        key: &CurvePublic,
+        message: &[u8],
+    ) -> Result<Vec<u8>, KeyRefusal> {
+        match self.lab.server_pair(purpose).filter(|signer| signer.public() == *key) {
+            Some(signer) => signer.sign(message).ok_or(KeyRefusal::Root),
+            None => self.pairs.sign(purpose, key, message),
+        }
+    }
+
+    fn use_pair(&mut self, purpose: Purpose, key: &CurvePublic) -> Result<(), KeyRefusal> {
+        // A pair of the lab file is in use until another one has a certificate.
+        if self.pairs(purpose).current.as_ref() != Some(key) {
+            self.pairs.adopt(purpose, key)?;
+            self.is_stale = true;
+        }
+        Ok(())
+    }
+
+    fn configured_key(&self, purpose: Purpose, title: SystemTitle) -> Option<CurvePublic> {
+        self.lab.client_public(purpose).filter(|_| title == self.lab.client.system_title)
+    }
+
+    fn believe(&mut self, peers: &[(Purpose, SystemTitle, CurvePublic)]) {
+        if self.believed != peers {
+            self.believed = peers.to_vec();
+            self.is_stale = true;
+        }
+    }
+
+    fn protect_data(
+        &mut self,
+        layers: &[DataLayer],
+        plain: &[u8],
+    ) -> Result<(Vec<DataLayer>, Vec<u8>), KeyRefusal> {
+        let mut ports = Ports { counters: &mut self.counters, rng: &mut OsRng };
+        self.crypto.protect_data(layers, plain, &mut ports).map_err(KeyRefusal::Data)
+    }
+
+    fn unprotect_data(&self, layers: &[DataLayer], data: &[u8]) -> Result<Vec<u8>, KeyRefusal> {
+        self.crypto.unprotect_data(layers, data).map_err(KeyRefusal::Data)
+    }
+
+    fn keep(&mut self, part: Part, bytes: &[u8]) -> Result<(), StoreError> {
+        self.flash.keep(part, bytes)
+    }
+
+    fn append(&mut self, part: Part, bytes: &[u8]) -> Result<(), StoreError> {
+        self.flash.append(part, bytes)
     }
 }

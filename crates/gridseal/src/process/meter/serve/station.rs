@@ -19,7 +19,9 @@ use gridseal_dlms::{
     },
 };
 use gridseal_io::clock::{tick_now, utc_now};
-use gridseal_meter::cosem::{Device, DeviceConfig, Grant, ObjectChange, ObjectError, Rights};
+use gridseal_meter::cosem::{
+    Device, DeviceConfig, Grant, ImageConfig, ObjectChange, ObjectError, RestoreError, Rights,
+};
 use gridseal_types::SystemTitle;
 
 use super::{
@@ -46,6 +48,20 @@ struct Core<const N: usize> {
     keys: Holder<N>,
 }
 
+/// A meter cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An object of the lab file.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// What was kept cannot be read.
+    #[error("{0:#}")]
+    Read(anyhow::Error),
+    /// What was kept is damaged.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
 /// One client of one connection.
 pub struct Client {
     server: Server,
@@ -62,8 +78,8 @@ impl<const N: usize> Meter<N>
 where
     Key<Kek, N>: MasterKey<N>,
 {
-    /// A meter as a lab file describes it.
-    pub fn new(lab: &Lab, keys: Holder<N>, log: Log, is_hdlc: bool) -> Result<Self, ObjectError> {
+    /// A meter as a lab file describes it, which goes on where the run before ended.
+    pub fn new(lab: &Lab, mut keys: Holder<N>, log: Log, is_hdlc: bool) -> Result<Self, StartError> {
         let is_ciphered =
             |role| role == Role::Broadcast || (role != Role::Public && lab.protection != Protection::None);
         let grants = lab.associations.iter().map(|association| Grant {
@@ -81,6 +97,11 @@ where
             conformance: Conformance::SPOKEN,
             max_pdu: lab.max_pdu,
             grants: grants.collect(),
+            is_clock_trusted: lab.trusted_clock,
+            image: lab
+                .image
+                .as_ref()
+                .map(|image| ImageConfig { trust: image.trust.clone(), version: image.version }),
         };
         let mut device = Device::new(config, utc_now());
         for object in &lab.objects {
@@ -93,6 +114,9 @@ where
             };
             device.change(&change)?;
         }
+        let saved = keys.saved().map_err(StartError::Read)?;
+        device.restore(&saved, &mut keys)?;
+        keys.apply();
         let base = |sap| ServerSettings {
             max_pdu: lab.max_pdu,
             // A TCP connection ends with its association; on a line anybody could send a plain release.
@@ -174,10 +198,13 @@ where
         if !settings.ciphered {
             return settings;
         }
-        let (required, response) = self.core().device.policy();
+        let core = self.core();
+        let ((required, response), (must_sign, signs)) = (core.device.policy(), core.device.signatures());
         ServerSettings {
             required: settings.required.and(required),
             response: settings.response.and(response),
+            requires_signature: settings.requires_signature || must_sign,
+            signs_responses: settings.signs_responses || signs,
             ..settings
         }
     }
