@@ -309,6 +309,12 @@ impl Server {
         }
     }
 
+    /// Whether blocks of an answer are still to be asked for: each of them is protected when it is.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.session.outgoing.as_ref().is_some_and(|outgoing| !outgoing.is_last)
+    }
+
     /// Feeds one input. `now` never goes backwards; drain [`Server::poll`] afterwards.
     ///
     /// # Errors

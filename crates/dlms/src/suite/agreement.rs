@@ -171,7 +171,8 @@ mod tests {
         let server = "95F41066009B185B074F5FFFF736B71C325FCADB2BC0CF1A4F4B17BBE7AB81D62946506BC8169C7B539B39A5D8463787F449C9BD2583FA67A1075B0DBFC638BA";
         let ephemeral = "34A8C23A34DBB519D09B245754C85A6CFE05D14A063EFA5AA41545AA8241EFAE";
         let signer = CurvePublic::from_point(Curve::P256, &hex(client)).expect("a point");
-        let other = read_key_data(Curve::P256, 0, &hex(data), &[signer.clone()]).expect("signed");
+        let other =
+            read_key_data(Curve::P256, 0, &hex(data), core::slice::from_ref(&signer)).expect("signed");
         let side = Side::new(0, Curve::P256, &mut Scripted(hex(ephemeral))).expect("a scalar");
         assert_eq!(side.ephemeral.public().point(), hex(server));
         let key: Key<Guek, 16> = side.key(&other, PARTIES).expect("of the suite");

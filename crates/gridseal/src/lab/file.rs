@@ -287,7 +287,6 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         let message = format!("{name} is missing, which mechanism, protection, carrier or signing need");
         place.error(at, "lab-missing-key", message)
     })?;
-    let image = file.image.as_ref().map(|image| image_of(&place, image)).transpose()?;
     let objects =
         file.object.iter().map(|entry| object::read(&place, entry)).collect::<Result<Vec<_>, _>>()?;
     Ok(Lab {
@@ -309,7 +308,7 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         associations,
         objects,
         trusted_clock: file.trusted_clock,
-        image,
+        image: file.image.as_ref().map(|image| image_of(&place, image)).transpose()?,
     })
 }
 

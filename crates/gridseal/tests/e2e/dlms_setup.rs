@@ -155,7 +155,8 @@ fn take_over<const N: usize>(suite: u8, anchor: &str) {
         let data =
             answer["value"].as_array().map_or_else(|| &answer["value"]["key_data"], |fields| &fields[1]);
         let curve = meter.key().curve();
-        let point = read_key_data(curve, side.key_id(), &octets(data), &[meter.key().clone()]).unwrap();
+        let point =
+            read_key_data(curve, side.key_id(), &octets(data), std::slice::from_ref(meter.key())).unwrap();
         let key: Key<R, N> = side.key(&point, Parties { client: CLIENT, server: SERVER }).unwrap();
         key.danger_reveal_hex()
     }

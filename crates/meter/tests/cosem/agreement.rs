@@ -73,7 +73,7 @@ fn both_sides_get_the_same_keys() {
         assert_eq!(answers.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2, 0, 3], "in the order asked");
         let meter = signer(curve, METER_SEED).public();
         for ((side, (id, data)), (at_meter, of_meter)) in sides.iter().zip(&answers).zip(&world.keys.agreed) {
-            let point = read_key_data(curve, *id, data, &[meter.clone()]).unwrap();
+            let point = read_key_data(curve, *id, data, std::slice::from_ref(&meter)).unwrap();
             let key: Key<Guek, 16> = side.key(&point, PARTIES).unwrap();
             assert!(at_meter.number() == *id && bool::from(key.ct_eq(of_meter)));
         }

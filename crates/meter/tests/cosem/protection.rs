@@ -205,7 +205,7 @@ fn nothing_gets_through_that_is_forged_too_little_or_forbidden() {
     }
     // Fields that the tag covers, titles, ids.
     let good = layer(BOTH, DataKey::Identified(0), 1);
-    let (_, data) = protect(&[good.clone()], &plain);
+    let (_, data) = protect(std::slice::from_ref(&good), &plain);
     for wrong in [
         DataLayer { other_information: vec![], ..good.clone() },
         DataLayer { transaction_id: 2u64.to_be_bytes().to_vec(), ..good.clone() },

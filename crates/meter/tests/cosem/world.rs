@@ -214,7 +214,7 @@ impl Keyholder for Holder {
 
 /// Keys of suite 1 of one side, and the public ones of the other.
 fn crypto(settings: LocalSettings, [own, peer]: [u8; 2], peer_title: SystemTitle) -> LocalCrypto {
-    let agreement = |seed: u8| CurveAgreement::take(Curve::P256, &mut vec![seed | 0x80; 32]).unwrap();
+    let agreement = |seed: u8| CurveAgreement::take(Curve::P256, &mut [seed | 0x80; 32]).unwrap();
     let key = |byte| Key::take(&mut [byte; 16]);
     let signing = SigningKeys {
         own: signer(Curve::P256, own),

@@ -100,6 +100,8 @@ where
     let root = match (arguments.anchor, dir) {
         (Anchor::Software, _) => None,
         (Anchor::Tpm, Some(dir)) => {
+            let state = dir.join("tpm");
+            std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
             let emulator = Root::Emulator { dir: "tpm".into(), endorsement: config::Endorsement::P256 };
             Some(SharedRoot::power_on(&emulator, None, dir)?)
         }

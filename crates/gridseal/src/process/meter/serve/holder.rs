@@ -164,6 +164,11 @@ where
         self.crypto.replace(staged.keys);
     }
 
+    /// Whether keys wait for their answer to have left.
+    pub const fn is_staged(&self) -> bool {
+        self.staged.is_some() || self.is_stale
+    }
+
     fn master(&self) -> Result<&Key<Kek, N>, KeyRefusal> {
         self.crypto.kek().ok_or(KeyRefusal::NoMaster)
     }

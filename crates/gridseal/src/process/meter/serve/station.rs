@@ -46,6 +46,8 @@ pub struct Meter<const N: usize> {
 struct Core<const N: usize> {
     device: Device,
     keys: Holder<N>,
+    /// A client whose answer has blocks yet to come: new keys wait for the last of them.
+    answered: Option<AssociationHandle>,
 }
 
 /// A meter cannot begin.
@@ -65,6 +67,7 @@ pub enum StartError {
 /// One client of one connection.
 pub struct Client {
     server: Server,
+    handle: AssociationHandle,
     peer: Peer,
     client_sap: u16,
     is_open: bool,
@@ -144,7 +147,7 @@ where
             own: base(0),
             client_title: lab.client.system_title,
             sap: lab.listen_sap,
-            core: Mutex::new(Core { device, keys }),
+            core: Mutex::new(Core { device, keys, answered: None }),
             log,
             handles: AtomicU64::new(1),
         })
@@ -213,20 +216,19 @@ where
         let handle = AssociationHandle(self.handles.fetch_add(1, Ordering::Relaxed));
         let client_sap = settings.client_sap;
         let peer = Peer { client_sap: Some(client_sap), ..peer };
-        Client { server: Server::new(settings, handle), peer, client_sap, is_open: false }
+        Client { server: Server::new(settings, handle), handle, peer, client_sap, is_open: false }
     }
 
     /// Time passes for the device.
     pub fn tick(&self) {
-        let Core { device, keys } = &mut *self.core();
+        let Core { device, keys, .. } = &mut *self.core();
         device.tick(utc_now(), keys);
-        keys.apply();
         self.note(device, None);
     }
 
     /// Feeds one input and gives the APDUs to be sent.
     pub fn handle(&self, client: &mut Client, input: Input<'_>) -> Vec<Vec<u8>> {
-        let Core { device, keys } = &mut *self.core();
+        let Core { device, keys, answered } = &mut *self.core();
         device.tick(utc_now(), keys);
         let mut answers = Vec::new();
         let fed = client.server.handle(tick_now(), input, &mut device.session(keys));
@@ -242,8 +244,13 @@ where
             }
             self.drain(client, device, keys, &mut answers);
         }
-        // The answer is sealed: keys that it confirms are used from now on.
-        keys.apply();
+        // The whole answer is sealed: keys that it confirms are used from now on.
+        if client.server.is_answering() {
+            *answered = answered.or(keys.is_staged().then_some(client.handle));
+        } else if answered.is_none_or(|handle| handle == client.handle) {
+            *answered = None;
+            keys.apply();
+        }
         self.note(device, Some(client.peer));
         answers
     }
