@@ -23,7 +23,8 @@ use gridseal_trust::{
             Device, DeviceRecord, Event, Firmware, Input, Installed, OFFER_TIME, Output, OwnerChain, Pace,
             Peer,
         },
-        document::{Delegation, Entry, EntryKind, Header},
+        document::{Delegation, Entry, EntryKind, Header, Redirect},
+        init::SignedRedirect,
         order::{
             Answer, Envelope, Kind, Order, OrderBody, PollBody, QUOTE_PURPOSE, RENEWED_STORAGE_PURPOSE,
             RENEWED_TLS_PURPOSE, ResultBody, Task, order_digest, seal_order,
@@ -1123,6 +1124,31 @@ fn a_released_device_gives_a_receipt_and_goes_to_its_next_owner() {
     let audit = audited.flatten().expect("the identity key signed for the session");
     assert!(audit.attest.windows(32).any(|part| part == gridseal_crypto::tpm::clear_audit_digest()));
     assert_eq!(rig.owner.answers.last(), Some(&(Kind::Release, Ok(Answer::Released))));
+}
+
+#[test]
+fn a_flash_that_is_put_back_does_not_lead_to_the_owner_before() {
+    let (mut rig, _) = end(None, Kind::Release);
+    let redirect = Redirect {
+        ek_name: rig.owner.ek_name,
+        epoch: 1,
+        urls: vec!["https://config.example".into()],
+        pins: vec![Digest([3; 32])],
+        not_before: START,
+        expires: UtcTime(START.0 + 1_000_000),
+        seq: 1,
+    };
+    let signed = SignedRedirect {
+        redirect: sign(&rig.owner.key, SignedType::Redirect, &redirect.encode()).unwrap(),
+        delegation: None,
+        voucher: rig.owner.voucher.encode(),
+    };
+    assert!(signed.verify(&[vendor()]).is_ok(), "it was genuine once");
+    let old = DeviceRecord { redirect: Some(signed), redirect_seq: Some((1, 1)), ..DeviceRecord::default() };
+    (rig.flash, rig.looked_for_owner) = (old.encode(), false);
+    rig.power_on();
+    // Another peer than the init server would be asked for a session.
+    rig.fetch_until(|rig| rig.looked_for_owner);
 }
 
 #[test]
