@@ -15,9 +15,16 @@ mod device;
 mod fleet;
 mod owner;
 mod report;
+mod resale;
+mod service;
 
 pub use fleet::Outside;
 pub use report::{Fault, Plan, Report, Rule, Violation};
+
+/// Owners that a plan can have.
+pub const OWNERS_MAX: u32 = crate::works::OWNERS_MAX as u32;
+/// Years that a plan can have: owners' roots live no longer.
+pub const YEARS_MAX: u32 = 22;
 
 /// Runs a plan to its end, until a rule is broken, or until it is to stop. The same plan gives the same report.
 #[must_use]

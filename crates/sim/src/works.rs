@@ -22,7 +22,7 @@ use gridseal_trust::{
         document::{Delegation, Entry, EntryKind, Header, Manifest, OutOfDate, Policy},
         registrar::Rules,
         secrets::{OwnerSecretExt, owner_secret},
-        voucher::Voucher,
+        voucher::{Voucher, VoucherKey},
     },
     measured::PolicySet,
     root::{DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
@@ -39,10 +39,10 @@ const PACE: Pace =
     Pace { first: Duration::from_secs(1), most: Duration::from_secs(60), reply: Duration::from_secs(6) };
 /// Life of an owner's root and delegation, of an issuing authority, and when the next of those begins, days.
 const ROOT_DAYS: u64 = 9_000;
-const ISSUING_DAYS: u64 = 4_000;
-pub(crate) const ISSUING_EVERY_DAYS: u64 = 2_400;
+const ISSUING_DAYS: u64 = 3_600;
+pub(crate) const ISSUING_EVERY_DAYS: u64 = 1_800;
 /// Issuing authorities of an owner.
-pub(crate) const AUTHORITIES: usize = 3;
+pub(crate) const AUTHORITIES: usize = 4;
 const MODEL: &str = "Simulated 1";
 /// Tenant of the owner's keystore.
 pub(crate) const TENANT: [u8; 16] = *b"simulated owner\0";
@@ -76,6 +76,10 @@ pub(crate) struct Made {
     pub(crate) manifest: Vec<u8>,
     pub(crate) voucher: Vec<u8>,
     pub(crate) delivery: Vec<u8>,
+}
+
+fn device_root_of(seed: u64, number: u32) -> HashRng {
+    HashRng::new(seed, "device root", number.into())
 }
 
 fn signing_key<R: Role>(label: &str, number: u64) -> SigningKey<R> {
@@ -135,6 +139,25 @@ impl Owner {
         }
     }
 
+    /// Sells a device to another owner: the voucher with an entry for him, and that entry.
+    pub(crate) fn sell_to(&self, voucher: &[u8], to: &Self, now: UtcTime) -> (Vec<u8>, Vec<u8>) {
+        let voucher = Voucher::decode(voucher).expect("own voucher");
+        let verified = voucher.verify(&vendor().voucher_keys()).expect("own voucher");
+        let entry = Entry {
+            index: verified.index() + 1,
+            epoch: verified.epoch + 1,
+            kind: EntryKind::Transfer,
+            previous: verified.head(),
+            owner: to.signing.public(),
+            encryption: to.encryption,
+            issued: now,
+            second_key: None,
+            owner_second: None,
+        };
+        let entry = sign(&self.signing, SignedType::Entry, &entry.encode()).expect("own key");
+        (voucher.continued(&entry, &[]).encode(), entry)
+    }
+
     /// What the owner decided for all devices.
     pub(crate) fn rules() -> Rules {
         let policy = Policy {
@@ -178,7 +201,7 @@ impl Vendor {
         let serial = format!("GS-{number:07}");
         let [a, b, c, d] = number.to_be_bytes();
         let title = SystemTitle([b'G', b'S', b'L', 0, a, b, c, d]);
-        let drawn = || HashRng::new(seed, "device root", number.into());
+        let drawn = || device_root_of(seed, number);
         let device_root =
             || Key::<DeviceRootSecret, 32>::generate(&mut drawn()).expect("the generator does not fail");
         let mut root = SoftwareRoot::new(Box::new(HashRng::new(seed, "root", number.into())));
@@ -231,6 +254,27 @@ impl Vendor {
             voucher: voucher.encode(),
             delivery: delivery.expect("own keys"),
         }
+    }
+
+    /// Hands the next owner's secret of a device out, encrypted to him: for the last entry of this voucher.
+    pub(crate) fn release(&self, seed: u64, number: u32, voucher: &[u8], to: &Owner) -> Vec<u8> {
+        let voucher = Voucher::decode(voucher).expect("own voucher");
+        let verified = voucher.verify(&[self.voucher.public().into()]).expect("own voucher");
+        let device_root = Key::<DeviceRootSecret, 32>::generate(&mut device_root_of(seed, number));
+        let secret = owner_secret(&device_root.expect("the generator does not fail"), verified.epoch);
+        let release = Release {
+            ek_name: verified.header.ek_name,
+            epoch: verified.epoch,
+            serial: verified.header.serial.clone(),
+            entry: verified.head(),
+        };
+        let mut rng = HashRng::new(seed, "delivery", u64::from(verified.epoch) << 32 | u64::from(number));
+        deliver(&release, &secret, &self.voucher, &to.encryption, &mut rng).expect("own keys")
+    }
+
+    /// Whose vouchers are believed.
+    pub(crate) fn voucher_keys(&self) -> Vec<VoucherKey> {
+        vec![self.voucher.public().into()]
     }
 
     fn sign(&self, kind: SignedType, payload: &[u8]) -> Vec<u8> {

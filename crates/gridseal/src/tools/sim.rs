@@ -1,7 +1,9 @@
 //! `gridseal sim`: the simulations, from the command line.
 
+mod evidence;
 mod group;
 mod keys;
+mod life;
 pub mod weak_meter;
 
 use std::process::ExitCode;
@@ -32,6 +34,14 @@ pub enum Sim {
         Exit codes: 0 stopped, 1 failed, 2 wrong arguments or lab file."
     )]
     WeakMeter(weak_meter::Arguments),
+    /// The whole lives of meters: found, attested, re-keyed, suspended, stolen, sold, decommissioned, over decades and owners.
+    #[command(
+        after_help = "Examples:\n  gridseal sim life --meters 10000 --years 20 --owners 3 --seed 1 --json\n  \
+        gridseal sim life --meters 10000 --part 3 --evidence DIR      one part again, with all that happened\n  \
+        gridseal sim life --meters 12 --break clock-2038              a planted fault, which must be found\n\n\
+        Exit codes: 0 no rule was broken, 1 one was, 2 wrong arguments, 130 stopped before its end; a report comes with all but 2."
+    )]
+    Life(life::Arguments),
 }
 
 /// Runs it.
@@ -40,5 +50,6 @@ pub fn run(sim: &Sim) -> Result<ExitCode> {
         Sim::Group(arguments) => group::run(arguments),
         Sim::Keys(arguments) => keys::run(arguments),
         Sim::WeakMeter(arguments) => weak_meter::run(arguments),
+        Sim::Life(arguments) => life::run(arguments),
     }
 }

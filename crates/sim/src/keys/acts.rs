@@ -275,7 +275,7 @@ impl World<'_> {
         self.order(site, KeyRequest::SetState { device, state, attested_at }).map(|_| ())
     }
 
-    fn is_gone(&mut self, meter: usize) {
+    pub(super) fn is_gone(&mut self, meter: usize) {
         self.known[meter].gone = true;
         self.watch.event("gone", || format!("\"meter\":{meter}"));
     }

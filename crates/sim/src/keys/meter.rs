@@ -250,6 +250,14 @@ impl Meter {
         Some(Sent { bytes, plain, key: self.guek(), proof: None })
     }
 
+    /// Everything that it had is gone, and nobody can reach it.
+    pub(super) fn wipe(&mut self) {
+        let gone = [0; 16];
+        self.take(MeterKeys { guek: gone, gak: gone, kek: gone });
+        self.copies.clear();
+        self.locked_until = u64::MAX;
+    }
+
     pub(super) fn is_locked(&self, tick: u64) -> bool {
         tick < self.locked_until
     }
@@ -361,7 +369,7 @@ impl Meter {
     }
 
     /// New keys, with counters of their own.
-    fn take(&mut self, keys: MeterKeys) -> bool {
+    pub(super) fn take(&mut self, keys: MeterKeys) -> bool {
         let before = self.flash.keys;
         if keys == before {
             return false;

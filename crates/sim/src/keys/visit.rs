@@ -7,8 +7,8 @@ use gridseal_keys::{lease::CounterLayout, site::Standby};
 use gridseal_types::{
     EkName, UtcTime,
     service::keys::{
-        Carrier, Denial, KeyAct, KeyKind, KeyRef, KeyReply, KeyRequest, OpenVerdict, Seal, SiteMode,
-        VersionState,
+        Carrier, Denial, ExchangeReply, KeyAct, KeyKind, KeyRef, KeyReply, KeyRequest, OpenVerdict, Seal,
+        SiteMode, VersionState,
     },
 };
 
@@ -66,8 +66,12 @@ impl Quirks {
 }
 
 impl World<'_> {
-    /// What was counted; nothing comes after it.
-    pub(crate) fn closed(&mut self) -> Counted {
+    /// What was counted, and what was broken; nothing comes after it.
+    pub(crate) fn closed(&mut self, broke: Option<&str>) -> Counted {
+        match broke {
+            Some(rule) => self.watch.event("violation", || format!("\"rule\":\"{rule}\"")),
+            None => self.watch.event("end", String::new),
+        }
         Counted {
             pairs: self.watch.pair_count,
             nonce_reuse: self.watch.nonce_reuse,
@@ -78,6 +82,7 @@ impl World<'_> {
     /// Time, by the clock of the services, and as it really goes by.
     pub(crate) const fn set_time(&mut self, clock: UtcTime, real: UtcTime) {
         (self.now, self.tick) = (clock, real.0);
+        self.watch.step += 1;
     }
 
     /// The site that serves.
@@ -86,13 +91,18 @@ impl World<'_> {
         leader.ok_or_else(|| contract("no site serves"))
     }
 
-    /// One request to the site that serves, and its answer once it is durable.
-    pub(crate) fn answered(&mut self, request: KeyRequest) -> Result<KeyReply, Broken> {
+    /// The same; where nobody follows it, two people say that they know.
+    fn alone_or_not(&mut self) -> Result<usize, Broken> {
         let leader = self.leader()?;
         if self.sites[leader].standby == Standby::Lost {
-            // Two people know that the other site is gone.
             self.approve_degraded(leader)?;
         }
+        Ok(leader)
+    }
+
+    /// One request to the site that serves, and its answer once it is durable.
+    pub(crate) fn answered(&mut self, request: KeyRequest) -> Result<KeyReply, Broken> {
+        let leader = self.alone_or_not()?;
         let reply = self.order(leader, request)?;
         reply.ok_or_else(|| contract("the site that serves does not answer"))
     }
@@ -117,9 +127,26 @@ impl World<'_> {
         Ok(meter)
     }
 
+    /// It gives no answer any more, and none is expected.
+    pub(crate) fn lost(&mut self, meter: usize) {
+        self.is_gone(meter);
+    }
+
+    /// Its keys come out of its root once more.
+    pub(crate) fn replaced(&mut self, meter: usize, keys: MeterKeys) {
+        if self.meters[meter].take(keys) {
+            self.tell_keys(meter);
+        }
+    }
+
+    /// Its keys are gone: it answers nobody.
+    pub(crate) fn wiped(&mut self, meter: usize) {
+        self.meters[meter].wipe();
+    }
+
     /// A reading is asked for, and whatever key change is open comes to its end. False: not this time.
     pub(crate) fn visit(&mut self, meter: usize) -> Result<bool, Broken> {
-        let leader = self.leader()?;
+        let leader = self.alone_or_not()?;
         (self.known[meter].read, self.known[meter].asked) = (false, false);
         self.contact(leader, meter)?;
         self.forget_messages();
@@ -138,7 +165,7 @@ impl World<'_> {
 
     /// Begins a key change and loses something of it.
     pub(crate) fn rekey(&mut self, meter: usize, items: &[KeyKind], loss: Loss) -> Step {
-        let leader = self.leader()?;
+        let leader = self.alone_or_not()?;
         if loss == Loss::Refused {
             self.mishap = Mishap::Refuses(0);
         }
@@ -166,6 +193,17 @@ impl World<'_> {
         let seal = Seal { system_title, apdu, carrier, idempotency: Seal::UNNAMED };
         let reply = self.answered(KeyRequest::Seal(seal))?;
         Ok(denial(&reply).cloned())
+    }
+
+    /// A request that is sealed for a meter, and held back by whoever wants to use it later.
+    pub(crate) fn sealed(&mut self, meter: usize) -> Result<Option<Vec<u8>>, Broken> {
+        let (system_title, carrier) = (self.meters[meter].title, self.meters[meter].quirks.carrier);
+        let apdu = super::headend::get(2);
+        let seal = Seal { system_title, apdu, carrier, idempotency: Seal::UNNAMED };
+        match self.answered(KeyRequest::Seal(seal))? {
+            KeyReply::Exchange(ExchangeReply::Sealed(sealed)) => Ok(Some(sealed.apdu)),
+            _ => Ok(None),
+        }
     }
 
     /// Whether a meter obeys bytes that somebody sends under the title of the head-ends.
@@ -196,6 +234,20 @@ impl World<'_> {
             self.flush(leader)?;
         }
         Ok(())
+    }
+
+    /// What a meter pushes, unasked.
+    pub(crate) fn push_of(&mut self, meter: usize) -> Result<Vec<u8>, Broken> {
+        let sent = self.meters[meter].push();
+        let title = self.meters[meter].title;
+        self.watch.meter_sent(meter, title, &sent)?;
+        Ok(sent.bytes)
+    }
+
+    /// Whether this key service opens bytes of a meter.
+    pub(crate) fn opens(&mut self, apdu: Vec<u8>) -> Result<bool, Broken> {
+        let reply = self.answered(KeyRequest::OpenApdu { apdu })?;
+        Ok(matches!(reply, KeyReply::Apdu(OpenVerdict::Fresh { .. } | OpenVerdict::Duplicate { .. })))
     }
 
     /// Answers a challenge by the keys in use, and destroys what was replaced and nothing was opened under any more.

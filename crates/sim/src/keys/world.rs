@@ -125,6 +125,7 @@ impl<'e> World<'e> {
         world.heals = true;
         world.sites = (0..2).map(|index| Site::new(core, seed, (index, 2), client(index, true))).collect();
         world.start_first()?;
+        world.watch.event("begin", String::new);
         // The second site copies a database that exists.
         world.order(0, KeyRequest::Site(SiteRequest::Status))?;
         world.sites[0].behind.clear();

@@ -4,21 +4,50 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use gridseal_types::UtcTime;
 
-/// Something that is due. Meters are numbered from 0 in their part of the fleet.
+/// Something that is due. Meters and owners are numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
     /// A meter is made, sold, mounted and switched on.
-    Install(usize),
-    /// It is visited: attested, read.
-    Visit(usize),
-    /// It is visited again, for so many times already.
-    Reach(usize, u32),
-    /// Its keys are changed; the number of the change for this owner, from 0.
-    Rekey(usize, u32),
-    /// A site of an owner burns down, comes back, and serves again.
+    Install,
+    /// Something with a meter, as long as this owner has it.
+    Meter {
+        meter: usize,
+        owner: usize,
+        what: What,
+    },
+    /// An owner looks who is silent.
+    Look(usize),
+    /// A site of an owner burns down, comes back, and the owner changes to it.
     SiteBurns(usize),
     SiteReturns(usize),
     SiteChanges(usize),
+}
+
+/// What is due with a meter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum What {
+    /// It is attested and read.
+    Visit,
+    /// It is read again, after so many tries.
+    Reach(u32),
+    /// The DLMS keys change; the number of the change for this owner.
+    Rekey(u32),
+    /// The channel secrets in the root change.
+    Rotate,
+    /// The authorisations of the TPM change.
+    Authorise,
+    /// It is held back, and let go.
+    Suspend,
+    Resume,
+    /// It boots something else, and a person looks and lets it go.
+    Doubt,
+    Trust,
+    /// It is stolen.
+    Steal,
+    /// It goes to the next owner.
+    Sell,
+    /// It comes to its end.
+    End,
 }
 
 /// What is due, in its order.

@@ -5,7 +5,7 @@ use gridseal_crypto::{Rng, role::Guek, sha256};
 use gridseal_pki::Certificate;
 use gridseal_trust::{
     csr::subject_public_key_info,
-    enrol::device::{Device as Machine, DeviceRecord, Firmware, Input, Output, Peer},
+    enrol::device::{DeliveredKey, Device as Machine, DeviceRecord, Event, Firmware, Input, Output, Peer},
     root::{DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
     tpm,
 };
@@ -22,7 +22,7 @@ use crate::{
 /// Acts of one visit: a session takes some sixty.
 const ACTS_MAX: usize = 4_000;
 
-/// Answers what a device sends; `None` when nothing comes.
+/// Answers what a device sends: nothing when nothing comes, an empty answer when it was only taken.
 pub(super) type Exchange<'x> = dyn FnMut(Tick, Peer, Vec<u8>) -> Result<Option<Vec<u8>>, Broken> + 'x;
 
 /// A device.
@@ -37,6 +37,10 @@ pub(super) struct Device {
     rng: HashRng,
     seed: u64,
     starts: u64,
+    /// What the application keeps for the present owner is gone.
+    pub(super) is_wiped: bool,
+    /// Nothing is left to do for it.
+    pub(super) is_decommissioned: bool,
 }
 
 impl Device {
@@ -45,7 +49,19 @@ impl Device {
         let flash = DeviceRecord::default().encode();
         let machine = Machine::new(firmware.clone(), DeviceRecord::default());
         let rng = HashRng::new(seed, "device", 0);
-        Self { title, name, root, firmware, flash, machine, rng, seed, starts: 0 }
+        Self {
+            title,
+            name,
+            root,
+            firmware,
+            flash,
+            machine,
+            rng,
+            seed,
+            starts: 0,
+            is_wiped: false,
+            is_decommissioned: false,
+        }
     }
 
     /// What is on flash.
@@ -104,14 +120,45 @@ impl Device {
                     self.feed(now, Input::Persisted)?;
                 }
                 Output::Transmit(peer, wire) => match exchange(now, peer, wire)? {
+                    Some(reply) if reply.is_empty() => self.feed(now, Input::Taken)?,
                     Some(reply) => self.feed(now, Input::Received(&reply))?,
                     None => self.feed(now, Input::NoReply)?,
                 },
-                Output::Event(_) => {}
+                Output::Wipe => {
+                    self.is_wiped = true;
+                    self.feed(now, Input::Wiped)?;
+                }
+                Output::Event(event) => self.is_decommissioned |= event == Event::Decommissioned,
                 other => return Err(broken(Rule::Contract, format!("unknown output {other:?}"))),
             }
         }
         Err(broken(Rule::Reachable, format!("device {} comes to no end: {:?}", self.title, self.machine)))
+    }
+
+    /// Something is measured that no policy knows.
+    pub(super) fn measure(&mut self, pcr: u8, what: &Digest) -> Result<(), Broken> {
+        self.root.extend_pcr(pcr, what).map_err(|error| broken(Rule::Contract, error.to_string()))
+    }
+
+    /// Asks the owner for orders, and carries them out.
+    pub(super) fn fetch(
+        &mut self,
+        now: Tick,
+        until: Tick,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Tick, Broken> {
+        self.feed(now, Input::FetchOrders)?;
+        self.run(now, until, exchange)
+    }
+
+    /// Whether it works for its owner.
+    pub(super) const fn is_at_work(&self) -> bool {
+        self.machine.is_at_work()
+    }
+
+    /// The imported objects of its DLMS keys.
+    pub(super) fn delivered(&self) -> Vec<DeliveredKey> {
+        self.record().installed.map(|installed| installed.keys).unwrap_or_default()
     }
 
     pub(super) fn is_operating(&self) -> bool {

@@ -1,22 +1,22 @@
 //! One part of a fleet: its devices, its owners, and the calendar of their lives.
 
-use std::{
-    cell::RefCell,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use gridseal_trust::enrol::device::Peer;
+use gridseal_keys::Core;
+use gridseal_onboarding::endpoint_manager::orders::Job;
+use gridseal_trust::enrol::device::{DeliveredKey, Peer};
 use gridseal_types::{
-    DeviceState, Tick, UtcTime,
+    DeviceState, Digest, Tick, UtcTime,
     records::{Commit, MemoryRecords},
-    service::keys::{Denial, KeyKind, KeyRequest},
+    service::keys::{Denial, KeyKind},
 };
 
 use super::{
-    calendar::{Calendar, Due},
+    calendar::{Calendar, Due, What},
     device::Device,
     owner::{Papers, Side},
     report::{Fault, Plan, Report, Rule, Violation},
+    resale::Spoils,
 };
 use crate::{
     Schedule,
@@ -49,10 +49,14 @@ pub(super) fn found((rule, detail): (crate::keys::Rule, String)) -> Broken {
 
 pub(super) const DAY_S: u64 = 86_400;
 pub(super) const YEAR_S: u64 = 31_557_600;
-/// Days between two visits.
-const VISIT_DAYS: u64 = 45;
 /// Key changes of a meter in its life, for each twenty years.
 const CHANGES: u64 = 40;
+/// Days between two looks of an owner at who is silent.
+const LOOK_DAYS: u64 = 30;
+/// Which of 32 meters is stolen.
+const STOLEN: usize = 7;
+/// Which of 12 meters comes with software that nobody knows.
+const DOUBTFUL: usize = 4;
 /// Every so many changes the master key has its turn.
 const KEK_EVERY: u32 = 8;
 /// How long a session with an owner may take, milliseconds.
@@ -72,26 +76,26 @@ const SPREAD_DAYS: u64 = 30;
 pub struct Outside<'o> {
     /// Where evidence goes.
     pub evidence: Option<&'o mut dyn Evidence>,
-    /// Counts visits.
+    /// Virtual days of meters that went by.
     pub progress: Option<&'o AtomicU64>,
     /// Whether to stop.
     pub stop: Option<&'o AtomicBool>,
 }
 
-/// Evidence of several owners goes into one place.
-struct Tap<'e, 'o>(&'e RefCell<Option<&'o mut dyn Evidence>>);
+/// Evidence of one owner, kept until the other owners' is there too: whoever reads it reads one after the other.
+#[derive(Default)]
+struct Tap {
+    events: Vec<String>,
+    nonces: Vec<String>,
+}
 
-impl Evidence for Tap<'_, '_> {
+impl Evidence for Tap {
     fn event(&mut self, line: &str) {
-        if let Some(evidence) = self.0.borrow_mut().as_mut() {
-            evidence.event(line);
-        }
+        self.events.push(line.to_owned());
     }
 
     fn nonce(&mut self, line: &str) {
-        if let Some(evidence) = self.0.borrow_mut().as_mut() {
-            evidence.nonce(line);
-        }
+        self.nonces.push(line.to_owned());
     }
 }
 
@@ -100,23 +104,31 @@ impl Evidence for Tap<'_, '_> {
 pub(super) enum Stage {
     /// In service with its owner.
     Serving,
+    /// Held back by its owner, or by a check.
+    Held,
     /// Stolen, or at its end.
     Gone,
 }
 
 pub(super) struct Meter {
     pub(super) device: Device,
+    pub(super) number: u32,
     pub(super) papers: Papers,
     pub(super) owner: usize,
     /// Its place at its owner's.
     pub(super) place: usize,
     pub(super) stage: Stage,
-    /// Since when its owner has it.
-    pub(super) since: UtcTime,
     /// When its software was last vouched for, by the true clock.
     pub(super) attested: UtcTime,
+    /// The objects in the root that its DLMS keys came from.
+    delivered: Vec<DeliveredKey>,
+    /// The key that it proves in TLS, and the authority that issued its certificate.
+    pub(super) tls_key: Option<Digest>,
+    issuer: Vec<u8>,
     /// Keys that were replaced are still there.
     is_untidy: bool,
+    /// The owner of the time before has left these behind.
+    pub(super) spoils: Option<Spoils>,
 }
 
 pub(super) struct Fleet<'e> {
@@ -133,24 +145,39 @@ pub(super) struct Fleet<'e> {
     meter: Option<usize>,
 }
 
+/// A message to the init server, and its answer.
+pub(super) fn asked_init(init: &mut MemoryRecords, now: UtcTime, wire: &[u8]) -> Result<Vec<u8>, Broken> {
+    let answer = vendor().init.answer(init, now, wire);
+    let answer = answer.map_err(|error| broken(Rule::Contract, error.to_string()))?;
+    init.commit(answer.writes).expect("memory");
+    Ok(answer.reply)
+}
+
 /// Runs a plan to its end, or until it is to stop.
 pub(super) fn run(plan: &Plan, outside: Outside<'_>) -> Report {
     let Outside { evidence, progress, stop } = outside;
     let is_watched = evidence.is_some();
-    let evidence = RefCell::new(evidence);
-    let mut taps: Vec<Tap<'_, '_>> = (0..plan.owners).map(|_| Tap(&evidence)).collect();
-    let taps = taps.iter_mut().map(|tap| is_watched.then_some(tap as &mut dyn Evidence));
-    let mut fleet = match Fleet::new(plan, taps) {
-        Ok(fleet) => fleet,
+    let mut taps: Vec<Tap> = (0..plan.owners).map(|_| Tap::default()).collect();
+    let each = taps.iter_mut().map(|tap| is_watched.then_some(tap as &mut dyn Evidence));
+    let report = match Fleet::new(plan, each) {
+        Ok(mut fleet) => {
+            let outcome = fleet.live(progress, stop);
+            fleet.close(outcome)
+        }
         Err((rule, detail)) => {
             let mut report = Report::new();
             let (seed, at) = (plan.seed, START);
             report.violations.push(Violation { seed, meter: None, at, rule, detail });
-            return report;
+            report
         }
     };
-    let outcome = fleet.live(progress, stop);
-    fleet.close(outcome)
+    if let Some(evidence) = evidence {
+        for tap in taps {
+            tap.events.iter().for_each(|line| evidence.event(line));
+            tap.nonces.iter().for_each(|line| evidence.nonce(line));
+        }
+    }
+    report
 }
 
 impl<'e> Fleet<'e> {
@@ -171,7 +198,9 @@ impl<'e> Fleet<'e> {
                 _ => None,
             };
             let keys = World::founded(&owner.keys, seed, fault, watch).map_err(found)?;
-            sides.push(Side::new(seed, number, owner, keys));
+            let mut side = Side::new(seed, number, owner, keys);
+            side.is_slow = plan.plant == Some(Fault::LateRenewal);
+            sides.push(side);
         }
         let mut fleet = Self {
             plan: *plan,
@@ -188,25 +217,28 @@ impl<'e> Fleet<'e> {
         Ok(fleet)
     }
 
-    /// When owners change, and when everything ends.
+    /// What does not depend on a meter, and when meters come.
     fn plan_lives(&mut self) {
-        for meter in 0..self.plan.meters as usize {
+        for _ in 0..self.plan.meters {
             let at = self.within(START, SPREAD_DAYS);
-            self.calendar.enter(at, Due::Install(meter));
+            self.calendar.enter(at, Due::Install);
         }
-        let owners = u64::from(self.plan.owners);
-        let era = u64::from(self.plan.years) * YEAR_S / owners;
-        for number in 0..self.plan.owners as usize {
+        for owner in 0..self.plan.owners as usize {
             // In the middle of each owner's time a site burns down.
-            let at = UtcTime(START.0 + number as u64 * era + era / 2);
-            self.calendar.enter(at, Due::SiteBurns(number));
-            self.calendar.enter(UtcTime(at.0 + 60 * DAY_S), Due::SiteReturns(number));
-            self.calendar.enter(UtcTime(at.0 + 90 * DAY_S), Due::SiteChanges(number));
+            let (from, until) = self.era(owner);
+            let at = UtcTime(from.0.midpoint(until.0));
+            self.calendar.enter(at, Due::SiteBurns(owner));
+            self.calendar.enter(UtcTime(at.0 + 60 * DAY_S), Due::SiteReturns(owner));
+            self.calendar.enter(UtcTime(at.0 + 90 * DAY_S), Due::SiteChanges(owner));
+            self.calendar.enter(UtcTime(from.0 + LOOK_DAYS * DAY_S), Due::Look(owner));
         }
     }
 
-    pub(super) fn end(&self) -> UtcTime {
-        UtcTime(START.0 + u64::from(self.plan.years) * YEAR_S)
+    /// From when until when meters belong to an owner.
+    fn era(&self, owner: usize) -> (UtcTime, UtcTime) {
+        let all_s = u64::from(self.plan.years) * YEAR_S;
+        let at = |owner: u64| UtcTime(START.0 + all_s * owner / u64::from(self.plan.owners));
+        (at(owner as u64), at(owner as u64 + 1))
     }
 
     /// Some time within so many days.
@@ -229,13 +261,14 @@ impl<'e> Fleet<'e> {
         Tick((self.now.0 - START.0) * 1_000)
     }
 
-    fn set_now(&mut self, now: UtcTime) {
+    pub(super) fn set_now(&mut self, now: UtcTime) {
         self.now = now;
         let clock = self.clock();
         self.sides.iter_mut().for_each(|side| side.keys.set_time(clock, now));
     }
 
     fn live(&mut self, progress: Option<&AtomicU64>, stop: Option<&AtomicBool>) -> Step {
+        let mut told = 0;
         while let Some((at, due)) = self.calendar.next() {
             if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                 self.report.stopped = true;
@@ -243,8 +276,11 @@ impl<'e> Fleet<'e> {
             }
             self.set_now(at.max(self.now));
             self.happen(due)?;
-            if let (Some(progress), Due::Visit(_)) = (progress, due) {
-                progress.fetch_add(1, Ordering::Relaxed);
+            if let Some(progress) = progress {
+                let days = (self.now.0 - START.0) / DAY_S;
+                let went_by = days.saturating_sub(told) * u64::from(self.plan.meters);
+                told = told.max(days);
+                progress.fetch_add(went_by, Ordering::Relaxed);
             }
         }
         Ok(())
@@ -253,20 +289,64 @@ impl<'e> Fleet<'e> {
     fn happen(&mut self, due: Due) -> Step {
         self.meter = None;
         match due {
-            Due::Install(meter) => self.installed(meter),
+            Due::Install => self.installed(),
+            Due::Look(owner) => self.looked(owner),
             Due::SiteBurns(owner) => self.site_burns(owner),
             Due::SiteReturns(owner) => self.site_returns(owner),
             Due::SiteChanges(owner) => self.site_changes(owner),
-            Due::Visit(meter) => self.visited(meter),
-            Due::Reach(meter, tries) => self.reached_again(meter, tries),
-            Due::Rekey(meter, number) => self.rekeyed(meter, number),
+            Due::Meter { meter, owner, what } => {
+                let of = &self.meters[meter];
+                if of.owner != owner || of.stage == Stage::Gone {
+                    return Ok(());
+                }
+                self.meter = Some(meter);
+                self.with_meter(meter, what)
+            }
         }
+    }
+
+    fn with_meter(&mut self, meter: usize, what: What) -> Step {
+        let is_held = self.meters[meter].stage == Stage::Held;
+        match what {
+            What::Resume => self.resumed(meter),
+            What::Trust => self.trusted(meter),
+            What::Sell => self.sold(meter),
+            What::End => self.ended(meter),
+            What::Visit => self.visited(meter),
+            // Whoever is held back is not worked with meanwhile: another day.
+            other if is_held => {
+                self.soon(meter, SPREAD_DAYS, other);
+                Ok(())
+            }
+            What::Reach(tries) => {
+                self.connect(meter)?;
+                self.reached(meter, tries)
+            }
+            What::Rekey(change) => self.rekeyed(meter, change),
+            What::Rotate => self.ordered(meter, Job::Rotate, "secrets-rotated"),
+            What::Authorise => self.ordered(meter, Job::Authorise, "authorisations-changed"),
+            What::Suspend => self.suspended(meter),
+            What::Doubt => self.doubted(meter),
+            What::Steal => self.stolen(meter),
+        }
+    }
+
+    /// Something with a meter within so many days.
+    pub(super) fn soon(&mut self, meter: usize, days: u64, what: What) {
+        let at = self.within(UtcTime(self.now.0 + DAY_S), days);
+        self.at(meter, at, what);
+    }
+
+    fn at(&mut self, meter: usize, at: UtcTime, what: What) {
+        let owner = self.meters[meter].owner;
+        self.calendar.enter(at, Due::Meter { meter, owner, what });
     }
 
     /// Closes the books.
     fn close(mut self, outcome: Step) -> Report {
         self.report.meters = self.meters.len() as u64;
         self.report.virtual_s = self.now.0 - START.0;
+        let broke = outcome.as_ref().err().map(|(rule, _)| rule.name());
         if let Err((rule, detail)) = outcome {
             let meter = self.meter.and_then(|meter| self.meters.get(meter));
             let meter = meter.map(|meter| meter.device.title);
@@ -275,7 +355,7 @@ impl<'e> Fleet<'e> {
             self.report.violations.push(Violation { seed, meter, at, rule, detail });
         }
         for side in &mut self.sides {
-            let watch = side.keys.closed();
+            let watch = side.keys.closed(broke);
             self.report.pairs += watch.pairs;
             self.report.nonce_repeats += watch.nonce_reuse;
             for (name, count) in watch.coverage {
@@ -292,102 +372,225 @@ impl<'e> Fleet<'e> {
     }
 
     /// A meter is made, sold, mounted and switched on.
-    fn installed(&mut self, number: usize) -> Step {
-        let serial = self.plan.first + number as u32;
-        let made = vendor().make(self.plan.seed, serial, owner(0));
+    fn installed(&mut self) -> Step {
+        let place = self.meters.len();
+        let number = self.plan.first + place as u32;
+        let made = vendor().make(self.plan.seed, number, owner(0));
         self.report.count("made");
         let papers = Papers {
             manifest: made.manifest.clone(),
             voucher: made.voucher.clone(),
             delivery: made.delivery.clone(),
+            receipt: None,
         };
         let device = Device::new(self.plan.seed, made);
         self.meters.push(Meter {
             device,
+            number,
             papers,
             owner: 0,
             place: 0,
             stage: Stage::Gone,
-            since: self.now,
             attested: UtcTime(0),
+            delivered: Vec::new(),
+            tls_key: None,
+            issuer: Vec::new(),
             is_untidy: false,
+            spoils: None,
         });
-        // Meters are made in the order in which they are installed.
-        let meter = self.meters.len() - 1;
-        self.onboard(meter)
+        self.onboard(place)
     }
 
     /// A device finds its owner, by its own machine and those of the owner, and its keys come into use.
     pub(super) fn onboard(&mut self, number: usize) -> Step {
         self.meter = Some(number);
+        self.registered(number)?;
         let (clock, now) = (self.clock(), self.tick());
-        let seq = self.now.0;
         let loses = self.chance.happens(100_000);
         let Self { meters, sides, init, report, chance, .. } = self;
         let meter = &mut meters[number];
-        let side = &mut sides[meter.owner];
-        side.register((meter.device.name, meter.device.title), &meter.papers, (clock, seq), init)?;
-        report.count("registered");
+        let owner = meter.owner;
         meter.device.boot(now)?;
         report.count("power-cuts");
         let until = Tick(now.0 + SESSION_MS);
+        let mut is_tempted = owner > 0;
         let mut exchange = |at: Tick, peer, wire: Vec<u8>| {
             if loses && chance.happens(150_000) {
                 report.count("answers-lost");
                 return Ok(None);
             }
-            let utc = UtcTime(clock.0 + (at.0 - now.0) / 1_000);
+            let at = (at, UtcTime(clock.0 + (at.0 - now.0) / 1_000));
             match peer {
-                Peer::InitServer => {
-                    let answer = vendor().init.answer(init, utc, &wire);
-                    let answer = answer.map_err(|error| broken(Rule::Contract, error.to_string()))?;
-                    init.commit(answer.writes).expect("memory");
-                    Ok(Some(answer.reply))
+                Peer::InitServer => Ok(Some(asked_init(init, at.1, &wire)?)),
+                // The former owner's config server is asked first: whoever answers for it gets nothing.
+                Peer::ConfigServer if std::mem::take(&mut is_tempted) => {
+                    report.count("former-owner-tried");
+                    sides[owner - 1].exchange(at, wire)
                 }
-                Peer::ConfigServer => side.exchange((at, utc), wire),
-                Peer::HeadEnd | Peer::FormerOwner => Ok(None),
+                Peer::ConfigServer => sides[owner].exchange(at, wire),
+                Peer::FormerOwner if owner > 0 => sides[owner - 1].exchange(at, wire),
+                _ => Ok(None),
             }
         };
         let end = meter.device.run(now, until, &mut exchange)?;
         if !meter.device.is_operating() {
-            let why = format!("it does not come to operate; quarantined: {:?}", side.quarantined);
+            let why = format!("it does not come to operate; in quarantine: {:?}", sides[owner].quarantined);
             return Err(broken(Rule::Reachable, why));
         }
         let keys = meter.device.delivered_keys();
         let keys = keys.ok_or_else(|| broken(Rule::Contract, "it operates without its keys"))?;
+        let side = &mut sides[owner];
         meter.place = side.keys.mounted(meter.device.name, Quirks::plain(chance), keys).map_err(found)?;
         let end = UtcTime(self.now.0 + (end.0 - now.0) / 1_000 + 1);
-        (meter.stage, meter.since, meter.attested) = (Stage::Serving, end, end);
+        (meter.stage, meter.attested) = (Stage::Serving, end);
+        meter.delivered = meter.device.delivered();
+        (meter.tls_key, meter.issuer) = (None, Vec::new());
         self.report.count("onboarded");
         self.set_now(end);
+        self.tell_certificate(number);
+        self.former_owner_tries(number)?;
         self.visited(number)?;
         self.plan_service(number);
         Ok(())
     }
 
+    /// Its papers come to its owner, and his redirect to the init server. Some come with software that nobody knows.
+    fn registered(&mut self, number: usize) -> Step {
+        let (clock, seq) = (self.clock(), self.now.0);
+        let Self { meters, sides, init, report, .. } = self;
+        let meter = &mut meters[number];
+        let device = (meter.device.name, meter.device.title);
+        sides[meter.owner].register(device, &meter.papers, (clock, seq), init)?;
+        report.count("registered");
+        if meter.owner > 0 {
+            *report.coverage.entry("device/released/registered").or_default() += 1;
+        }
+        if meter.owner == 0 && number % 12 == DOUBTFUL { self.mistrusted(number) } else { Ok(()) }
+    }
+
     /// What is to come while this owner has the meter.
     fn plan_service(&mut self, number: usize) {
-        let owners = u64::from(self.plan.owners);
-        let all_s = u64::from(self.plan.years) * YEAR_S;
-        let owner = self.meters[number].owner as u64;
-        let until = START.0 + all_s * (owner + 1) / owners;
+        let owner = self.meters[number].owner;
+        let (from, until) = self.era(owner);
         let changes = CHANGES * u64::from(self.plan.years) / 20;
-        let share = (changes * (owner + 1) / owners - changes * owner / owners).max(1);
-        let span = until.saturating_sub(self.now.0);
+        let owners = u64::from(self.plan.owners);
+        let share = changes * (owner as u64 + 1) / owners - changes * owner as u64 / owners;
+        let span = until.0.saturating_sub(self.now.0);
         for change in 0..share {
             let at = UtcTime(self.now.0 + span * (change + 1) / (share + 1));
             let at = self.within(at, (span / (share + 1) / 2 / DAY_S).max(1));
-            self.calendar.enter(at, Due::Rekey(number, change as u32));
+            self.at(number, at, What::Rekey(change as u32));
         }
+        // Each of these happens to some.
+        let at = self.within(UtcTime(from.0 + span / 4), (span / 4 / DAY_S).max(1));
+        match (number + owner) % 6 {
+            0 => self.at(number, at, What::Suspend),
+            1 => self.at(number, at, What::Doubt),
+            2 => self.at(number, at, What::Rotate),
+            3 => self.at(number, at, What::Authorise),
+            _ => {}
+        }
+        let is_last = owner + 1 == self.plan.owners as usize;
+        if is_last && number % 32 == STOLEN {
+            let at = self.within(UtcTime(until.0 - span / 3), 2 * SPREAD_DAYS);
+            self.at(number, at, What::Steal);
+        }
+        let at = self.within(until, SPREAD_DAYS);
+        self.at(number, at, if is_last { What::End } else { What::Sell });
     }
 
-    /// The head-end's side of TLS: its certificate is good, and its key is one that is admitted.
-    pub(super) fn connects(&mut self, number: usize) -> Step {
+    /// The device asks its owner for orders, through the head-end where that serves it, and carries them out.
+    pub(super) fn fetch(&mut self, number: usize, days: u64) -> Step {
+        let (clock, now) = (self.clock(), self.tick());
+        let is_linked = self.is_linked(number)?;
+        let Self { meters, sides, init, report, .. } = self;
+        let meter = &mut meters[number];
+        let (owner, name) = (meter.owner, meter.device.name);
+        let until = Tick(now.0 + days * DAY_S * 1_000);
+        let stale = meter.spoils.as_mut().and_then(|spoils| spoils.order.take());
+        let mut stale = stale.filter(|_| owner > 0);
+        let mut exchange = |at: Tick, peer, wire: Vec<u8>| {
+            let at = (at, UtcTime(clock.0 + (at.0 - now.0) / 1_000));
+            match peer {
+                Peer::HeadEnd if is_linked => {
+                    if let Some(order) = stale.take() {
+                        report.count("former-owner-tried");
+                        return Ok(Some(order));
+                    }
+                    sides[owner].asked(&name, at, wire)
+                }
+                Peer::HeadEnd => Ok(None),
+                Peer::InitServer => Ok(Some(asked_init(init, at.1, &wire)?)),
+                _ => sides[owner].asked(&name, at, wire),
+            }
+        };
+        let end = meter.device.fetch(now, until, &mut exchange)?;
+        report.count("questions-for-orders");
+        self.set_now(UtcTime(self.now.0 + (end.0 - now.0) / 1_000));
+        self.take_keys(number)
+    }
+
+    /// New keys in the root are the meter's keys.
+    fn take_keys(&mut self, number: usize) -> Step {
+        let (meter, side) = self.of(number);
+        let delivered = meter.device.delivered();
+        if delivered == meter.delivered || delivered.is_empty() {
+            return Ok(());
+        }
+        let keys = meter.device.delivered_keys();
+        let keys = keys.ok_or_else(|| broken(Rule::Contract, "its new keys do not open"))?;
+        meter.delivered = delivered;
+        let place = meter.place;
+        side.keys.replaced(place, keys);
+        // What it says under them proves them.
+        side.keys.pushed(place).map_err(found)?;
+        self.report.count("deliveries");
+        Ok(())
+    }
+
+    /// Whether the head-end takes the meter: its certificate is good, and its key is one that is admitted.
+    fn is_linked(&mut self, number: usize) -> Result<bool, Broken> {
         let now = self.now;
         let (meter, side) = self.of(number);
-        let Some(key) = meter.device.tls_key() else {
-            return Err(broken(Rule::Certificate, "it has no key"));
+        let (Some(key), Some((from, until))) = (meter.device.tls_key(), meter.device.validity()) else {
+            return Ok(false);
         };
+        Ok(from <= now && now <= until && side.serves(&key)?)
+    }
+
+    /// It connects, asks for orders, and is vouched for: then it has a certificate that its owner takes.
+    pub(super) fn connect(&mut self, number: usize) -> Step {
+        let now = self.now;
+        let (meter, side) = self.of(number);
+        let is_old = now.0 - meter.attested.0 > Core::ATTESTATION_AGE_DEFAULT_S;
+        if is_old {
+            let denied = side.keys.seal_denied(meter.place).map_err(found)?;
+            if !matches!(denied, Some(Denial::AttestationStale | Denial::StateForbids)) {
+                let days = (now.0 - meter.attested.0) / DAY_S;
+                let detail =
+                    format!("a request is sealed {days} days after the last attestation: {denied:?}");
+                return Err(broken(Rule::S13, detail));
+            }
+            self.report.count("stale-refused");
+        }
+        if self.meters[number].spoils.as_ref().is_some_and(|spoils| spoils.order.is_some()) {
+            // The former owner's order comes first.
+            self.fetch(number, 1)?;
+        }
+        self.fetch(number, 1)?;
+        let (meter, side) = self.of(number);
+        let state = side.entry(&meter.device.name).map(|entry| entry.state);
+        if state != Some(DeviceState::Operating) {
+            let how = side.describe(&meter.device.name);
+            return Err(broken(Rule::Reachable, format!("it does not work for its owner: {how}")));
+        }
+        if is_old {
+            meter.attested = now;
+            self.report.count("attested");
+        }
+        self.tell_certificate(number);
+        let now = self.now;
+        let (meter, _) = self.of(number);
         let Some((from, until)) = meter.device.validity() else {
             return Err(broken(Rule::Certificate, "it has no certificate"));
         };
@@ -395,68 +598,50 @@ impl<'e> Fleet<'e> {
             let detail = format!("its certificate was good from {from} until {until}");
             return Err(broken(Rule::Certificate, detail));
         }
-        if !side.serves(&key)? {
-            return Err(broken(Rule::Certificate, "the head-end does not serve its key"));
+        if !self.is_linked(number)? {
+            return Err(broken(Rule::Certificate, "the head-end does not take its key"));
         }
         self.report.count("connections");
         Ok(())
     }
 
+    /// Counts renewals, and certificates of the next authority.
+    fn tell_certificate(&mut self, number: usize) {
+        let (meter, _) = self.of(number);
+        let key = meter.device.tls_key();
+        let issuer = meter.device.certificates().get(1).map(|issuer| issuer.der().to_vec());
+        let issuer = issuer.unwrap_or_default();
+        let renewed = meter.tls_key.is_some() && meter.tls_key != key;
+        let rolled = renewed && meter.issuer != issuer;
+        (meter.tls_key, meter.issuer) = (key, issuer);
+        self.report.count_some("renewals", renewed.into());
+        self.report.count_some("ca-rollovers", rolled.into());
+    }
+
     /// It is connected, vouched for, and read.
     fn visited(&mut self, number: usize) -> Step {
-        if self.meters[number].stage != Stage::Serving {
-            return Ok(());
+        let days = u64::from(self.plan.visit_days.max(1));
+        let next = UtcTime(self.now.0 + days * DAY_S / 2);
+        let next = self.within(next, days);
+        if self.meters[number].stage == Stage::Serving {
+            self.connect(number)?;
+            let (meter, side) = self.of(number);
+            let place = meter.place;
+            // A first reading, under keys that nobody has proven yet, is the meter's own.
+            side.keys.pushed(place).map_err(found)?;
+            self.reached(number, 1)?;
+            let (_, side) = self.of(number);
+            let replayed = side.keys.replay_to(place).map_err(found)?;
+            self.report.count_some("readings", 2);
+            self.report.count_some("replays-refused", u64::from(replayed));
         }
-        self.meter = Some(number);
-        self.connects(number)?;
-        self.attested(number)?;
-        let (meter, side) = self.of(number);
-        let place = meter.place;
-        // A first reading, under keys that nobody has proven yet, is the meter's own.
-        side.keys.pushed(place).map_err(found)?;
-        self.reached(number, 1)?;
-        let (_, side) = self.of(number);
-        let replayed = side.keys.replay_to(place).map_err(found)?;
-        self.report.count_some("readings", 2);
-        self.report.count_some("replays-refused", u64::from(replayed));
-        let next = UtcTime(self.now.0 + VISIT_DAYS * DAY_S / 2);
-        let next = self.within(next, VISIT_DAYS);
-        if next < self.end() {
-            self.calendar.enter(next, Due::Visit(number));
-        }
+        self.at(number, next, What::Visit);
         Ok(())
     }
 
-    /// Its attestation is too old after so long a time: nothing is sealed for it until there is a new one.
-    pub(super) fn attested(&mut self, number: usize) -> Step {
-        let (now, clock) = (self.now, self.clock());
-        let (meter, side) = self.of(number);
-        let is_old = now.0 - meter.attested.0 > gridseal_keys::Core::ATTESTATION_AGE_DEFAULT_S;
-        if !is_old {
-            return Ok(());
-        }
-        let denied = side.keys.seal_denied(meter.place).map_err(found)?;
-        if denied != Some(Denial::AttestationStale) {
-            let days = (now.0 - meter.attested.0) / DAY_S;
-            let detail = format!("a request is sealed {days} days after the last attestation: {denied:?}");
-            return Err(broken(Rule::S13, detail));
-        }
-        let (device, state) = (meter.device.name, DeviceState::Operating);
-        side.ask(KeyRequest::SetState { device, state, attested_at: clock })?;
-        meter.attested = now;
-        self.report.count("stale-refused");
-        self.report.count("attested");
-        Ok(())
-    }
-
-    /// Keys change; now and then a message of that is lost.
+    /// Keys change; now and then a message of that is lost, or the meter refuses.
     fn rekeyed(&mut self, number: usize, change: u32) -> Step {
-        if self.meters[number].stage != Stage::Serving {
-            return Ok(());
-        }
-        self.meter = Some(number);
-        self.connects(number)?;
-        self.attested(number)?;
+        self.connect(number)?;
         let loss = match self.chance.below(12) {
             0 => Loss::Transfer,
             1 => Loss::Answer,
@@ -479,8 +664,7 @@ impl<'e> Fleet<'e> {
             Loss::Answer => self.report.count("transfer-answers-lost"),
             Loss::Refused => {
                 self.report.count("transfers-refused");
-                let again = self.within(self.now, SPREAD_DAYS);
-                self.calendar.enter(again, Due::Rekey(number, change));
+                self.soon(number, SPREAD_DAYS, What::Rekey(change));
             }
             Loss::Nothing => {}
         }
@@ -503,18 +687,20 @@ impl<'e> Fleet<'e> {
             return Err(found(side.keys.unreached(place)));
         }
         self.report.count("tries-again");
-        self.calendar.enter(UtcTime(self.now.0 + AGAIN_S), Due::Reach(number, tries + 1));
+        self.at(number, UtcTime(self.now.0 + AGAIN_S), What::Reach(tries + 1));
         Ok(())
     }
 
-    fn reached_again(&mut self, number: usize, tries: u32) -> Step {
-        if self.meters[number].stage != Stage::Serving {
-            return Ok(());
+    /// An owner looks who is silent, and holds whoever was not vouched for.
+    fn looked(&mut self, owner: usize) -> Step {
+        let clock = self.clock();
+        let alarms = self.sides[owner].look(clock)?;
+        self.report.count_some("alarms", alarms);
+        let next = UtcTime(self.now.0 + LOOK_DAYS * DAY_S);
+        if next < self.era(owner).1 {
+            self.calendar.enter(next, Due::Look(owner));
         }
-        self.meter = Some(number);
-        self.connects(number)?;
-        self.attested(number)?;
-        self.reached(number, tries)
+        Ok(())
     }
 
     fn site_burns(&mut self, owner: usize) -> Step {

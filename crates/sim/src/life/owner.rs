@@ -1,6 +1,6 @@
 //! One owner: device register, key service on two sites, certificate authorities, config server and admissions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use gridseal_headend::{
     admission::{Standing, lookup, record},
@@ -11,19 +11,21 @@ use gridseal_onboarding::{
     config_server::{Answer, ConfigServer},
     endpoint_manager::{
         EndpointManager, EventKind, Input, Output,
-        register::{RegistrationRules, Shipped, Told, outbox, told},
+        orders::{Job, OrderRules, receipt, request, status, watch},
+        register::{RegisterEntry, RegistrationRules, Shipped, Told, entry, outbox, readmit, told},
     },
 };
-use gridseal_pki::{Call, CertificateRecord, CertificateRecords, ENDPOINT_MANAGER, RecordsError};
+use gridseal_pki::{Call, CertificateRecord, CertificateRecords, ENDPOINT_MANAGER, Holder, RecordsError};
 use gridseal_trust::{
     audit::{AUDIT, AUDIT_BATCH},
     enrol::{
         init::{SignedRedirect, decode_registered},
+        receipt::ReceiptFile,
         relay::{RelayItem, RelayPull},
     },
 };
 use gridseal_types::{
-    Code, Digest, EkName, N16, SystemTitle, Tick, UtcTime,
+    Code, DeviceState, Digest, EkName, N16, SystemTitle, Tick, UtcTime,
     records::{Commit, MemoryRecords, Write},
     service::{
         certificates::{CertificateReply, CertificateRequest},
@@ -43,6 +45,9 @@ use crate::{
 
 /// Source of every message, as the config server names it: devices are behind one gateway.
 const SOURCE: N16 = N16([7; 16]);
+
+/// Events of the endpoint manager that a failure shows.
+const EVENTS_MAX: usize = 12;
 
 /// Replies to messages, by task.
 type Replies = Vec<(u64, Option<Vec<u8>>)>;
@@ -73,6 +78,10 @@ pub(super) struct Side<'e> {
     /// Serial numbers and codes of what went into quarantine.
     pub(super) quarantined: Vec<(String, Code)>,
     names: BTreeMap<SystemTitle, EkName>,
+    /// The last that the endpoint manager has told.
+    events: VecDeque<String>,
+    /// A planted fault: no certificate before the one on record has ended.
+    pub(super) is_slow: bool,
 }
 
 fn failed(error: impl std::fmt::Display) -> Broken {
@@ -100,7 +109,14 @@ impl<'e> Side<'e> {
             connection: 0,
             quarantined: Vec::new(),
             names: BTreeMap::new(),
+            events: VecDeque::new(),
+            is_slow: false,
         }
+    }
+
+    /// The register's entry of a device.
+    pub(super) fn entry(&self, device: &EkName) -> Option<RegisterEntry> {
+        entry(&self.register, device).expect("memory")
     }
 
     fn commit(&mut self, writes: Vec<Write>) {
@@ -126,8 +142,9 @@ impl<'e> Side<'e> {
         init: &mut MemoryRecords,
     ) -> Result<(), Broken> {
         self.names.insert(title, device);
-        let shipped = Shipped::check(&self.rules, &papers.manifest, &papers.voucher)
+        let mut shipped = Shipped::check(&self.rules, &papers.manifest, &papers.voucher)
             .map_err(|code| broken(Rule::Contract, format!("papers: {code:?}")))?;
+        shipped.keep_receipt(papers.receipt.clone());
         let reply = self.ask(shipped.deliver(papers.delivery.clone()))?;
         shipped
             .delivered(&reply)
@@ -150,10 +167,101 @@ impl<'e> Side<'e> {
             }
             init.commit(answer.writes).expect("memory");
             decode_registered(&answer.reply).map_err(failed)?;
-            let writes = told(&self.register, &[(device, Told::Registration)]).map_err(failed)?;
-            self.commit(writes);
+            self.is_told(&device, Told::Registration)?;
         }
         Ok(())
+    }
+
+    /// A redirect of this owner's that is signed and kept aside.
+    pub(super) fn register_again(
+        &mut self,
+        papers: &Papers,
+        device: EkName,
+        (now, seq): (UtcTime, u64),
+        init: &mut MemoryRecords,
+    ) -> Result<(), Broken> {
+        let title = self.names.iter().find(|(_, name)| **name == device).map(|(title, _)| *title);
+        let title = title.ok_or_else(|| broken(Rule::Contract, "a device that nobody has registered"))?;
+        self.register((device, title), papers, (now, seq), init)
+    }
+
+    /// A person lets a device in quarantine try again; `false` when it is not there.
+    pub(super) fn readmit(&mut self, device: &EkName, now: UtcTime) -> Result<bool, Broken> {
+        let Some(entry) = self.entry(device) else { return Ok(false) };
+        if entry.state != DeviceState::Quarantined {
+            return Ok(false);
+        }
+        let (writes, known) = readmit(&self.register, now, &entry.serial, "life").map_err(failed)?;
+        self.commit(writes);
+        let (state, attested_at) = (DeviceState::Registered, entry.attested_at);
+        self.ask(KeyRequest::SetState { device: *device, state, attested_at })?;
+        Ok(known.is_some())
+    }
+
+    /// How a device stands, for a failure.
+    pub(super) fn describe(&self, device: &EkName) -> String {
+        let entry = self.entry(device);
+        let (state, quarantine) = (entry.as_ref().map(|entry| entry.state), entry.and_then(|e| e.quarantine));
+        let orders = status(&self.register, device).expect("memory");
+        format!("{state:?} {quarantine:?}, {orders:?}, {:?}", self.events)
+    }
+
+    /// An operator's job for a device. Refused: `false`.
+    pub(super) fn request(&mut self, device: &EkName, job: Job, now: UtcTime) -> Result<bool, Broken> {
+        let keys = vendor().voucher_keys();
+        let decided = request(&self.register, now, device, job, ("life", &keys)).map_err(failed)?;
+        self.commit(decided.0);
+        self.tell_of(device)?;
+        Ok(decided.1.is_ok())
+    }
+
+    /// Silence and old attestations: who is held.
+    pub(super) fn look(&mut self, now: UtcTime) -> Result<u64, Broken> {
+        let (writes, alarms, _) =
+            watch(&self.register, now, &OrderRules::default(), (&[], usize::MAX)).map_err(failed)?;
+        self.commit(writes);
+        let held: Vec<EkName> = self.names.values().copied().collect();
+        held.iter().try_for_each(|device| self.tell_of(device))?;
+        Ok(alarms.len() as u64)
+    }
+
+    /// The receipt of the end of an ownership, as it is on record.
+    pub(super) fn receipt(&self, device: &EkName, epoch: u32) -> Result<Option<ReceiptFile>, Broken> {
+        receipt(&self.register, device, epoch).map_err(failed)
+    }
+
+    /// Tells the key service and the head-end what is still to be told of a device.
+    pub(super) fn tell_of(&mut self, device: &EkName) -> Result<(), Broken> {
+        let Some(entry) = self.entry(device) else { return Ok(()) };
+        let revision = entry.revision;
+        if entry.state_pending {
+            let (state, attested_at) = (entry.state, entry.attested_at);
+            self.ask(KeyRequest::SetState { device: *device, state, attested_at })?;
+            self.is_told(device, Told::State(revision))?;
+        }
+        if let Some(admission) = entry.admission().filter(|_| entry.admission_pending) {
+            record(&mut self.admissions, &admission).map_err(failed)?;
+            self.is_told(device, Told::Admission(revision))?;
+        }
+        Ok(())
+    }
+
+    fn is_told(&mut self, device: &EkName, what: Told) -> Result<(), Broken> {
+        let writes = told(&self.register, &[(*device, what)]).map_err(failed)?;
+        self.commit(writes);
+        Ok(())
+    }
+
+    /// A message of a device that has this owner, and what comes back; whoever has to be told of it is told.
+    pub(super) fn asked(
+        &mut self,
+        device: &EkName,
+        now: (Tick, UtcTime),
+        wire: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, Broken> {
+        let reply = self.exchange(now, wire)?;
+        self.tell_of(device)?;
+        Ok(reply)
     }
 
     /// A device's message to the config server, and what comes back once the endpoint manager has done its part.
@@ -217,14 +325,16 @@ impl<'e> Side<'e> {
                 Output::Admit(task, admission) => {
                     record(&mut self.admissions, &admission).map_err(failed)?;
                     if let Some(device) = self.names.get(&admission.meter).copied() {
-                        let admitted = [(device, Told::Admission(admission.revision))];
-                        let writes = told(&self.register, &admitted).map_err(failed)?;
-                        self.commit(writes);
+                        self.is_told(&device, Told::Admission(admission.revision))?;
                     }
                     self.tell(now, Input::Admitted(task, true))?;
                 }
                 Output::Reply(task, reply) => replies.push((task, reply)),
                 Output::Event(event) => {
+                    if self.events.len() >= EVENTS_MAX {
+                        self.events.pop_front();
+                    }
+                    self.events.push_back(format!("{} {:?}", event.serial, event.kind));
                     if let EventKind::Quarantined(code) = event.kind {
                         self.quarantined.push((event.serial, code));
                     }
@@ -236,6 +346,16 @@ impl<'e> Side<'e> {
     }
 
     fn certificate(&mut self, now: UtcTime, request: &CertificateRequest) -> CertificateReply {
+        if self.is_slow
+            && let CertificateRequest::LDevId { device, .. } = request
+            && self
+                .issued
+                .0
+                .values()
+                .any(|known| known.holder == Holder::Device(*device) && known.not_after > now)
+        {
+            return CertificateReply::Refused { code: Code::Busy };
+        }
         let call = Call { request, caller: ENDPOINT_MANAGER, now };
         let authority = &self.owner.authorities[authority_at(now)];
         let (reply, record) = authority.decide(call, &mut self.rng, &self.issued);
@@ -255,4 +375,6 @@ pub(super) struct Papers {
     pub(super) manifest: Vec<u8>,
     pub(super) voucher: Vec<u8>,
     pub(super) delivery: Vec<u8>,
+    /// That the owner before has nothing of it any more.
+    pub(super) receipt: Option<Vec<u8>>,
 }

@@ -19,8 +19,31 @@ pub struct Plan {
     pub years: u32,
     /// Owners, one after the other, 1 to 8.
     pub owners: u32,
+    /// Days from one visit to the next, on average.
+    pub visit_days: u32,
     /// A fault, to see that it is found.
     pub plant: Option<Fault>,
+}
+
+/// Meters of one part: one after the other they share owners.
+const PART: u32 = 32;
+
+impl Plan {
+    /// A whole fleet in parts that know nothing of each other, each with a seed of its own.
+    pub fn parts(self) -> impl Iterator<Item = Self> {
+        (0..self.meters.div_ceil(PART)).map(move |part| Self {
+            seed: self.seed.wrapping_add(u64::from(part).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+            first: self.first + part * PART,
+            meters: (self.meters - part * PART).min(PART),
+            ..self
+        })
+    }
+
+    /// Virtual days of all meters together.
+    #[must_use]
+    pub const fn meter_days(&self) -> u64 {
+        self.meters as u64 * self.years as u64 * 365
+    }
 }
 
 /// A fault that can be planted. None of them is in the product.
@@ -36,11 +59,23 @@ pub enum Fault {
     Lease,
     /// A site that takes over goes on in the epoch that is there.
     Epoch,
+    /// Certificates are renewed at their end, not at two thirds.
+    LateRenewal,
+    /// A meter keeps the keys of its former owner.
+    OldOwner,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Clock2038, Self::Clock2036, Self::Confirm, Self::Lease, Self::Epoch];
+    pub const ALL: [Self; 7] = [
+        Self::Clock2038,
+        Self::Clock2036,
+        Self::Confirm,
+        Self::Lease,
+        Self::Epoch,
+        Self::LateRenewal,
+        Self::OldOwner,
+    ];
 
     /// Name, as on the command line.
     #[must_use]
@@ -51,6 +86,8 @@ impl Fault {
             Self::Confirm => "confirm",
             Self::Lease => "lease",
             Self::Epoch => "epoch",
+            Self::LateRenewal => "late-renewal",
+            Self::OldOwner => "old-owner",
         }
     }
 }
@@ -145,7 +182,7 @@ impl Report {
     /// Nothing happened yet: every path at zero.
     #[must_use]
     pub fn new() -> Self {
-        Self { coverage: coverage::required().map(|name| (name, 0)).collect(), ..Self::default() }
+        Self { coverage: coverage::paths().map(|name| (name, 0)).collect(), ..Self::default() }
     }
 
     pub(super) fn count(&mut self, event: &'static str) {

@@ -1,21 +1,20 @@
 //! `gridseal sim keys`.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{BufWriter, IsTerminal, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    io::{IsTerminal, Write},
+    path::PathBuf,
     process::ExitCode,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use gridseal_sim::keys::{Evidence, Fault, Options, Report, run as run_schedule};
 use serde_json::json;
 
+use super::evidence::{Folder, is_free};
 use crate::observe::say;
 
 /// Violations that are shown; all are counted.
@@ -70,9 +69,7 @@ impl FaultName {
 
 /// Runs the schedules and says what came of them.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if let Some(dir) = arguments.evidence.as_deref().filter(|dir| dir.exists())
-        && !std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
-    {
+    if let Some(dir) = arguments.evidence.as_deref().filter(|dir| !is_free(dir)) {
         eprintln!("error: {} is no empty directory: evidence of two runs must not be mixed", dir.display());
         return Ok(ExitCode::from(2));
     }
@@ -190,52 +187,5 @@ fn tell(arguments: &Arguments, report: &Report) {
     say(&format!("unreachable meters  {}", report.unreachable_meters));
     for (name, count) in &report.coverage {
         say(&format!("  {name:40} {count}"));
-    }
-}
-
-/// Files of the evidence.
-const EVENTS: &str = "events.jsonl";
-const NONCES: &str = "nonces.jsonl";
-
-/// Evidence on its way into a directory; the first failure is kept until the end.
-struct Folder {
-    events: BufWriter<File>,
-    nonces: BufWriter<File>,
-    failed: Option<std::io::Error>,
-}
-
-impl Folder {
-    fn create(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let file = |name: &str| {
-            let path = dir.join(name);
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-            file.map(BufWriter::new).with_context(|| format!("cannot write {}", path.display()))
-        };
-        Ok(Self { events: file(EVENTS)?, nonces: file(NONCES)?, failed: None })
-    }
-
-    fn keep(&mut self, written: std::io::Result<()>) {
-        if self.failed.is_none() {
-            self.failed = written.err();
-        }
-    }
-
-    fn finish(mut self) -> Result<()> {
-        let flushed = self.events.flush().and_then(|()| self.nonces.flush());
-        self.keep(flushed);
-        self.failed.map_or(Ok(()), |failed| Err(failed).context("cannot write the evidence"))
-    }
-}
-
-impl Evidence for Folder {
-    fn event(&mut self, line: &str) {
-        let written = self.events.write_all(line.as_bytes());
-        self.keep(written);
-    }
-
-    fn nonce(&mut self, line: &str) {
-        let written = self.nonces.write_all(line.as_bytes());
-        self.keep(written);
     }
 }
