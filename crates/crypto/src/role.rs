@@ -91,6 +91,8 @@ roles! {
     FirmwareSigning 42;
     /// Seed of the second, post-quantum key that signs manifests of firmware images.
     FirmwareSecond 43;
+    /// Signs one person's consents.
+    ConsentSigning 44;
     /// Wraps data keys: the software keystore's root.
     KeystoreKek 48;
     /// Wraps keys at rest.

@@ -69,7 +69,7 @@ enum Command {
     /// What comes from manufacturers.
     #[command(subcommand)]
     Import(Import),
-    /// Meters' keys: where they stand, their change, their history, what a compromise reaches.
+    /// Meters' keys: where they stand, their change, their history, what a compromise reaches, and acts of two persons.
     #[command(subcommand)]
     Key(tools::key::Key),
     /// Read what a meter, a person or a radio said.
@@ -91,6 +91,7 @@ enum Command {
     #[command(subcommand)]
     Group(tools::group::Group),
     /// Simulations that check the rules by trying to break them.
+    #[cfg(feature = "sim")]
     #[command(subcommand)]
     Sim(tools::sim::Sim),
     /// List stored readings.
@@ -136,6 +137,9 @@ enum Ceremony {
     #[command(after_help = "Example:\n  gridseal ceremony transfer --out owner --papers papers.cbor \
         --buyer buyer.toml --to transfer.cbor")]
     Transfer(tools::ceremony::TransferArguments),
+    /// Make the key by which a person consents to acts of the key service that need two.
+    #[command(after_help = "Example:\n  gridseal ceremony approver --out owner --name alice")]
+    Approver(tools::ceremony::Approver),
 }
 
 #[derive(Debug, Subcommand)]
@@ -273,6 +277,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Lmn(lmn) => return tools::lmn::run(&lmn),
         Command::Sts(sts) => return tools::sts::run(&sts),
         Command::Group(group) => return tools::group::run(&group),
+        #[cfg(feature = "sim")]
         Command::Sim(sim) => return tools::sim::run(&sim),
         Command::Factory(Factory::Make(arguments)) => tools::factory::run(&arguments)?,
         Command::Factory(Factory::Sell(arguments)) => tools::factory::sell(&arguments)?,
@@ -281,6 +286,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Ceremony(Ceremony::Configure(arguments)) => tools::ceremony::configure(&arguments)?,
         Command::Ceremony(Ceremony::Transfer(arguments)) => tools::ceremony::transfer(&arguments)?,
         Command::Factory(Factory::Release(arguments)) => tools::factory::release(&arguments)?,
+        Command::Ceremony(Ceremony::Approver(arguments)) => tools::ceremony::approver(&arguments)?,
         Command::InitServer(d) => {
             process::run(d.with_parent, || async move { init_server::run(&d.config).await })?
         }

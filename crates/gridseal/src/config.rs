@@ -1,6 +1,7 @@
 //! Configuration files: one TOML file per process, unknown fields rejected, paths relative to the file.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -230,15 +231,19 @@ pub struct Keys {
     /// System title under which this service seals for head-ends, 16 hex digits.
     #[serde(default)]
     pub client_title: Option<String>,
-    /// Keep the records in PostgreSQL, not in `keys.db`.
-    #[serde(default)]
-    pub postgres: Option<Postgres>,
     /// Go on where this process's memory cannot be kept out of swap. Test mode.
     #[serde(default)]
     pub danger_unlocked_memory: bool,
     /// Write every key this service makes into a file, in hex. For a demo's search of other processes only.
     #[serde(default)]
     pub danger_inventory: Option<PathBuf>,
+    /// Keep the records in PostgreSQL, not in `keys.db`.
+    #[serde(default)]
+    pub postgres: Option<Postgres>,
+    /// Persons whose consents count, by name, each with the public key of `ceremony approver`: two of them together restore
+    /// this service, raise counters, declare compromises, destroy keys.
+    #[serde(default)]
+    pub approvers: BTreeMap<String, String>,
 }
 
 /// A PostgreSQL database, 15 or later, on this machine.
@@ -300,6 +305,10 @@ pub struct Headend {
     /// Tell every order and result in hex, sealed as it is: for evidence of a run.
     #[serde(default)]
     pub log_frames: bool,
+    /// How often the key service is asked for key changes, milliseconds; the other waits of a key change follow from it.
+    /// Default: every 5 seconds, and waits of 30 seconds.
+    #[serde(default)]
+    pub key_change_pace_ms: Option<u64>,
     /// Plant keys of this file into memory and files, to prove that a search finds them. Tests only.
     #[serde(default)]
     pub danger_plant: Option<PathBuf>,

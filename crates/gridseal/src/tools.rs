@@ -2,6 +2,8 @@
 
 pub mod audit;
 pub mod ceremony;
+pub mod claim;
+pub mod consent;
 pub mod decode;
 pub mod device;
 pub mod dlms;
@@ -15,6 +17,7 @@ pub mod lmn;
 pub mod order;
 pub mod readings;
 pub mod receipt;
+#[cfg(feature = "sim")]
 pub mod sim;
 pub mod sts;
 pub mod voucher_log;

@@ -9,6 +9,7 @@ use gridseal_dlms::{
     apdu::{
         ciphered::GeneralGlo,
         notification::{DataNotification, DataNotificationConfirm, Leniency, LongInvokeId},
+        tag,
     },
     frame::wrapper::{WrapperDecoder, WrapperFrame},
 };
@@ -357,12 +358,33 @@ impl Ingest {
         let frames = self.opening.remove(&batch).unwrap_or_default();
         for (frame, verdict) in frames.into_iter().zip(verdicts) {
             let (connection, meter) = (frame.connection, frame.meter);
+            let (frame, verdict) = match self.response(frame, verdict) {
+                None => continue,
+                Some(other) => other,
+            };
             match self.judge(frame, verdict, at) {
                 Ok(decoded) => self.decoded.push_back(decoded),
                 Err(reason) => self.refuse(connection, meter, reason),
             }
         }
         Ok(())
+    }
+
+    /// Hands a meter's answer to a request on; what is none is given back.
+    fn response(&mut self, frame: Frame, verdict: OpenVerdict) -> Option<(Frame, OpenVerdict)> {
+        match verdict {
+            OpenVerdict::Fresh { system_title, plain, .. }
+            | OpenVerdict::Duplicate { system_title, plain }
+                if system_title == frame.meter && is_response(&plain) =>
+            {
+                let connection = frame.connection;
+                self.settle(connection);
+                let apdu = frame.wrapper.into_apdu();
+                self.outputs.push_back(Output::Response { connection, apdu, plain });
+                None
+            }
+            other => Some((frame, other)),
+        }
     }
 
     fn judge(&mut self, frame: Frame, verdict: OpenVerdict, at: UtcTime) -> Result<Decoded, Refusal> {
@@ -479,6 +501,11 @@ impl Ingest {
             }
         }
     }
+}
+
+/// Whether a plain APDU answers a request: get-response, set-response, action-response.
+fn is_response(plain: &[u8]) -> bool {
+    matches!(plain.first(), Some(&(tag::GET_RESPONSE | tag::SET_RESPONSE | tag::ACTION_RESPONSE)))
 }
 
 const fn check_count(expected: usize, found: usize) -> Result<(), IngestError> {

@@ -29,6 +29,7 @@
 
 pub mod admission;
 mod ingest;
+pub mod key_change;
 pub mod memory;
 mod plausibility;
 mod push;

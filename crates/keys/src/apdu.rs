@@ -149,7 +149,7 @@ impl<R: Records> Work<'_, R> {
         let number = self.traffic.find(title).ok_or(Code::Unknown)?;
         let slot = self.traffic.slot(number).ok_or(Code::Unknown)?;
         let evidence_only = !self.may_exchange(slot)?;
-        let active = slot.active;
+        let (active, state) = (slot.active, slot.state);
         let found = active.filter(|hot| self.opens(title, hot, &header, &mut apdu));
         let is_active = found.is_some();
         let Some(hot) = found.or_else(|| self.try_candidates(number, &header, &mut apdu)) else {
@@ -185,7 +185,7 @@ impl<R: Records> Work<'_, R> {
             },
             tag: header.tag,
         });
-        let evidence_only = evidence_only || hot.flagged;
+        let evidence_only = (evidence_only && !is_of_claim(state, &apdu)) || hot.flagged;
         let mut opened = Opened { title, pair: hot.pair, arrival, plain: apdu, evidence_only };
         if watched {
             self.draw_conclusions(&mut opened)?;
@@ -230,6 +230,11 @@ impl<R: Records> Work<'_, R> {
         let slot = self.traffic.slot(slot)?;
         slot.candidates().iter().find(|hot| self.opens(slot.title, hot, header, apdu)).copied()
     }
+}
+
+/// What a claim exchanges: the meter's initiate-response and the results of methods. Whoever carries it may read it.
+fn is_of_claim(state: DeviceState, plain: &[u8]) -> bool {
+    state == DeviceState::Installing && matches!(plain.first(), Some(0x08 | 0xC7))
 }
 
 fn verdict(opened: Opened) -> OpenVerdict {

@@ -10,9 +10,9 @@ use alloc::{collections::VecDeque, vec::Vec};
 use gridseal_crypto::{ct_eq, random};
 use gridseal_trust::audit::Item;
 use gridseal_types::{
-    N16, UtcTime,
+    DeviceState, N16, UtcTime,
     records::Records,
-    service::keys::{Denial, ExchangeReply, HlsStep, KeyKind, OpenAssociation},
+    service::keys::{Carrier, Denial, ExchangeReply, HlsStep, KeyKind, OpenAssociation},
 };
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     core::{Stop, Work},
     device::draw_id,
     evidence::Evidence,
+    record::VersionEntry,
     traffic::Pair,
 };
 
@@ -32,6 +33,10 @@ const CONTROL: u8 = 0x10;
 const ASSOCIATIONS_MAX: usize = 16_384;
 /// How long one may take, seconds.
 const ASSOCIATION_PERIOD_S: u64 = 300;
+/// Beginning of an InitiateRequest without a dedicated key.
+const INITIATE_WITHOUT_KEY: [u8; 2] = [0x01, 0x00];
+/// Largest InitiateRequest, bytes.
+const INITIATE_SIZE_MAX: usize = 32;
 /// ACTION normal, reply_to_HLS_authentication of the current association 0.0.40.0.0.255, an octet-string of 17 bytes.
 const REPLY_HEAD: [u8; 15] =
     [0xC3, 0x01, 0xC1, 0x00, 0x0F, 0x00, 0x00, 0x28, 0x00, 0x00, 0xFF, 0x01, 0x01, 0x09, 0x11];
@@ -46,6 +51,8 @@ struct Association {
     at: UtcTime,
     /// Number of the device's acts when the challenge was drawn.
     acts: u64,
+    /// It has counted as a try that may fail.
+    spent: bool,
 }
 
 /// Authentications under way.
@@ -73,14 +80,20 @@ impl<R: Records> Work<'_, R> {
         if request.mechanism != GMAC {
             return Err(Denial::PolicyDenied.into());
         }
-        let mut entry = self.titled(request.system_title)?;
+        let before = self.load_device(self.titled(request.system_title)?)?;
+        let mut device = before.clone();
+        let entry = &mut device.entry;
         let pairs = self.pairs_of(entry.slot);
         let pair = *pairs.get(usize::from(request.candidate)).ok_or(Denial::UnknownKey)?;
         let in_use = self.traffic.slot(entry.slot).and_then(|slot| slot.active).map(|hot| hot.pair);
-        if in_use != Some(pair) || !entry.state.may_exchange() {
-            self.spend_try(&mut entry)?;
-            self.save_device(&entry);
+        let is_of_claim = entry.state == DeviceState::Installing && !entry.attested;
+        let spent = in_use != Some(pair) || !(entry.state.may_exchange() || is_of_claim);
+        if spent {
+            self.spend_try(entry)?;
+            self.claim_tried(&mut device, pair);
+            self.save(&before, &device)?;
         }
+        let entry = &device.entry;
         let handle = draw_id(self.rng)?;
         let client_to_server = random(self.rng)?;
         self.associations.put(Association {
@@ -91,6 +104,7 @@ impl<R: Records> Work<'_, R> {
             answered: false,
             at: self.now,
             acts: entry.acts,
+            spent,
         });
         Ok(ExchangeReply::Association {
             association: handle,
@@ -103,12 +117,25 @@ impl<R: Records> Work<'_, R> {
     pub(crate) fn continue_hls(&mut self, handle: &N16, step: HlsStep) -> Result<ExchangeReply, Stop> {
         let association = self.associations.take(handle, self.now).ok_or(Denial::UnknownAssociation)?;
         match step {
+            HlsStep::Initiate { apdu } if !association.answered => self.initiate(association, apdu),
             HlsStep::Challenge { server_to_client } if !association.answered => {
                 self.pass_3(association, &server_to_client)
             }
             HlsStep::Answer { answer } if association.answered => self.pass_4(&association, &answer),
             _ => Err(Denial::UnknownAssociation.into()),
         }
+    }
+
+    /// Seals the InitiateRequest of the AARQ: services and sizes, and no key in it.
+    fn initiate(&mut self, association: Association, apdu: Vec<u8>) -> Result<ExchangeReply, Stop> {
+        if apdu.len() > INITIATE_SIZE_MAX || !apdu.starts_with(&INITIATE_WITHOUT_KEY) {
+            return Err(Denial::PolicyDenied.into());
+        }
+        let slot = self.traffic.slot(association.slot).ok_or(Denial::UnknownDevice)?;
+        let hot = slot.hot(association.pair).ok_or(Denial::StateForbids)?;
+        let sealed = self.seal_under(association.slot, &hot, apdu, Carrier::GloService, SEALED_OWN)?;
+        self.associations.put(association);
+        Ok(ExchangeReply::Sealed(sealed))
     }
 
     fn pass_3(&mut self, mut association: Association, challenge: &[u8]) -> Result<ExchangeReply, Stop> {
@@ -163,9 +190,15 @@ impl<R: Records> Work<'_, R> {
         let before = self.load_device(entry)?;
         let mut device = before.clone();
         // The answer is not older than the challenge, whatever overtook it; it says nothing of what was proven since.
+        // The APDU that brings it may have proven the very same keys a moment ago.
+        let pair = association.pair;
         let is_current = KeyKind::ALL.iter().all(|kind| {
             let newest = device.newest_proven(*kind).and_then(|newest| device.version(*kind, newest));
-            newest.is_none_or(|newest| newest.proven_order <= association.acts)
+            let is_own = |newest: &VersionEntry| {
+                (*kind, newest.version) == (KeyKind::Guek, pair.guek)
+                    || (*kind, newest.version) == (KeyKind::Gak, pair.gak)
+            };
+            newest.is_none_or(|newest| newest.proven_order <= association.acts || is_own(newest))
         });
         let evidence = Evidence { pair: association.pair, late: !is_current, answered: is_current };
         self.conclude(&mut device, &evidence)?;
@@ -175,6 +208,11 @@ impl<R: Records> Work<'_, R> {
                 entry.challenged_order = entry.challenged_order.max(association.acts);
             }
         }
+        if association.spent && is_current {
+            // A try that has not failed keeps nobody waiting.
+            device.entry.probe.next_at = UtcTime(0);
+        }
+        self.claim_answered(&mut device, association.pair, association.acts)?;
         self.save(&before, &device)?;
         Ok(ExchangeReply::HlsVerified)
     }

@@ -22,11 +22,13 @@ use crate::{
     evidence::{is_awaited, step},
     lease::CounterLayout,
     phase::{ChangeEvent, change_after, claim_after},
-    record::{CHANGES, ChangeEntry, DEVICES, ProofEntry, TransferEntry, VersionEntry},
+    record::{CHANGES, ChangeEntry, DEVICES, PENDING, ProofEntry, TransferEntry, VersionEntry},
 };
 
 /// How often a proof under one master key is tried before one under another is.
 const PROOFS_MAX: u32 = 3;
+/// Meters in one answer about unresolved changes.
+const PENDING_PAGE: usize = 1_000;
 
 /// ACTION normal on method 2 of the security setup 0.0.43.0.0.255, with parameter.
 const TRANSFER_HEAD: [u8; 13] =
@@ -66,6 +68,33 @@ fn action_result(plain: &[u8]) -> Option<u8> {
 }
 
 impl<R: Records> Work<'_, R> {
+    /// Prepares a change, or shows the one that is not resolved: nothing leaves.
+    pub(crate) fn prepare_change(
+        &mut self,
+        title: SystemTitle,
+        items: &[KeyKind],
+    ) -> Result<ExchangeReply, Stop> {
+        let entry = self.titled(title)?;
+        let before = self.load_device(entry)?;
+        let mut device = before.clone();
+        may_send(&device)?;
+        if device.change.is_none() {
+            self.make_change(&mut device, items)?;
+        }
+        self.change_reply(&before, &mut device, None)
+    }
+
+    /// Meters whose change is not resolved.
+    pub(crate) fn pending_changes(&self, after: Option<SystemTitle>) -> Result<ExchangeReply, Stop> {
+        let after = after.map(|title| title.as_bytes().to_vec()).unwrap_or_default();
+        // A meter whose change this very batch has begun is among them the next time.
+        let rows = self.records.base().range(PENDING, &after, PENDING_PAGE)?;
+        let is_last = rows.len() < PENDING_PAGE;
+        let meters = rows.iter().map(|(title, _)| SystemTitle::from_slice(title)).collect::<Option<_>>();
+        let meters = meters.ok_or(gridseal_types::records::RecordsError::Damaged)?;
+        Ok(ExchangeReply::Pending { meters, is_last })
+    }
+
     /// Begins a change, or goes on with the one that is not resolved.
     pub(crate) fn begin_change(
         &mut self,
@@ -77,6 +106,9 @@ impl<R: Records> Work<'_, R> {
         let mut device = before.clone();
         let may_send = may_send(&device)?;
         if device.change.is_none() {
+            if items.is_empty() {
+                return Err(Denial::UnknownChange.into());
+            }
             self.make_change(&mut device, items)?;
         }
         let transfer = if may_send { self.advance(&mut device)? } else { None };
@@ -298,7 +330,9 @@ impl<R: Records> Work<'_, R> {
         // A master key has no answer of its own: its proof follows at once, in whatever way it was answered.
         let is_kek = device.change.as_ref().is_some_and(|change| change.items.contains(&KeyKind::Kek));
         let proof_due = device.change.as_ref().is_some_and(|change| {
-            change.proof.is_none_or(|proof| proof.phase == ChangePhase::Refused) && is_awaited(change.phase)
+            let is_sent = matches!(change.phase, ChangePhase::Sent | ChangePhase::Unknown);
+            // Where the old one was proven the new one has to be sent again first.
+            is_sent && change.proof.is_none_or(|proof| proof.phase == ChangePhase::Refused)
         });
         let transfer = match device.change.clone() {
             Some(change) if is_kek && proof_due && may_send(&device)? => {

@@ -13,6 +13,7 @@ use gridseal_types::{
 use crate::{
     Decision, Keystore, Service,
     associations::Associations,
+    consent::{Approver, with_approvals},
     record::{DEVICES, DeviceEntry, SITE, context, opened},
     service::{SiteState, decoded},
     site::{Site, SiteRow, Standby},
@@ -90,6 +91,8 @@ pub struct Core {
     pub(crate) keystore: Keystore,
     /// Longest age of an attestation, seconds (rule S13).
     pub(crate) attestation_age_max_s: u64,
+    /// Whose consents count. Without them the names in requests do: for what stands in for two persons, as a simulator.
+    pub(crate) approvers: Option<Vec<Approver>>,
 }
 
 /// What a decision works on.
@@ -129,7 +132,13 @@ impl Core {
     /// A core on an opened keystore.
     #[must_use]
     pub const fn new(keystore: Keystore, attestation_age_max_s: u64) -> Self {
-        Self { keystore, attestation_age_max_s }
+        Self { keystore, attestation_age_max_s, approvers: None }
+    }
+
+    /// Only what these persons have signed counts as their consent.
+    #[must_use]
+    pub fn with_approvers(self, approvers: Vec<Approver>) -> Self {
+        Self { approvers: Some(approvers), ..self }
     }
 
     /// The keystore.
@@ -229,6 +238,7 @@ impl<R: Records> Work<'_, R> {
         let request = match request {
             KeyRequest::OpenApdu { apdu } => return self.open(None, apdu),
             KeyRequest::OpenFrom { system_title, apdu } => return self.open(Some(system_title), apdu),
+            other if self.core.approvers.is_some() => with_approvals(other, Vec::new()),
             other => other,
         };
         let name = name_of(&request);
@@ -255,7 +265,7 @@ impl<R: Records> Work<'_, R> {
         }
     }
 
-    fn control(&mut self, request: KeyRequest) -> Result<KeyReply, Stop> {
+    pub(crate) fn control(&mut self, request: KeyRequest) -> Result<KeyReply, Stop> {
         match request {
             KeyRequest::Deliver { record, system_title } => self.deliver(&record, system_title),
             KeyRequest::DeliverLabel { record, voucher, system_title } => {
@@ -283,6 +293,7 @@ impl<R: Records> Work<'_, R> {
             KeyRequest::ConfirmCommands { device, seq, responses } => {
                 self.confirm_commands(&device, seq, &responses)
             }
+            KeyRequest::Consented(consented) => self.consented(&consented),
             other => self.exchange(other).map(KeyReply::Exchange),
         }
     }
@@ -291,6 +302,8 @@ impl<R: Records> Work<'_, R> {
         match request {
             KeyRequest::Seal(seal) => self.seal(seal).map(ExchangeReply::Sealed),
             KeyRequest::BeginKeyChange { system_title, items } => self.begin_change(system_title, &items),
+            KeyRequest::PrepareKeyChange { system_title, items } => self.prepare_change(system_title, &items),
+            KeyRequest::PendingChanges { after } => self.pending_changes(after),
             KeyRequest::ReportKeyChange { change, outcome } => self.report_change(&change, outcome),
             KeyRequest::ProbePlan { system_title } => self.probe_plan(system_title),
             KeyRequest::OpenAssociation(request) => self.open_association(&request),
@@ -301,6 +314,7 @@ impl<R: Records> Work<'_, R> {
             KeyRequest::KeyAct { key, act, approvals, reason } => {
                 self.key_act(&key, &act, &approvals, &reason)
             }
+            KeyRequest::Claim { system_title } => self.claim(system_title),
             KeyRequest::SetClaim { system_title, claim } => self.set_claim(system_title, claim),
             KeyRequest::Site(request) => self.site_act(request),
             _ => Err(Stop::Denied(Denial::Malformed)),
@@ -403,10 +417,11 @@ const fn reads_only(request: &KeyRequest) -> bool {
             | KeyRequest::KeyHistory { .. }
             | KeyRequest::CompromisePlan { .. }
             | KeyRequest::Site(_)
+            | KeyRequest::Consented(_)
     )
 }
 
-const fn name_of(request: &KeyRequest) -> &'static str {
+pub(crate) const fn name_of(request: &KeyRequest) -> &'static str {
     match request {
         KeyRequest::Deliver { .. } => "deliver",
         KeyRequest::DeliverLabel { .. } => "deliver-label",
@@ -421,6 +436,8 @@ const fn name_of(request: &KeyRequest) -> &'static str {
         KeyRequest::SetState { .. } => "set-state",
         KeyRequest::Seal(_) => "seal",
         KeyRequest::BeginKeyChange { .. } => "begin-key-change",
+        KeyRequest::PrepareKeyChange { .. } => "prepare-key-change",
+        KeyRequest::PendingChanges { .. } => "pending-changes",
         KeyRequest::ReportKeyChange { .. } => "report-key-change",
         KeyRequest::ProbePlan { .. } => "probe-plan",
         KeyRequest::OpenAssociation(_) => "open-association",
@@ -429,6 +446,7 @@ const fn name_of(request: &KeyRequest) -> &'static str {
         KeyRequest::KeyHistory { .. } => "key-history",
         KeyRequest::CompromisePlan { .. } => "compromise-plan",
         KeyRequest::KeyAct { .. } => "key-act",
+        KeyRequest::Claim { .. } => "claim",
         KeyRequest::SetClaim { .. } => "set-claim",
         KeyRequest::Site(_) => "site",
         KeyRequest::Recover { .. } => "recover",
@@ -436,6 +454,7 @@ const fn name_of(request: &KeyRequest) -> &'static str {
         KeyRequest::OpenPoll { .. } => "open-poll",
         KeyRequest::OpenResult { .. } => "open-result",
         KeyRequest::ConfirmCommands { .. } => "confirm-commands",
+        KeyRequest::Consented(_) => "consented",
         _ => "open-apdu",
     }
 }

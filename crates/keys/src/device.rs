@@ -16,7 +16,8 @@ use crate::{
     KeysError, Keystore,
     core::{Stop, Work},
     record::{
-        CHANGES, ChangeEntry, DEVICES, DeviceEntry, VERSIONS, VersionEntry, opened, stored, version_key,
+        CHANGES, ChangeEntry, DEVICES, DeviceEntry, PENDING, VERSIONS, VersionEntry, opened, stored,
+        version_key,
     },
     traffic::{HotPair, Pair},
     version::{self, VersionEvent},
@@ -340,6 +341,12 @@ impl<R: Records> Work<'_, R> {
         entry.change =
             after.change.as_ref().filter(|change| !change.phase.is_resolved()).map(|change| change.id);
         self.records.save(DEVICES, entry.device.as_bytes(), &entry);
+        let title = entry.system_title;
+        match entry.change {
+            Some(id) => self.records.put(PENDING, title.as_bytes(), id.as_bytes().to_vec()),
+            None if before.entry.change.is_some() => self.records.delete(PENDING, title.as_bytes()),
+            None => {}
+        }
         self.refresh(after)
     }
 

@@ -1,6 +1,6 @@
 //! The process `keys`: who may ask for what. It holds no key and no state.
 
-use gridseal_types::service::keys::{ChangeOutcome, KeyAct, KeyRequest};
+use gridseal_types::service::keys::{ChangeOutcome, KeyAct, KeyRequest, SiteRequest};
 
 /// Service name of the endpoint manager.
 pub const ENDPOINT_MANAGER: &str = "endpoint-manager";
@@ -18,8 +18,8 @@ pub const CALLERS: &[&str] = &[ENDPOINT_MANAGER, HEADEND, OPERATOR];
 /// towards meters and carry their key changes, none of which hands out a key or moves one without the meter's own proof.
 /// It can neither give a change up nor touch a key, a credential or the site.
 ///
-/// What needs the consent of two persons is for nobody: consents would be names in a request that nobody has verified.
-/// Acts on the site come over a local link only.
+/// What needs the consent of two persons is an operator's when both have signed it: the core verifies that. The same
+/// without signatures is for nobody.
 #[must_use]
 pub fn allows(caller: &str, request: &KeyRequest) -> bool {
     match request {
@@ -29,15 +29,19 @@ pub fn allows(caller: &str, request: &KeyRequest) -> bool {
         | KeyRequest::ProbePlan { .. }
         | KeyRequest::OpenAssociation(_)
         | KeyRequest::ContinueHls { .. }
+        | KeyRequest::Claim { .. }
         | KeyRequest::ReportKeyChange {
             outcome: ChangeOutcome::NoReply | ChangeOutcome::Reply { .. }, ..
         } => caller == HEADEND,
-        KeyRequest::BeginKeyChange { .. } => caller == HEADEND || caller == OPERATOR,
-        KeyRequest::KeyStatus { .. }
+        KeyRequest::BeginKeyChange { .. } | KeyRequest::PendingChanges { .. } => caller == HEADEND,
+        KeyRequest::PrepareKeyChange { .. }
+        | KeyRequest::KeyStatus { .. }
         | KeyRequest::KeyHistory { .. }
         | KeyRequest::CompromisePlan { .. }
         | KeyRequest::KeyAct { act: KeyAct::Suspend | KeyAct::Resume, .. }
-        | KeyRequest::ReportKeyChange { outcome: ChangeOutcome::Abandon, .. } => caller == OPERATOR,
+        | KeyRequest::ReportKeyChange { outcome: ChangeOutcome::Abandon, .. }
+        | KeyRequest::Site(SiteRequest::Status)
+        | KeyRequest::Consented(_) => caller == OPERATOR,
         KeyRequest::Deliver { .. }
         | KeyRequest::DeliverLabel { .. }
         | KeyRequest::SignRedirect { .. }
@@ -65,8 +69,8 @@ mod tests {
     use gridseal_types::{
         DeviceState, Digest, EkName, N16, Sid, SystemTitle, UtcTime,
         service::keys::{
-            Approval, Carrier, ClaimState, HlsStep, KeyKind, KeyRef, OpenAssociation, OrderAct, OrderRequest,
-            Seal, SiteRequest,
+            Approval, Bytes, Carrier, ClaimState, ConsentedAct, HlsStep, KeyKind, KeyRef, OpenAssociation,
+            OrderAct, OrderRequest, Seal,
         },
     };
 
@@ -100,6 +104,7 @@ mod tests {
             now: UtcTime(0),
             attested_at: UtcTime(0),
         };
+        let consented = ConsentedAct { act: Bytes(vec![]), consents: vec![] };
         let device = EkName([0; EkName::SIZE]);
         let state = DeviceState::Operating;
         vec![
@@ -109,7 +114,10 @@ mod tests {
             (KeyRequest::ProbePlan { system_title: TITLE }, &[HEADEND]),
             (KeyRequest::OpenAssociation(association), &[HEADEND]),
             (KeyRequest::ContinueHls { association: N16([0; 16]), step }, &[HEADEND]),
-            (KeyRequest::BeginKeyChange { system_title: TITLE, items: vec![] }, &[HEADEND, OPERATOR]),
+            (KeyRequest::BeginKeyChange { system_title: TITLE, items: vec![] }, &[HEADEND]),
+            (KeyRequest::PendingChanges { after: None }, &[HEADEND]),
+            (KeyRequest::PrepareKeyChange { system_title: TITLE, items: vec![] }, &[OPERATOR]),
+            (KeyRequest::Claim { system_title: TITLE }, &[HEADEND]),
             (report(ChangeOutcome::NoReply), &[HEADEND]),
             (report(ChangeOutcome::Reply { apdu: vec![] }), &[HEADEND]),
             (report(ChangeOutcome::Abandon), &[OPERATOR]),
@@ -121,7 +129,9 @@ mod tests {
             (act(KeyAct::Compromise), &[]),
             (act(KeyAct::Destroy), &[]),
             (KeyRequest::SetClaim { system_title: TITLE, claim: ClaimState::Lost }, &[]),
-            (KeyRequest::Site(SiteRequest::Status), &[]),
+            (KeyRequest::Site(SiteRequest::Status), &[OPERATOR]),
+            (KeyRequest::Site(SiteRequest::Fence { epoch: 9 }), &[]),
+            (KeyRequest::Consented(consented), &[OPERATOR]),
             (KeyRequest::SetState { device, state, attested_at: UtcTime(0) }, &[ENDPOINT_MANAGER]),
             (finish, &[ENDPOINT_MANAGER]),
             (KeyRequest::Recover { device }, &[ENDPOINT_MANAGER]),

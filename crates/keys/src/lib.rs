@@ -29,6 +29,7 @@
 //! proof of a new key above all, goes through both in the same decision (`evidence`).
 //!
 //! # A key change
+//! An operator's `PrepareKeyChange` makes the new keys; the head-end finds the meter in `PendingChanges`.
 //! `BeginKeyChange` answers with the sealed transfer. Send it; then `ReportKeyChange` with what came. An APDU under the new
 //! keys that is opened here, whatever it is, confirms. Without an answer the change is `unknown`: `ProbePlan` gives sealed
 //! GETs, one for each pair of keys that the meter may have; open what comes back. An answer under the old keys makes it
@@ -45,7 +46,9 @@ mod acts;
 mod apdu;
 mod associations;
 mod change;
+mod claim;
 mod classify;
+mod consent;
 mod core;
 #[cfg(feature = "danger-faults")]
 pub mod danger_faults;
@@ -80,6 +83,7 @@ pub use danger_inventory::Inventory;
 pub use crate::{
     acts::ORIGINATOR_PERIOD_S,
     classify::is_harmless,
+    consent::{Approver, CONSENTS, needs_consent},
     core::{Core, KeysError},
     data_keys::{DATA_KEY_PERIOD_S, DataKeys, DataKeysFile},
     import::{Import, imported_name},

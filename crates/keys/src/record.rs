@@ -27,6 +27,8 @@ pub const ORDER_SEQ: Table = "key_order_seq";
 pub const VERSIONS: Table = "key_versions";
 /// Key changes by their identifier.
 pub const CHANGES: Table = "key_changes";
+/// Identifiers of key changes that are not resolved, by system title.
+pub const PENDING: Table = "key_pending";
 /// The site: one row, empty key.
 pub const SITE: Table = "key_site";
 /// History of devices' keys, by device and number.

@@ -248,6 +248,7 @@ const fn carrier_number(carrier: Carrier) -> u8 {
 /// Tag of a service under the global key.
 const fn glo_tag(plain: Option<u8>) -> Option<u8> {
     match plain {
+        Some(0x01) => Some(0x21),
         Some(0xC0) => Some(0xC8),
         Some(0xC3) => Some(0xCB),
         _ => None,

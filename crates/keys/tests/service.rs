@@ -1,6 +1,12 @@
 //! The service towards meters that have no root of trust: key changes and their proof, probes, sites, restarts.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
+#[path = "service/claim.rs"]
+mod claim;
+#[path = "service/consents.rs"]
+mod consents;
+#[path = "service/invariants.rs"]
+mod invariants;
 #[path = "../../onboarding/tests/support/mod.rs"]
 mod support;
 
@@ -114,7 +120,9 @@ struct Driver {
 
 impl Driver {
     fn load(records: MemoryRecords, site: Site, number: u64) -> Self {
-        let core: &'static Core = Box::leak(Box::new(Owner::new(1).open_keys(&Factory::new())));
+        // Making its keys takes longer than most tests.
+        static CORE: std::sync::OnceLock<Core> = std::sync::OnceLock::new();
+        let core = CORE.get_or_init(|| Owner::new(1).open_keys(&Factory::new()));
         let mut rng = TestRng::new("service", number);
         let service = Service::load(core, &records, site, &mut rng).unwrap();
         Self { core, records, site, service, now: START, rng, durability: Durability::Local }
@@ -133,9 +141,13 @@ impl Driver {
     }
 
     fn import(&mut self) {
+        self.take_in(|import| import);
+    }
+
+    fn take_in(&mut self, change: impl FnOnce(Import) -> Import) {
         let Meter { mut guek, mut gak, mut kek, .. } = Meter::new();
         let (guek, gak, kek) = (Key::take(&mut guek), Key::take(&mut gak), Key::take(&mut kek));
-        let import = Import::operating(METER, guek, gak, kek);
+        let import = change(Import::operating(METER, guek, gak, kek));
         let decision = self.service.import(&self.records, self.now, &mut self.rng, &import).unwrap();
         self.site.marker = decision.marker.or(self.site.marker);
         self.records.commit(decision.writes).unwrap();
@@ -288,6 +300,7 @@ fn a_master_key_that_was_not_installed_is_found_out_under_the_old_one() {
     let answer = meter.take(&told.transfer.expect("a proof under the old one")).unwrap();
     let told = keys.report(change, ChangeOutcome::Reply { apdu: answer });
     assert_eq!((told.status.phase, keys.active(KeyKind::Kek)), (ChangePhase::NotInstalled, Some(1)));
+    assert_eq!(told.transfer, None, "before another proof the master key itself is sent again");
     let again = keys.begin(&[KeyKind::Kek]);
     assert_eq!((again.status.change, again.status.phase), (change, ChangePhase::Sent));
     assert!(meter.take(&again.transfer.unwrap()).is_some());

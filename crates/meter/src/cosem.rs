@@ -63,6 +63,7 @@ pub use image::{ImageConfig, ImageRefusal};
 pub use keyholder::{KeyId, KeyRefusal, Keyholder, Pairs, Part, StoreError};
 pub use note::Note;
 pub use object::{ObjectChange, ObjectError};
+pub(crate) use residential::logical_device_name;
 
 use calendar::Calendar;
 use certificates::{Certificates, NO_FLOOR};

@@ -25,6 +25,7 @@ mod row;
 pub use load_profile::{Consumption, LoadProfile};
 pub use push::{
     APDU_SIZE_MAX, CONFIRM_TIMEOUT, COUNTER_BLOCK, Event, IN_FLIGHT_MAX, Input, Output, PersistId, Push,
-    PushConfig, PushError, PushKeys, QUEUE_ROWS_MAX, RESEAL_ATTEMPTS, RecordError, retry_delay,
+    PushConfig, PushError, PushKeys, QUEUE_ROWS_MAX, RESEAL_ATTEMPTS, RecordError, RequestRefusal,
+    retry_delay,
 };
 pub use row::{ROW_STATUS_POWER_DOWN, Row};

@@ -1,17 +1,22 @@
-//! The push machine: from a captured row to the head-end's confirmation that it is durable there.
+//! The push machine: from a captured row to the head-end's confirmation that it is durable there. On the same link the
+//! head-end may ask ([`request`]): a key change comes to the meter that way.
 
+mod keys;
 mod record;
+mod request;
 mod retry;
+#[cfg(test)]
+mod tests;
 
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use gridseal_crypto::{
-    CounterError, InvocationCounter, Key, Reservation, Ticket,
-    role::{Gak, Guek},
-};
+use gridseal_crypto::{CounterError, InvocationCounter, Reservation, Ticket};
 use gridseal_dlms::{
-    apdu::notification::{DataNotificationConfirm, LongInvokeId},
+    apdu::{
+        ciphered::{GENERAL_GLO_CIPHERING, GeneralGlo},
+        notification::{DataNotificationConfirm, LongInvokeId},
+    },
     frame::wrapper::{MANAGEMENT_CLIENT, MANAGEMENT_LOGICAL_DEVICE, WrapperDecoder, WrapperFrame},
     suite::protect::seal_general_glo,
     wire::DecodeError,
@@ -19,8 +24,11 @@ use gridseal_dlms::{
 use gridseal_types::{Kind, SystemTitle, Tick, UtcTime};
 
 use crate::row::Row;
+use keys::KeyRing;
 use record::{Kept, Record};
+use request::Answer;
 
+pub use keys::{PushKeys, RequestRefusal};
 pub use record::RecordError;
 pub use retry::retry_delay;
 
@@ -76,6 +84,8 @@ pub enum Output {
         record: Vec<u8>,
         /// End of the counter values that it reserves: a record with a higher one must never be followed by an older.
         reserved_end: u64,
+        /// Key changes since the delivery: likewise.
+        key_changes: u32,
     },
     /// Send the bytes (one wrapper frame) over the link.
     Transmit(Vec<u8>),
@@ -127,6 +137,18 @@ pub enum Event {
         /// Interval start.
         start: UtcTime,
     },
+    /// A request of the head-end was answered; the answer leaves once it is durable.
+    Answered {
+        /// Counter that was used for it.
+        invocation_counter: u32,
+    },
+    /// A request of the head-end was not opened; it gets no answer.
+    RequestRefused(RequestRefusal),
+    /// New keys are in use.
+    KeysChanged {
+        /// Key changes since the delivery.
+        changes: u32,
+    },
 }
 
 /// The caller broke the contract; nothing changed.
@@ -157,15 +179,6 @@ pub struct PushConfig {
     /// Number of the present pair of keys, changed with them: frames of another generation are sealed again. The
     /// counter goes on either way, so a wrong number costs bytes and never a nonce.
     pub key_generation: u32,
-}
-
-/// The keys under which the meter seals.
-#[derive(Debug)]
-pub struct PushKeys {
-    /// Global unicast encryption key.
-    pub guek: Key<Guek, 16>,
-    /// Authentication key.
-    pub gak: Key<Gak, 16>,
 }
 
 #[derive(Debug)]
@@ -208,7 +221,11 @@ enum Wait {
 #[derive(Debug)]
 pub struct Push {
     config: PushConfig,
-    keys: PushKeys,
+    keys: KeyRing,
+    /// A request's response that is not sealed yet.
+    answer: Option<Answer>,
+    /// Sealed responses, each with the version of the state that makes it durable.
+    answers: VecDeque<(u64, Vec<u8>)>,
     counter: InvocationCounter,
     /// End of the last block asked for: what the next record says.
     reserved_end: u64,
@@ -232,7 +249,7 @@ impl Push {
     /// there is a record.
     #[must_use]
     pub fn begin(config: PushConfig, keys: PushKeys) -> Self {
-        Self::from_record(config, keys, Record::new(config.key_generation))
+        Self::from_record(config, KeyRing::delivered(keys), Record::new(config.key_generation))
     }
 
     /// Goes on from the last durable record. Every counter value below its reservation counts as used.
@@ -240,10 +257,14 @@ impl Push {
     /// # Errors
     /// [`RecordError`]: do not begin anew instead.
     pub fn resume(config: PushConfig, keys: PushKeys, record: &[u8]) -> Result<Self, RecordError> {
-        Ok(Self::from_record(config, keys, Record::decode(record)?))
+        let record = Record::decode(record)?;
+        // Keys of a former delivery are nobody's any more.
+        let is_same = record.key_generation == config.key_generation;
+        let ring = if is_same { KeyRing::resume(keys, &record.keys)? } else { KeyRing::delivered(keys) };
+        Ok(Self::from_record(config, ring, record))
     }
 
-    fn from_record(config: PushConfig, keys: PushKeys, record: Record) -> Self {
+    fn from_record(config: PushConfig, keys: KeyRing, record: Record) -> Self {
         let is_same_key = record.key_generation == config.key_generation;
         let entry = |kept: Kept| Entry {
             row: kept.row,
@@ -253,6 +274,8 @@ impl Push {
         Self {
             config,
             keys,
+            answer: None,
+            answers: VecDeque::new(),
             counter: InvocationCounter::resume(record.reserved_end),
             reserved_end: record.reserved_end,
             reservation: None,
@@ -290,12 +313,13 @@ impl Push {
         match input {
             Input::Captured(row) => self.captured(row)?,
             Input::Connected => self.connected(),
-            Input::Disconnected => self.link = Link::Down,
+            Input::Disconnected => self.disconnected(),
             Input::Received(bytes) => self.received(now, bytes),
             Input::Persisted(id) => self.persisted(id)?,
             Input::Random(random) => self.delay(now, random),
             Input::Timeout => self.timed_out(now),
         }
+        self.seal_answer();
         self.seal_waiting();
         self.persist_changes();
         self.transmit(now);
@@ -343,6 +367,13 @@ impl Push {
         self.repeat_all();
     }
 
+    /// Who asked is gone. A request that was not answered yet was not carried out either.
+    fn disconnected(&mut self) {
+        self.link = Link::Down;
+        self.answer = None;
+        self.answers.clear();
+    }
+
     /// Frames in flight are to be sent again, with the same bytes.
     fn repeat_all(&mut self) {
         self.queue
@@ -357,17 +388,70 @@ impl Push {
         let mut outcome = decoder.push(bytes);
         let frames: Vec<_> = core::iter::from_fn(|| decoder.poll()).collect();
         for frame in frames {
-            match DataNotificationConfirm::from_bytes(frame.apdu()) {
-                Ok(confirm) => self.confirmed(now, confirm.long_invoke_id),
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
+            let taken = if frame.apdu().first() == Some(&GENERAL_GLO_CIPHERING) {
+                GeneralGlo::from_bytes(frame.apdu()).map(|apdu| self.requested(&frame, &apdu))
+            } else {
+                DataNotificationConfirm::from_bytes(frame.apdu())
+                    .map(|confirm| self.confirmed(now, confirm.long_invoke_id))
+            };
+            if let Err(error) = taken {
+                outcome = Err(error);
+                break;
             }
         }
         if let Err(error) = outcome {
-            self.link = Link::Down;
+            self.disconnected();
             self.event(Event::LinkRefused(error));
+        }
+    }
+
+    fn requested(&mut self, frame: &WrapperFrame, apdu: &GeneralGlo<'_>) {
+        let own = self.config.system_title;
+        let is_addressed =
+            (frame.source(), frame.destination()) == (MANAGEMENT_CLIENT, MANAGEMENT_LOGICAL_DEVICE);
+        let opened = match (is_addressed, &self.answer) {
+            (false, _) => Err(RequestRefusal::Address),
+            (true, Some(_)) => Err(RequestRefusal::Busy),
+            (true, None) => self.keys.open(own, apdu),
+        };
+        match opened {
+            Err(refusal) => self.event(Event::RequestRefused(refusal)),
+            Ok(plain) => {
+                // The client's counter is used, whatever comes of the request.
+                self.version += 1;
+                self.answer = Some(request::serve(&self.keys, own, &plain));
+            }
+        }
+    }
+
+    /// Seals the response under the keys of its request; what it acknowledges is in use from then on. Both are in one
+    /// record, so that no crash leaves one without the other.
+    fn seal_answer(&mut self) {
+        let Some(Answer { plain, .. }) = &self.answer else { return };
+        if let Some(plain) = plain {
+            let ticket = match self.counter.take() {
+                Ok(ticket) => ticket,
+                Err(CounterError::NothingReserved) => return self.reserve(),
+                Err(_) => return self.exhausted(),
+            };
+            let (invocation_counter, title) = (ticket.value(), self.config.system_title);
+            let frame = seal_general_glo(&self.keys.guek, &self.keys.gak, title, ticket, plain)
+                .ok()
+                .and_then(|apdu| WrapperFrame::new(MANAGEMENT_LOGICAL_DEVICE, MANAGEMENT_CLIENT, apdu).ok());
+            self.version += 1;
+            self.answers.extend(frame.map(|frame| (self.version, frame.to_bytes())));
+            self.event(Event::Answered { invocation_counter });
+        }
+        if let Some(change) = self.answer.take().and_then(|answer| answer.change) {
+            self.version += 1;
+            self.keys.apply(change);
+            self.event(Event::KeysChanged { changes: self.keys.changes() });
+            // What waits for its confirmation was sealed under the former keys.
+            self.queue.iter_mut().for_each(|entry| entry.sealed = None);
+            if let Some(last) = self.answers.back_mut() {
+                // S2: an acknowledgement leaves when the keys that it acknowledges are durable.
+                last.0 = self.version;
+            }
         }
     }
 
@@ -452,7 +536,7 @@ impl Push {
     fn seal(&mut self, index: usize, ticket: Ticket) {
         let Some(entry) = self.queue.get_mut(index) else { return };
         let invocation_counter = ticket.value();
-        let PushKeys { guek, gak } = &self.keys;
+        let KeyRing { guek, gak, .. } = &self.keys;
         let title = self.config.system_title;
         // `captured` let in only what has a notification, and that is far below every limit of size.
         let frame = entry
@@ -500,17 +584,21 @@ impl Push {
         record.next_invoke_id = self.next_invoke_id;
         record.last_row = self.last_row;
         record.queue = self.queue.iter().map(Entry::kept).collect();
-        let reserved_end = self.reserved_end;
-        self.outputs.push_back(Output::Persist { id, record: record.encode(), reserved_end });
+        record.keys = self.keys.kept();
+        let (reserved_end, key_changes) = (self.reserved_end, self.keys.changes());
+        self.outputs.push_back(Output::Persist { id, record: record.encode(), reserved_end, key_changes });
     }
 
     /// Sends the oldest frames that are durable and not in flight, up to the limit, unless a retry is being waited for.
     fn transmit(&mut self, now: Tick) {
         let Link::Up { wait, .. } = &mut self.link else { return };
+        let persisted = self.persisted;
+        while let Some((_, frame)) = self.answers.pop_front_if(|(version, _)| *version <= persisted) {
+            self.outputs.push_back(Output::Transmit(frame));
+        }
         if matches!(wait, Wait::Random | Wait::Retry { .. }) {
             return;
         }
-        let persisted = self.persisted;
         let oldest = self.queue.iter_mut().take(IN_FLIGHT_MAX).filter_map(|entry| entry.sealed.as_mut());
         for sealed in oldest.filter(|sealed| !sealed.is_sent && sealed.version <= persisted) {
             sealed.is_sent = true;

@@ -25,7 +25,11 @@ const INTERVAL_S: u64 = 900;
 const FIRST_START: u64 = 1_800_000_000;
 
 fn keys() -> PushKeys {
-    PushKeys { guek: Key::take(&mut [0x11; 16]), gak: Key::take(&mut [0xD0; 16]) }
+    PushKeys {
+        guek: Key::take(&mut [0x11; 16]),
+        gak: Key::take(&mut [0xD0; 16]),
+        kek: Key::take(&mut [0xE0; 16]),
+    }
 }
 
 fn row(index: u64) -> Row {
@@ -54,7 +58,7 @@ impl HeadEnd {
         let sealed = GeneralGlo::from_bytes(frame.apdu()).unwrap();
         let known = self.by_counter.entry(sealed.invocation_counter).or_insert_with(|| frame.apdu().to_vec());
         assert_eq!(known, frame.apdu(), "S1: two frames under counter {}", sealed.invocation_counter);
-        let PushKeys { guek, gak } = keys();
+        let PushKeys { guek, gak, .. } = keys();
         let plain = open_general_glo(&guek, &gak, CONFIG.system_title, &sealed).unwrap();
         let notification = DataNotification::from_bytes(&plain, Leniency::Strict).unwrap();
         let Data::Structure(fields) = &notification.body else { panic!("no structure") };

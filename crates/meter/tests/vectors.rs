@@ -37,6 +37,7 @@ fn the_first_row_of_a_meter_leaves_as_the_sealed_vector() {
     let keys = PushKeys {
         guek: Key::take_slice(&mut bytes(&vector, "guek")).unwrap(),
         gak: Key::take_slice(&mut bytes(&vector, "gak")).unwrap(),
+        kek: Key::take(&mut [0xE0; 16]),
     };
     let mut push = Push::begin(config, keys);
     push.handle(Tick(0), Input::Connected).unwrap();

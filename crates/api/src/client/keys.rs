@@ -9,9 +9,9 @@ use gridseal_types::{
     service::{
         BATCH_MAX, Batch,
         keys::{
-            ChangeOutcome, ChangeReply, Denial, DeviceKeyStatus, ExchangeReply, HistoryEntry, HlsStep,
-            KeyKind, KeyRef, KeyReply, KeyRequest, OpenAssociation, OpenVerdict, Probe, Reached, Seal,
-            Sealed,
+            ChangeOutcome, ChangeReply, ClaimStep, ConsentedAct, Denial, DeviceKeyStatus, ExchangeReply,
+            HistoryEntry, HlsStep, KeyKind, KeyRef, KeyReply, KeyRequest, OpenAssociation, OpenVerdict,
+            Probe, Reached, Seal, Sealed, SiteRequest, SiteStatus,
         },
     },
 };
@@ -270,7 +270,33 @@ impl KeysClient {
         }
     }
 
-    /// Begins a key change, or goes on with the one that is not resolved.
+    /// Prepares a key change, or shows the one that is not resolved; the meter's head-end carries it.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn prepare_key_change(
+        &self,
+        system_title: SystemTitle,
+        items: Vec<KeyKind>,
+    ) -> Result<ChangeReply, KeysCallError> {
+        self.change(KeyRequest::PrepareKeyChange { system_title, items }).await
+    }
+
+    /// Meters after this one whose key change is not resolved, and whether none comes after them.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn pending_changes(
+        &self,
+        after: Option<SystemTitle>,
+    ) -> Result<(Vec<SystemTitle>, bool), KeysCallError> {
+        match self.exchange(KeyRequest::PendingChanges { after }).await? {
+            ExchangeReply::Pending { meters, is_last } => Ok((meters, is_last)),
+            _ => Err(KeysCallError::Answer),
+        }
+    }
+
+    /// Begins a key change, or goes on with the one that is not resolved; without items it only goes on.
     ///
     /// # Errors
     /// [`KeysCallError`].
@@ -308,6 +334,48 @@ impl KeysClient {
     pub async fn probe_plan(&self, system_title: SystemTitle) -> Result<Vec<Probe>, KeysCallError> {
         match self.exchange(KeyRequest::ProbePlan { system_title }).await? {
             ExchangeReply::Probes(probes) => Ok(probes),
+            _ => Err(KeysCallError::Answer),
+        }
+    }
+
+    /// The next step of a meter's claim.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn claim(&self, system_title: SystemTitle) -> Result<ClaimStep, KeysCallError> {
+        match self.exchange(KeyRequest::Claim { system_title }).await? {
+            ExchangeReply::Claim(step) => Ok(step),
+            _ => Err(KeysCallError::Answer),
+        }
+    }
+
+    /// Seals the InitiateRequest of an association's AARQ.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn seal_initiate(&self, association: N16, apdu: Vec<u8>) -> Result<Sealed, KeysCallError> {
+        let step = HlsStep::Initiate { apdu };
+        match self.exchange(KeyRequest::ContinueHls { association, step }).await? {
+            ExchangeReply::Sealed(sealed) => Ok(sealed),
+            _ => Err(KeysCallError::Answer),
+        }
+    }
+
+    /// Carries an act out that two persons have signed.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn consented(&self, act: ConsentedAct) -> Result<ExchangeReply, KeysCallError> {
+        self.exchange(KeyRequest::Consented(act)).await
+    }
+
+    /// State of the site.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn site(&self) -> Result<SiteStatus, KeysCallError> {
+        match self.exchange(KeyRequest::Site(SiteRequest::Status)).await? {
+            ExchangeReply::Site(status) => Ok(status),
             _ => Err(KeysCallError::Answer),
         }
     }

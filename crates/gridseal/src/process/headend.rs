@@ -16,9 +16,11 @@ use gridseal_api::{
     server::{Guest, Limits},
 };
 use gridseal_crypto::{Key, Signer, SigningKey, role::ServiceTls};
+use gridseal_dlms::apdu::tag;
 use gridseal_headend::{
     BatchId, ConnectionId, Event, Ingest, Input, Output, PushModel, ReadingStore,
     admission::{self, Change, Standing},
+    key_change::{self, KeyChanges, Pace, Question},
 };
 use gridseal_io::{
     clock::{tick_now, utc_now},
@@ -29,7 +31,7 @@ use gridseal_onboarding::config_server::Limits as Rates;
 use gridseal_store::SqliteReadings;
 use gridseal_trust::csr::{assemble_csr, csr_to_be_signed};
 use gridseal_types::{
-    Digest,
+    Digest, SystemTitle,
     service::{
         Batch,
         admission::{Admission, AdmissionReply},
@@ -66,6 +68,7 @@ enum Wire {
     Received(ConnectionId, Vec<u8>),
     Disconnected(ConnectionId),
     Opened(BatchId, Option<Vec<OpenVerdict>>),
+    KeyChange(key_change::Input),
     Admitted(Admission),
 }
 
@@ -98,6 +101,7 @@ pub async fn run(path: &Path) -> Result<()> {
     observer.event("listening", &[("side", &"field"), ("address", &listener.local_addr()?)]);
     let shell = Shell {
         machine: Ingest::new(PushModel::load_profile(config.interval_s)),
+        changes: KeyChanges::new(pace(&config), tick_now()),
         store: Arc::clone(&store),
         keys,
         wire: wire.clone(),
@@ -280,8 +284,21 @@ async fn meter<S: AsyncRead + AsyncWrite + Unpin>(
     result
 }
 
+/// How long is waited in key changes.
+fn pace(config: &config::Headend) -> Pace {
+    let pace = Pace::of_interval(config.interval_s);
+    match config.key_change_pace_ms {
+        None => pace,
+        Some(ms) => {
+            let poll = Duration::from_millis(ms.max(10));
+            Pace { poll, answer: poll * 6, rest: poll * 6, proof: (poll * 12).min(pace.proof) }
+        }
+    }
+}
+
 struct Shell {
     machine: Ingest,
+    changes: KeyChanges,
     store: Store,
     keys: KeysClient,
     wire: mpsc::Sender<Wire>,
@@ -292,13 +309,15 @@ struct Shell {
 impl Shell {
     async fn run(mut self, mut events: mpsc::Receiver<Wire>) -> Result<()> {
         loop {
-            let wait = self.machine.deadline().map(|at| at.since(tick_now()));
+            let deadline = self.machine.deadline().into_iter().chain(self.changes.deadline()).min();
+            let wait = deadline.map(|at| at.since(tick_now()));
             let event = match wait {
                 None => events.recv().await,
                 Some(wait) => match tokio::time::timeout(wait, events.recv()).await {
                     Ok(event) => event,
                     Err(_) => {
                         self.machine.handle(tick_now(), Input::Timeout)?;
+                        self.changes.handle(tick_now(), key_change::Input::Timeout);
                         self.drain().await?;
                         continue;
                     }
@@ -319,6 +338,7 @@ impl Shell {
         match event {
             Wire::Connected(connection, served, sender) => {
                 self.links.insert(connection, sender);
+                self.changes.handle(now, key_change::Input::Connected { connection, meter: served.meter() });
                 self.machine.handle(now, Input::Connected { connection, served })?;
             }
             Wire::Received(connection, bytes) => {
@@ -326,6 +346,7 @@ impl Shell {
             }
             Wire::Disconnected(connection) => {
                 self.links.remove(&connection);
+                self.changes.handle(now, key_change::Input::Disconnected { connection });
                 self.machine.handle(now, Input::Disconnected { connection })?;
             }
             Wire::Opened(batch, Some(verdicts)) => {
@@ -334,6 +355,7 @@ impl Shell {
                 }
             }
             Wire::Opened(batch, None) => self.machine.handle(now, Input::OpenFailed { batch })?,
+            Wire::KeyChange(input) => self.changes.handle(now, input),
             Wire::Admitted(admission) => self.machine.handle(now, Input::Admitted(&admission))?,
         }
         Ok(())
@@ -361,14 +383,72 @@ impl Shell {
                         let _ = link.try_send(frame);
                     }
                 }
+                Output::Response { connection, apdu, plain } => {
+                    let is_action = plain.first() == Some(&tag::ACTION_RESPONSE);
+                    let input = key_change::Input::Response { connection, apdu, is_action };
+                    self.changes.handle(tick_now(), input);
+                }
                 Output::Close { connection, .. } => {
                     self.links.remove(&connection);
+                    self.changes.handle(tick_now(), key_change::Input::Disconnected { connection });
                 }
                 Output::Event(event) => self.tell(&event),
                 _ => {}
             }
         }
+        while let Some(output) = self.changes.poll() {
+            self.change_keys(output);
+        }
         Ok(())
+    }
+
+    fn change_keys(&self, output: key_change::Output) {
+        match output {
+            key_change::Output::Poll { after } => {
+                let (keys, wire) = (self.keys.clone(), self.wire.clone());
+                tokio::spawn(async move {
+                    let answer = keys.pending_changes(after).await.ok();
+                    let _ = wire.send(Wire::KeyChange(key_change::Input::Pending { after, answer })).await;
+                });
+            }
+            key_change::Output::Ask { meter, question } => self.ask(meter, question),
+            key_change::Output::Transmit { connection, frame } => {
+                if let Some(link) = self.links.get(&connection) {
+                    self.observer.event("to-meter", &[("frame", &hex::encode(&frame))]);
+                    let _ = link.try_send(frame);
+                }
+            }
+            key_change::Output::Phase { meter, phase } => {
+                self.observer.event("key-change", &[("meter", &meter), ("phase", &phase)]);
+            }
+            key_change::Output::Resolved { meter } => {
+                self.observer.event("key-change", &[("meter", &meter), ("phase", &"resolved")]);
+            }
+        }
+    }
+
+    fn ask(&self, meter: SystemTitle, question: Question) {
+        let (keys, wire, observer) = (self.keys.clone(), self.wire.clone(), self.observer.clone());
+        tokio::spawn(async move {
+            let denied = |error: &gridseal_api::KeysCallError| {
+                observer.event("key-change-denied", &[("meter", &meter), ("code", &error.name())]);
+            };
+            let input = match question {
+                Question::Probe => {
+                    let probes = keys.probe_plan(meter).await.inspect_err(denied).unwrap_or_default();
+                    key_change::Input::Probes { meter, probes }
+                }
+                Question::Continue => {
+                    let reply = keys.begin_key_change(meter, Vec::new()).await.inspect_err(denied).ok();
+                    key_change::Input::Change { meter, reply }
+                }
+                Question::Report { change, outcome } => {
+                    let reply = keys.report_key_change(change, outcome).await.inspect_err(denied).ok();
+                    key_change::Input::Change { meter, reply }
+                }
+            };
+            let _ = wire.send(Wire::KeyChange(input)).await;
+        });
     }
 
     fn open(&self, batch: BatchId, apdus: Vec<Vec<u8>>) {

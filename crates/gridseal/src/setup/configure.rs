@@ -1,6 +1,7 @@
 //! Configuration files of the owner's processes, for a first start on one machine. An operator edits them afterwards.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -54,9 +55,10 @@ pub fn keys(owner: &Path, listen: SocketAddr, manufacturer: &Manufacturer, choic
         marker: "keys.marker".into(),
         accept_restored: None,
         client_title: None,
-        postgres: None,
         danger_unlocked_memory: choices.unlocked_memory,
         danger_inventory: choices.inventory.clone(),
+        postgres: None,
+        approvers: BTreeMap::new(),
     };
     config::save(&owner.join("keys/config.toml"), &keys)
 }
@@ -100,6 +102,7 @@ pub fn headend(owner: &Path, addresses: &Inner, choices: &Choices) -> Result<()>
         pki: service(addresses.pki),
         interval_s: choices.interval_s,
         log_frames: false,
+        key_change_pace_ms: None,
         danger_plant: choices.plant.clone(),
     };
     config::save(&owner.join("headend/config.toml"), &headend)

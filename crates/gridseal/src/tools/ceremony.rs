@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use gridseal_crypto::Signer;
+use gridseal_crypto::{Signer, SigningKey, role::ConsentSigning};
 use gridseal_io::clock::utc_now;
 use gridseal_trust::enrol::{
     cose::Sign1,
@@ -16,10 +16,10 @@ use gridseal_trust::enrol::{
 };
 use gridseal_types::Digest;
 
-use super::factory::OwnerFile;
+use super::{consent::CONSENT_KEY, factory::OwnerFile};
 use crate::{
     config,
-    files::{format_public_key, read, write_atomic},
+    files::{Zone, format_public_key, read, write_atomic},
     setup::{
         configure::{self, Choices, Inner, Manufacturer},
         factory::Anchor,
@@ -221,5 +221,42 @@ pub fn transfer(arguments: &TransferArguments) -> Result<()> {
     write_atomic(to, &Transfer(sold).encode())?;
     println!("{count} devices signed over: {}", to.display());
     println!("give it to the manufacturer (factory release) and to the endpoint manager (device release)");
+    Ok(())
+}
+
+/// Arguments of `ceremony approver`.
+#[derive(Debug, clap::Args)]
+pub struct Approver {
+    /// Directory of the owner's zones, as for `ceremony owner`.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Name of the person: lower-case letters, digits, hyphens.
+    #[arg(long, value_name = "NAME", value_parser = parse_person)]
+    name: String,
+}
+
+fn parse_person(text: &str) -> Result<String, String> {
+    let is_good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=64).contains(&text.len()) && text.bytes().all(is_good) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected lower-case letters, digits and hyphens".to_owned())
+    }
+}
+
+/// Makes the key by which a person consents to acts that need two, and names it in the key service's configuration.
+pub fn approver(arguments: &Approver) -> Result<()> {
+    let dir = arguments.out.join("approvers").join(&arguments.name);
+    let key = Zone::open_or_create(&dir)?.load_or_generate::<ConsentSigning>(CONSENT_KEY)?;
+    let key = format_public_key(&SigningKey::new(&key)?.public());
+    println!("{} = \"{key}\"", arguments.name);
+    let path = arguments.out.join("keys/config.toml");
+    if path.is_file() {
+        let (mut config, _): (config::Keys, _) = config::load(&path)?;
+        config.approvers.insert(arguments.name.clone(), key);
+        config::save(&path, &config)?;
+        println!("{} names this person; the key service has to be started again", path.display());
+    }
+    println!("{} belongs to this person alone", dir.display());
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `gridseal dlms`: a client for one meter, with the keys of a lab file.
 
 mod certify;
-mod channel;
+pub mod channel;
 mod counters;
 mod image;
 mod item;

@@ -20,7 +20,7 @@ use gridseal_types::{
 };
 use serde_json::{Value, json};
 
-use super::Usage;
+use super::{Usage, claim, consent};
 use crate::{config, files::Zone, observe::say, process::inner_client};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 the key service denied it or could not be asked (for at least one \
@@ -36,13 +36,14 @@ pub enum Key {
          gridseal key status --config owner/operator/config.toml --json 47534c0102030405 47534c0102030406"
     ))]
     Status(Meters),
-    /// Begin to change a meter's keys, or look how far that is.
+    /// Change a meter's keys, or look how far that is.
     ///
-    /// The command begins the change and prints its phase. It does not carry anything to the meter: a head-end asks for
-    /// the transfer, sends it and reports the answer, and only an APDU under the new keys confirms. Until then the keys
-    /// in use stay in use.
+    /// The command prepares the change and prints its phase. The meter's head-end finds it, sends it over the meter's link
+    /// and brings the answer back, and only an APDU under the new keys confirms. Until then the keys in use stay in use.
     #[command(after_help = format!(
-        "{EXIT_CODES}\n\nExamples:\n  gridseal key rotate --config owner/operator/config.toml 47534c0102030405\n  \
+        "{EXIT_CODES}\nWith --wait: 0 when the new keys of every meter are in use, 1 when a change ended otherwise or not in \
+         time; it goes on then.\n\nExamples:\n  gridseal key rotate --config owner/operator/config.toml --wait \
+         47534c0102030405\n  \
          gridseal key rotate --config owner/operator/config.toml --kind kek --json 47534c0102030405\n  \
          gridseal key rotate --config owner/operator/config.toml --abandon 47534c0102030405"
     ))]
@@ -59,6 +60,38 @@ pub enum Key {
          47534c0102030405/kek/1\n  gridseal key compromise --dry-run --pki-db owner/pki/pki.db ca/issuing"
     ))]
     Compromise(Compromise),
+    /// Take a meter over that came with its manufacturer's keys: replace them, and show that they are closed.
+    ///
+    /// The command speaks with the meter and carries what the key service seals; it holds no key. Whatever dies, the same
+    /// command goes on where the claim was.
+    #[command(
+        after_help = "Exit codes: 0 claimed, and the factory's keys shown closed, 1 denied or not done in time, 2 \
+        wrong usage, 3 the meter still takes the factory's keys.\n\nExample:\n  gridseal key claim --config \
+        owner/headend/config.toml --connect 192.0.2.7:4059 --json 47534c0102030405"
+    )]
+    Claim(claim::Claim),
+    /// Propose an act that needs two persons: restore, promotion, raised counters, a declared compromise, destruction.
+    #[command(subcommand, after_help = format!(
+        "Exit codes: 0 written, 1 failed, 2 wrong usage. --json prints one object.\n\nExample:\n  gridseal key propose \
+         raise-counter --at-least 4096 --reason \"restored on 1 December\" --out act.cbor 47534c0102030405"
+    ))]
+    Propose(consent::Propose),
+    /// Look at a proposed act, and sign it.
+    #[command(after_help = format!(
+        "Exit codes: 0 shown or signed, 1 failed, 2 wrong usage or no such act. --json prints one object.\n\nExample:\n  \
+         gridseal key approve --person owner/approvers/alice --yes act.cbor"
+    ))]
+    Approve(consent::Approve),
+    /// Have an act carried out that two persons have signed within 72 hours. Once.
+    #[command(after_help = format!(
+        "{EXIT_CODES}\n\nExample:\n  gridseal key execute --config owner/operator/config.toml act.cbor"
+    ))]
+    Execute(consent::Execute),
+    /// State of the key service's site: whether it serves, and in which epoch.
+    #[command(after_help = format!(
+        "{EXIT_CODES}\n\nExample:\n  gridseal key site --config owner/operator/config.toml"
+    ))]
+    Site(consent::Site),
 }
 
 /// Arguments of the commands on whole meters.
@@ -87,7 +120,16 @@ pub struct Rotate {
     /// and usable if the meter took it.
     #[arg(long)]
     abandon: bool,
+    /// Wait until the change is resolved, and print each phase as it comes.
+    #[arg(long, conflicts_with = "abandon")]
+    wait: bool,
+    /// How long to wait for all meters together, seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait")]
+    timeout: u64,
 }
+
+/// How often a change is looked at while it is waited for.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// What one change may replace.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -123,7 +165,7 @@ pub struct Compromise {
     /// Database of the certificate authority; for its key.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     pki_db: Option<PathBuf>,
-    /// Only tell what would be reached. Required: to declare a compromise takes the consent of two persons.
+    /// Only tell what would be reached. Required: to declare a compromise takes two persons (`key propose compromise`).
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON object.
@@ -150,12 +192,12 @@ fn parse_subject(text: &str) -> Result<Subject, String> {
     if text == ISSUING { Ok(Subject::Issuing) } else { parse_key(text).map(Subject::Meter) }
 }
 
-fn parse_title(text: &str) -> Result<SystemTitle, String> {
+pub fn parse_title(text: &str) -> Result<SystemTitle, String> {
     let bytes = hex::decode(text).ok();
     bytes.and_then(|bytes| SystemTitle::from_slice(&bytes)).ok_or_else(|| "expected 16 hex digits".to_owned())
 }
 
-fn parse_key(text: &str) -> Result<KeyRef, String> {
+pub fn parse_key(text: &str) -> Result<KeyRef, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let [title, kind, version] = parts.as_slice() else {
         return Err("expected METER/KIND/VERSION".to_owned());
@@ -173,10 +215,15 @@ pub fn run(key: &Key) -> Result<ExitCode> {
     let config = match key {
         Key::Status(of) | Key::History(of) => &of.config,
         Key::Rotate(rotate) => &rotate.of.config,
+        Key::Claim(claim) => return claim::run(claim),
+        Key::Propose(propose) => return consent::propose(propose),
+        Key::Approve(approve) => return consent::approve(approve),
+        Key::Execute(execute) => &execute.config,
+        Key::Site(site) => &site.config,
         Key::Compromise(compromise) if !compromise.dry_run => {
             return Err(Usage(
-                "to declare a compromise takes the consent of two persons, which this command cannot give: \
-                 --dry-run tells what it would reach"
+                "to declare a compromise takes the consent of two persons: `key propose compromise`; --dry-run tells \
+                 what it would reach"
                     .to_owned(),
             )
             .into());
@@ -195,18 +242,22 @@ pub fn run(key: &Key) -> Result<ExitCode> {
     let client = KeysClient::new(&config.keys.address, inner_client(&Zone::open(&dir)?)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(async {
-        match key {
+        let done = match key {
             Key::Status(of) => status(&client, of).await,
             Key::Rotate(rotate) => change(&client, rotate).await,
             Key::History(of) => history(&client, of).await,
             Key::Compromise(of) => compromise(&client, of).await,
-        }
-    });
+            Key::Execute(execute) => return consent::execute(&client, execute).await,
+            Key::Site(site) => consent::site(&client, site).await,
+            Key::Claim(_) | Key::Propose(_) | Key::Approve(_) => false,
+        };
+        Ok(done)
+    })?;
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Tells why it was not done.
-fn failed(json: bool, subject: &str, error: &KeysCallError) {
+pub fn failed(json: bool, subject: &str, error: &KeysCallError) {
     if json {
         say(&json!({ "of": subject, "error": error.name(), "retryable": error.is_retryable() }).to_string());
     } else {
@@ -233,14 +284,21 @@ async fn status(client: &KeysClient, of: &Meters) -> bool {
     all
 }
 
-async fn change(client: &KeysClient, Rotate { of, kind, abandon }: &Rotate) -> bool {
+async fn change(client: &KeysClient, rotate: &Rotate) -> bool {
+    let Rotate { of, kind, abandon, wait, timeout } = rotate;
     let mut all = true;
+    let mut waiting = Vec::new();
     for meter in &of.meters {
         let changed = if *abandon {
             give_up(client, *meter).await
         } else {
-            client.begin_key_change(*meter, kind.kinds()).await
+            client.prepare_key_change(*meter, kind.kinds()).await
         };
+        if let Ok(reply) = &changed
+            && *wait
+        {
+            waiting.push((*meter, reply.status.clone()));
+        }
         match changed {
             Ok(reply) if of.json => say(&change_json(*meter, &reply).to_string()),
             Ok(reply) => change_lines(*meter, &reply).iter().for_each(|line| say(line)),
@@ -250,7 +308,63 @@ async fn change(client: &KeysClient, Rotate { of, kind, abandon }: &Rotate) -> b
             }
         }
     }
+    if waiting.is_empty() {
+        return all;
+    }
+    match tokio::time::timeout(std::time::Duration::from_secs(*timeout), wait_for(client, of, waiting)).await
+    {
+        Ok(activated) => all && activated,
+        Err(_) => {
+            eprintln!("gridseal: not resolved in time; the change goes on");
+            false
+        }
+    }
+}
+
+/// Waits for changes, one after the other; whether the new keys of all are in use.
+async fn wait_for(client: &KeysClient, of: &Meters, waiting: Vec<(SystemTitle, ChangeStatus)>) -> bool {
+    let mut all = true;
+    for (meter, mut change) in waiting {
+        let status = loop {
+            match client.status(meter).await {
+                Ok(status) => match &status.change {
+                    Some(now) if now.change == change.change => {
+                        if now.phase != change.phase {
+                            tell_phase(of.json, meter, &change, now.phase.name());
+                        }
+                        change = now.clone();
+                    }
+                    _ => break status,
+                },
+                // The key service may be starting again.
+                Err(error) if error.is_retryable() => {}
+                Err(error) => {
+                    failed(of.json, &meter.to_string(), &error);
+                    return false;
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        let is_proven = |kind: &KeyKind| {
+            let mut versions = status.versions.iter();
+            versions.any(|version| {
+                version.kind == *kind && version.change == Some(change.change) && version.proven_at.is_some()
+            })
+        };
+        let is_activated = change.items.iter().all(is_proven);
+        tell_phase(of.json, meter, &change, if is_activated { "activated" } else { "refused or given up" });
+        all &= is_activated;
+    }
     all
+}
+
+fn tell_phase(json: bool, meter: SystemTitle, change: &ChangeStatus, phase: &str) {
+    if json {
+        say(&json!({ "meter": meter.to_string(), "change": change.change.to_string(), "phase": phase })
+            .to_string());
+    } else {
+        say(&format!("{meter} change {}: {phase}", change.change));
+    }
 }
 
 async fn give_up(client: &KeysClient, meter: SystemTitle) -> Result<ChangeReply, KeysCallError> {
@@ -401,13 +515,6 @@ fn change_json(meter: SystemTitle, reply: &ChangeReply) -> Value {
         fields.insert("meter".into(), meter.to_string().into());
         fields.insert("resolved".into(), reply.status.phase.is_resolved().into());
         fields.insert("next".into(), next_step(&reply.status).into());
-        // Sealed: what a head-end that asks for it gets as well.
-        let transfer = reply.transfer.as_ref().map(|sealed| {
-            json!({
-                "apdu": hex::encode(&sealed.apdu), "version": sealed.version, "counter": sealed.counter,
-            })
-        });
-        fields.insert("transfer".into(), transfer.unwrap_or_default());
     }
     object
 }
@@ -416,15 +523,13 @@ fn change_json(meter: SystemTitle, reply: &ChangeReply) -> Value {
 const fn next_step(change: &ChangeStatus) -> &'static str {
     match change.phase {
         ChangePhase::Created | ChangePhase::Prepared => {
-            "nothing has left; the meter's state forbids to send it for now"
+            "the meter's head-end sends it over the meter's link, when the meter's state allows it"
         }
         ChangePhase::Sent => {
-            "a head-end has to deliver the transfer and report the answer; an APDU under the new keys confirms"
+            "the head-end delivers the transfer and reports the answer; an APDU under the new keys confirms"
         }
-        ChangePhase::Unknown => "a head-end has to probe which keys the meter has",
-        ChangePhase::NotInstalled => {
-            "the meter has the old keys: a head-end has to deliver the transfer again"
-        }
+        ChangePhase::Unknown => "the head-end probes which keys the meter has",
+        ChangePhase::NotInstalled => "the meter has the old keys: the head-end delivers the transfer again",
         ChangePhase::Confirmed | ChangePhase::Activated => "none: the new keys are in use",
         ChangePhase::Refused => "none: the meter has refused it, and the old keys are in use",
         _ => "none: given up; what was sent stays known",
@@ -433,17 +538,7 @@ const fn next_step(change: &ChangeStatus) -> &'static str {
 
 fn change_lines(meter: SystemTitle, reply: &ChangeReply) -> Vec<String> {
     let status = &reply.status;
-    let mut lines = vec![change_line(&format!("{meter} "), status)];
-    if let Some(sealed) = &reply.transfer {
-        lines.push(format!(
-            "  transfer ready: {} bytes, sealed under key version {} with counter {}",
-            sealed.apdu.len(),
-            sealed.version,
-            sealed.counter
-        ));
-    }
-    lines.push(format!("  next: {}", next_step(status)));
-    lines
+    vec![change_line(&format!("{meter} "), status), format!("  next: {}", next_step(status))]
 }
 
 fn change_line(prefix: &str, change: &ChangeStatus) -> String {

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use gridseal_api::{KeysCallError, KeysClient};
@@ -13,29 +14,34 @@ use gridseal_io::tls::{Alpn, mutual};
 use gridseal_types::{
     Code,
     service::keys::{
-        ChangeOutcome, ChangePhase, Denial, ExchangeReply, KeyKind, KeyReply, KeyRequest, OpenAssociation,
+        ChangeOutcome, ChangePhase, Denial, ExchangeReply, KeyReply, KeyRequest, OpenAssociation,
         OpenVerdict, Seal,
     },
 };
 use serde_json::Value;
 
 use crate::{
-    machine::{GRIDSEAL, gridseal},
+    machine::{GRIDSEAL, Scratch, eventually, gridseal, gridseal_ok},
     peer::{certificates, stolen_identity, talk},
     station::{Nonces, Station, audit, push, push_under, seal, title},
 };
 
 /// A whole key service with its core.
-struct Service {
-    station: Station,
+pub(crate) struct Service {
+    pub(crate) station: Station,
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Service {
     fn new(what: &str, meters: u8, more: &str) -> Self {
         let station = Station::new(what, meters);
         station.configure("127.0.0.1:0", more);
+        Self::start(station)
+    }
+
+    /// Starts the service of a station that is configured.
+    pub(crate) fn start(station: Station) -> Self {
         let mut child = Command::new(GRIDSEAL)
             .args(["keys", "--with-parent", "--config"])
             .arg(station.keys("config.toml"))
@@ -55,6 +61,22 @@ impl Service {
         Self { station, child, address }
     }
 
+    /// kill -9, and the same service again at the same address.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.station.configure(&self.address.to_string(), "");
+        let station =
+            Station { scratch: std::mem::replace(&mut self.station.scratch, Scratch::new("moved")) };
+        // The core ends with its parent, and only then lets go of its records.
+        let lives = |(_, line): &(u32, String)| line.contains("keys-core");
+        let freed = eventually(Duration::from_secs(10), || {
+            !crate::machine::processes_of(station.scratch.path()).iter().any(lives)
+        });
+        assert!(freed, "the core lives on");
+        *self = Self::start(station);
+    }
+
     /// A client with the identity of an inner service.
     fn client(&self, name: &str) -> KeysClient {
         let roots = certificates(&self.station.keys("inner-root.pem"));
@@ -63,7 +85,7 @@ impl Service {
     }
 
     /// An operator's command: exit code, and what it printed.
-    fn key(&self, verb: &str, more: &[&str]) -> (i32, String, String) {
+    pub(crate) fn key(&self, verb: &str, more: &[&str]) -> (i32, String, String) {
         let config = self.station.owner("operator/config.toml");
         let arguments = [&["key", verb, "--config", config.to_str().unwrap()], more].concat();
         let output = gridseal(&arguments);
@@ -71,7 +93,7 @@ impl Service {
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     }
 
-    fn key_json(&self, verb: &str, more: &[&str]) -> Value {
+    pub(crate) fn key_json(&self, verb: &str, more: &[&str]) -> Value {
         let (code, said, _) = self.key(verb, &[&["--json"], more].concat());
         assert_eq!(code, 0, "{said}");
         serde_json::from_str(said.trim()).unwrap()
@@ -166,12 +188,12 @@ fn s3_a_key_change_begun_by_an_operator_is_delivered_by_a_head_end_and_proven_by
     let service = Service::new("rotate", 2, "danger_inventory = \"inventory.json\"");
     let meter = title(1).to_string();
     let begun = service.key_json("rotate", &[&meter]);
-    assert_eq!((&begun["phase"], &begun["keys"]), (&"sent".into(), &"guek+gak".into()));
-    assert!(begun["next"].as_str().unwrap().contains("head-end has to deliver"), "{begun}");
+    assert_eq!((&begun["phase"], &begun["keys"]), (&"prepared".into(), &"guek+gak".into()));
+    assert!(begun["next"].as_str().unwrap().contains("head-end sends it"), "{begun}");
     let again = service.key_json("rotate", &["--kind", "gak", &meter]);
-    assert_eq!(again, begun, "the same change, the same bytes");
+    assert_eq!(again, begun, "the same change, and nothing leaves by an operator's word");
     let status = service.key_json("status", &[&meter]);
-    assert_eq!(status["change"]["phase"], "sent");
+    assert_eq!(status["change"]["phase"], "prepared");
     let states = |status: &Value, kind: &str| -> Vec<String> {
         let versions = status["versions"].as_array().unwrap();
         let of_kind = versions.iter().filter(|version| version["kind"] == kind);
@@ -192,10 +214,16 @@ fn s3_a_key_change_begun_by_an_operator_is_delivered_by_a_head_end_and_proven_by
 
     let change = talk(async {
         let headend = service.client("headend");
-        let reply = headend.begin_key_change(title(1), vec![KeyKind::Guek]).await.unwrap();
-        let transfer = reply.transfer.unwrap();
-        assert_eq!(hex::encode(&transfer.apdu), begun["transfer"]["apdu"].as_str().unwrap());
+        assert_eq!(headend.pending_changes(None).await.unwrap(), (vec![title(1)], true));
+        assert_eq!(headend.pending_changes(Some(title(1))).await.unwrap(), (vec![], true));
+        let reply = headend.begin_key_change(title(1), vec![]).await.unwrap();
         let change = reply.status.change;
+        assert_eq!(change.to_string(), begun["change"].as_str().unwrap());
+        assert_eq!(reply.status.phase, ChangePhase::Sent);
+        let again = headend.begin_key_change(title(1), vec![]).await.unwrap();
+        assert_eq!(again.transfer, reply.transfer, "the same bytes");
+        let none = headend.begin_key_change(title(2), vec![]).await;
+        assert!(matches!(none, Err(KeysCallError::Denied(Denial::UnknownChange))), "{none:?}");
         let give_up = headend.report_key_change(change, ChangeOutcome::Abandon).await;
         assert!(matches!(give_up, Err(KeysCallError::Refused(_))), "an operator's act");
         let lost = headend.report_key_change(change, ChangeOutcome::NoReply).await.unwrap();
@@ -210,6 +238,7 @@ fn s3_a_key_change_begun_by_an_operator_is_delivered_by_a_head_end_and_proven_by
         assert!(matches!(headend.open(None, new).await.unwrap(), OpenVerdict::Fresh { .. }));
         let done = headend.report_key_change(change, ChangeOutcome::NoReply).await.unwrap();
         assert_eq!(done.status.phase, ChangePhase::Activated);
+        assert_eq!(headend.pending_changes(None).await.unwrap(), (vec![], true));
         change
     });
     let status = service.key_json("status", &[&meter]);
@@ -224,11 +253,13 @@ fn s3_a_key_change_begun_by_an_operator_is_delivered_by_a_head_end_and_proven_by
     assert!(code == 0 && plain.contains("next counter") && plain.contains(&meter), "{plain}");
     let next = service.key_json("rotate", &["--kind", "kek", &meter]);
     assert_ne!(next["change"].as_str().unwrap(), change.to_string());
-    let (code, _, said) = service.key("rotate", &["--abandon", &meter]);
-    assert!(code == 1 && said.contains("ILLEGAL_TRANSITION"), "the meter may be about to answer: {said}");
+    let (code, said, _) = service.key("rotate", &["--wait", "--timeout", "1", "--kind", "kek", &meter]);
+    assert!(code == 1 && said.contains("prepared"), "no head-end carries it: {said}");
     talk(async {
         let headend = service.client("headend");
-        let change = headend.begin_key_change(title(1), vec![KeyKind::Kek]).await.unwrap().status.change;
+        let change = headend.begin_key_change(title(1), vec![]).await.unwrap().status.change;
+        let (code, _, said) = service.key("rotate", &["--abandon", &meter]);
+        assert!(code == 1 && said.contains("ILLEGAL_TRANSITION"), "the meter may be about to answer: {said}");
         headend.report_key_change(change, ChangeOutcome::NoReply).await.unwrap();
     });
     let given_up = service.key_json("rotate", &["--abandon", &meter]);
@@ -240,6 +271,7 @@ fn the_commands_tell_what_a_compromise_reaches_and_refuse_with_codes() {
     let service = Service::new("compromise", 1, "");
     let meter = title(1).to_string();
     service.key_json("rotate", &[&meter]);
+    talk(async { service.client("headend").begin_key_change(title(1), vec![]).await.map(drop).unwrap() });
     let key = format!("{meter}/kek/1");
     let plan = service.key_json("compromise", &["--dry-run", &key]);
     let reached: Vec<&str> =
@@ -280,4 +312,75 @@ fn the_commands_tell_what_a_compromise_reaches_and_refuse_with_codes() {
     let output = gridseal(&["key", "status", "--config", stolen.to_str().unwrap(), "--json", &meter]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.code() == Some(1) && said.contains("E_REFUSED"), "{said}");
+}
+
+#[test]
+fn two_persons_sign_an_act_and_the_core_carries_it_out_once() {
+    let station = Station::new("consent", 1);
+    station.configure("127.0.0.1:0", "");
+    let owner = station.owner("");
+    let owner = owner.to_str().unwrap();
+    for person in ["alice", "bob"] {
+        gridseal_ok(&["ceremony", "approver", "--out", owner, "--name", person]);
+    }
+    // Somebody who has a key and is not in the configuration.
+    let config = std::fs::read_to_string(station.keys("config.toml")).unwrap();
+    gridseal_ok(&["ceremony", "approver", "--out", owner, "--name", "mallory"]);
+    std::fs::write(station.keys("config.toml"), config).unwrap();
+    let service = Service::start(station);
+    let act = service.station.owner("act.cbor");
+    let act = act.to_str().unwrap();
+    let key = format!("{}/guek/1", title(1));
+    let propose = |more: &[&str]| {
+        let _ = std::fs::remove_file(act);
+        gridseal_ok(&[&["key", "propose"], more, &["--reason", "a drill", "--out", act, "--json"]].concat())
+    };
+    let approve = |person: &str| {
+        let dir = service.station.owner("approvers").join(person);
+        gridseal_ok(&["key", "approve", "--yes", "--json", "--person", dir.to_str().unwrap(), act])
+    };
+    let said = propose(&["compromise", &key]);
+    assert!(said.contains("compromised") && said.contains(&key) && said.contains("a drill"), "{said}");
+    let shown = gridseal(&["key", "approve", "--person", "nowhere", act]);
+    assert!(shown.status.success(), "looking needs no key");
+    let refused = |code: &str| {
+        let (status, said, _) = service.key("execute", &["--json", act]);
+        assert!(status == 1 && said.contains(code), "{code}: {said}");
+    };
+    refused("NEEDS_APPROVAL");
+    approve("alice");
+    approve("alice");
+    refused("NEEDS_APPROVAL");
+    approve("mallory");
+    refused("NEEDS_APPROVAL");
+    propose(&["compromise", &key]);
+    approve("alice");
+    assert!(approve("bob").contains("\"alice\",\"bob\""));
+    // The signed bytes are the act: whoever changes them has signed nothing.
+    let signed = std::fs::read(act).unwrap();
+    let at = signed.windows(7).position(|bytes| bytes == b"a drill").unwrap();
+    let mut changed = signed.clone();
+    changed[at] ^= 1;
+    std::fs::write(act, changed).unwrap();
+    refused("NEEDS_APPROVAL");
+    std::fs::write(act, &signed).unwrap();
+    let (status, said, _) = service.key("execute", &["--json", act]);
+    assert!(status == 0 && said.contains("\"done\":true"), "{said}");
+    refused("CONSENT_USED");
+    let status = service.key_json("status", &[&title(1).to_string()]);
+    assert_eq!(status["versions"][0]["state"], "compromised", "{status}");
+    // A restore: a new epoch, so that every counter is a new one.
+    let before = service.key_json("site", &[]);
+    propose(&["restore", "--witness", "7", "--changed-since", &title(1).to_string()]);
+    approve("alice");
+    approve("bob");
+    let (status, said, _) = service.key("execute", &[act]);
+    assert!(status == 0 && said.contains("active, epoch 8"), "{said}, before {before}");
+    assert_eq!(service.key_json("site", &[])["epoch"], 8);
+    let told = audit(&service.station.keys(""));
+    assert!(told.contains("act.consented") && told.contains("alice+bob"), "{told}");
+    let wrong = gridseal(&["key", "approve", "--person", "nowhere", owner]);
+    assert_ne!(wrong.status.code(), Some(0));
+    std::fs::write(act, b"no act").unwrap();
+    assert_eq!(gridseal(&["key", "approve", "--person", "nowhere", act]).status.code(), Some(2));
 }

@@ -4,6 +4,7 @@
 //! kill -9 at every step, `ports` bad input at every port, `borders` who can reach whom, `zones` that keys stay where they
 //! belong, `takeover` that a taken-over `keys` repeats no nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
 //! `attest` endorsement keys and measured software, `ownership` what an owner does with a meter until its end,
+//! `rotation` key changes and kill -9 at each of their steps, `claim` the take-over of a meter with its manufacturer's keys,
 //! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears, `dlms_client` what the
 //! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees, `dlms_probe` what
 //! a probe finds on our own meter and on a weak one.
@@ -22,6 +23,7 @@
 mod attacks;
 mod attest;
 mod borders;
+mod claim;
 mod demo;
 mod dlms_client;
 mod dlms_decode;
@@ -44,6 +46,7 @@ mod peer;
 mod pg;
 mod ports;
 mod power;
+mod rotation;
 // The search of the demo itself: what is proven here is what the demo relies on.
 #[allow(dead_code, unreachable_pub, reason = "the demo uses more of it")]
 #[path = "../../src/demo/scan.rs"]

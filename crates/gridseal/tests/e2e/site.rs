@@ -210,6 +210,8 @@ impl Site {
         }
         self.meters.sort();
         assert_eq!(self.meters.len(), plan.meters);
+        // Key changes go as fast as they can.
+        set(&self.owner("headend/config.toml"), "key_change_pace_ms", "100");
         if plan.log_frames {
             set(&self.owner("config-server/config.toml"), "log_frames", "true");
             set(&self.factory("init-server/config.toml"), "log_frames", "true");

@@ -83,10 +83,15 @@ pub(crate) struct Station {
 impl Station {
     /// An owner whose key service knows `meters` meters in use, without a root of trust.
     pub(crate) fn new(what: &str, meters: u8) -> Self {
+        Self::with(what, (1..=meters).map(import_of))
+    }
+
+    /// The same with devices as they are delivered.
+    pub(crate) fn with(what: &str, imports: impl Iterator<Item = Import>) -> Self {
         let station = Self::empty(what);
         let mut records = station.records();
         records.claim(Claim::IfFree, &station.keys("keys.marker")).unwrap();
-        station.import(&mut records, meters);
+        station.import_all(&mut records, imports);
         station
     }
 
@@ -143,11 +148,14 @@ impl Station {
 
     /// Imports meters as a tool beside a service that does not run. Records are claimed.
     pub(crate) fn import<S: SoleWriter>(&self, records: &mut S, meters: u8) {
+        self.import_all(records, (1..=meters).map(import_of));
+    }
+
+    fn import_all<S: SoleWriter>(&self, records: &mut S, imports: impl Iterator<Item = Import>) {
         let core = self.deciding_core();
         let mut service =
             Service::load(&core, records, Site::single(Core::CLIENT_TITLE), &mut OsRng).unwrap();
-        for meter in 1..=meters {
-            let import = import_of(meter);
+        for import in imports {
             let marker = records
                 .transact(|view| {
                     let decision = service.import(view, utc_now(), &mut OsRng, &import)?;

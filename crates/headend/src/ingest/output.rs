@@ -33,6 +33,15 @@ pub enum Output {
         /// The frame.
         frame: Vec<u8>,
     },
+    /// The meter has answered a request. The key service has opened the answer and drawn its conclusions.
+    Response {
+        /// Which link.
+        connection: ConnectionId,
+        /// The sealed APDU, as it came.
+        apdu: Vec<u8>,
+        /// What was opened: a get-response, set-response or action-response.
+        plain: Vec<u8>,
+    },
     /// Close a link. Nothing more is taken from it.
     Close {
         /// Which link.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use gridseal_dlms::{class, wire::Data};
-use gridseal_types::ObisCode;
+use gridseal_types::{ObisCode, SystemTitle};
 
 use super::{
     DeviceConfig,
@@ -125,7 +125,7 @@ fn identity(set: &mut Set, config: &DeviceConfig) {
         clock.compute(2);
         clock.keep(9, &Data::Enum(1));
     });
-    let name = logical_device_name(config);
+    let name = logical_device_name(config.title);
     set.add((1, 0), [0, 0, 42, 0, 0, 255], |object| {
         object.is_public = true;
         object.keep(2, &Data::OctetString(&name));
@@ -163,8 +163,9 @@ fn identity(set: &mut Set, config: &DeviceConfig) {
 }
 
 /// Three letters of the maker and the number, from the system title: 13 characters.
-fn logical_device_name(config: &DeviceConfig) -> Vec<u8> {
-    let (maker, number) = config.title.as_bytes().split_at(3);
+/// Manufacturer and number of a system title, as text.
+pub(crate) fn logical_device_name(title: SystemTitle) -> Vec<u8> {
+    let (maker, number) = title.as_bytes().split_at(3);
     let digits = number.iter().flat_map(|octet| [octet >> 4, octet & 0x0F]);
     let digits =
         digits.map(|digit| if digit < 10 { b'0'.saturating_add(digit) } else { b'7'.saturating_add(digit) });
@@ -379,7 +380,7 @@ mod tests {
             is_clock_trusted: false,
             image: None,
         };
-        assert_eq!(logical_device_name(&config), b"MMM0000BC614E");
+        assert_eq!(logical_device_name(config.title), b"MMM0000BC614E");
         let objects = objects(&config);
         assert!(objects.len() > 60, "{}", objects.len());
         for object in objects.values() {

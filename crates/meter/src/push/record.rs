@@ -2,6 +2,7 @@
 
 use gridseal_types::Kind;
 
+use super::keys::KeptKeys;
 use crate::row::Row;
 
 /// Version of the record's form.
@@ -26,6 +27,9 @@ pub(super) struct Record {
     /// Rows not yet confirmed, oldest first.
     #[n(5)]
     pub(super) queue: Vec<Kept>,
+    /// What became of the delivered keys.
+    #[cbor(n(6), default)]
+    pub(super) keys: KeptKeys,
 }
 
 /// One row that is not yet confirmed.
@@ -53,6 +57,9 @@ pub enum RecordError {
         /// Version found.
         found: u8,
     },
+    /// Its keys do not follow from the delivered ones.
+    #[error("keys of the push record do not follow from the delivered ones")]
+    Keys,
 }
 
 impl RecordError {
@@ -64,7 +71,7 @@ impl RecordError {
 }
 
 impl Record {
-    pub(super) const fn new(key_generation: u32) -> Self {
+    pub(super) fn new(key_generation: u32) -> Self {
         Self {
             version: VERSION,
             reserved_end: 0,
@@ -72,6 +79,7 @@ impl Record {
             key_generation,
             last_row: None,
             queue: Vec::new(),
+            keys: KeptKeys::default(),
         }
     }
 

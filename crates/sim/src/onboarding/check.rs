@@ -301,7 +301,7 @@ impl World {
 
     /// S3: the channel keys that a device has installed are on record, and would still be tried.
     pub(super) fn check_channel(&mut self, number: usize) -> Step {
-        let Some(PushKeys { guek, gak }) = self.push_keys(number) else { return Ok(()) };
+        let Some(PushKeys { guek, gak, .. }) = self.push_keys(number) else { return Ok(()) };
         let Some(name) = self.meters.get(number).map(|meter| meter.name) else { return Ok(()) };
         let Some(entry) = self.key_entry(&name) else {
             return broken(Rule::S3, format!("device {number} has keys of nobody"));
@@ -380,7 +380,7 @@ impl World {
             return Ok(());
         }
         let keys = self.push_keys(number);
-        let Some(PushKeys { guek, gak }) = keys else {
+        let Some(PushKeys { guek, gak, .. }) = keys else {
             return broken(Rule::S3, format!("device {number} cannot unseal its keys"));
         };
         let mut counter = InvocationCounter::resume(0);

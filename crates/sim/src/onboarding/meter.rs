@@ -501,7 +501,11 @@ impl World {
                 _ => None,
             }
         };
-        Some(PushKeys { guek: unseal(1)?.into_key()?, gak: unseal(2)?.into_key()? })
+        Some(PushKeys {
+            guek: unseal(1)?.into_key()?,
+            gak: unseal(2)?.into_key()?,
+            kek: unseal(3)?.into_key()?,
+        })
     }
 
     fn push_output(&mut self, number: usize, output: gridseal_meter::Output) -> Step {

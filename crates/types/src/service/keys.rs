@@ -1,13 +1,16 @@
 //! What the endpoint manager and the head-end may ask of the key service. No reply holds a key value; every secret that
 //! the endpoint manager deals with stays behind these requests (rule Z1).
 
+mod consent;
 mod exchange;
 mod order;
 mod state;
 
+pub use consent::{CONSENT_PERIOD_S, Consent, ConsentedAct, ProposedAct};
 pub use exchange::{
-    Approval, Carrier, ChangeOutcome, ChangeReply, Denial, ExchangeReply, ExportedRow, HistoryEntry, HlsStep,
-    KeyAct, OpenAssociation, Probe, Reached, Seal, Sealed, SiteMode, SiteRequest, SiteStatus, kinds_name,
+    Approval, Carrier, ChangeOutcome, ChangeReply, ClaimStep, Denial, ExchangeReply, ExportedRow,
+    HistoryEntry, HlsStep, KeyAct, OpenAssociation, Probe, Reached, Seal, Sealed, SiteMode, SiteRequest,
+    SiteStatus, kinds_name,
 };
 pub use order::{OrderAct, OrderRequest, ProvisionOrder, SealedOrder, TunnelPurpose, Tunnelled};
 pub use state::{
@@ -166,16 +169,34 @@ pub enum KeyRequest {
     /// Seals one APDU for a meter. Head-end. Answer: [`ExchangeReply::Sealed`].
     #[n(12)]
     Seal(#[n(0)] Seal),
-    /// Begins the change of a meter's keys, or goes on with the one that is not resolved. The master key is changed
-    /// alone. Head-end, operator. Answer: [`ExchangeReply::Change`].
+    /// Begins the change of a meter's keys, or goes on with the one that is not resolved, and gives what is to be sent now.
+    /// The master key is changed alone. Head-end. Answer: [`ExchangeReply::Change`].
     #[n(13)]
     BeginKeyChange {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// Keys to replace; none: only goes on with a change that there is.
+        #[n(1)]
+        items: Vec<KeyKind>,
+    },
+    /// Prepares the change of a meter's keys, or shows the one that is not resolved. Nothing leaves by it: the meter's
+    /// head-end finds it in [`KeyRequest::PendingChanges`]. Operator. Answer: [`ExchangeReply::Change`], without a transfer.
+    #[n(60)]
+    PrepareKeyChange {
         /// Meter.
         #[n(0)]
         system_title: SystemTitle,
         /// Keys to replace.
         #[n(1)]
         items: Vec<KeyKind>,
+    },
+    /// Meters whose key change is not resolved, by system title. Head-end. Answer: [`ExchangeReply::Pending`].
+    #[n(61)]
+    PendingChanges {
+        /// Meter after which to go on; none at first.
+        #[n(0)]
+        after: Option<SystemTitle>,
     },
     /// Tells what came of a transfer. Head-end. Answer: [`ExchangeReply::Change`].
     #[n(14)]
@@ -245,6 +266,14 @@ pub enum KeyRequest {
         #[n(3)]
         reason: String,
     },
+    /// The next step of the claim of a meter that came with its manufacturer's keys; each step is resumed by asking again.
+    /// Head-end. Answer: [`ExchangeReply::Claim`].
+    #[n(62)]
+    Claim {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+    },
     /// Tells the state of a device's credentials. Operator. Answer: [`ExchangeReply::Status`].
     #[n(22)]
     SetClaim {
@@ -255,7 +284,8 @@ pub enum KeyRequest {
         #[n(1)]
         claim: ClaimState,
     },
-    /// An act on the site itself; over a local link only.
+    /// An act on the site itself. Its state an operator may ask for; everything else comes in [`KeyRequest::Consented`], or
+    /// over a local link.
     #[n(23)]
     Site(#[n(0)] SiteRequest),
     /// Signs and seals an order. Endpoint manager. Answer: [`KeyReply::Ordered`].
@@ -296,6 +326,9 @@ pub enum KeyRequest {
         #[n(2)]
         responses: Vec<Bytes>,
     },
+    /// An act that two persons have signed. Operator. Answer: that of the act in it.
+    #[n(63)]
+    Consented(#[n(0)] ConsentedAct),
 }
 
 /// A byte string inside an array.

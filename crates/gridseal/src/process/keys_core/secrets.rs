@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use gridseal_crypto::{Key, role::KeystoreKek};
 use gridseal_io::{clock::utc_now, rng::OsRng};
-use gridseal_keys::{Core, DataKeysFile, Keystore, KeystoreFile};
+use gridseal_keys::{Approver, Core, DataKeysFile, Keystore, KeystoreFile};
 use gridseal_store::GroupCommit;
 use gridseal_trust::audit::{self, Act};
 use gridseal_types::{
@@ -19,7 +19,7 @@ use gridseal_types::{
 
 use crate::{
     config,
-    files::{Zone, parse_voucher_key, read, read_if_there, write_atomic},
+    files::{Zone, parse_public_key, parse_voucher_key, read, read_if_there, write_atomic},
 };
 
 /// File with the data keys, wrapped. It belongs to the backups of the database.
@@ -69,7 +69,8 @@ impl Secrets {
         let voucher_keys =
             self.config.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?;
         let keystore = Keystore::open(&self.file, zone.into_dek(), delegation, voucher_keys)?;
-        Ok(Core::new(keystore, self.config.attestation_age_max_s).with_data_keys(opened))
+        let core = Core::new(keystore, self.config.attestation_age_max_s).with_data_keys(opened);
+        Ok(core.with_approvers(approvers(&self.config)?))
     }
 
     /// Whether the data key in use has been so for its period.
@@ -110,4 +111,17 @@ pub fn danger_write_inventory(core: &Core, records: &impl Records, path: &Path) 
 #[cfg(not(feature = "danger-inventory"))]
 pub fn danger_write_inventory(_: &Core, _: &impl Records, _: &Path) -> Result<()> {
     anyhow::bail!("this build cannot write an inventory of its keys")
+}
+
+/// Those whose consents count. One key under two names would make one person two.
+fn approvers(config: &config::Keys) -> Result<Vec<Approver>> {
+    let mut approvers: Vec<Approver> = Vec::new();
+    for (name, key) in &config.approvers {
+        let key = parse_public_key(key).with_context(|| format!("key of the approver {name}"))?;
+        if name.trim().is_empty() || approvers.iter().any(|other| other.key == key) {
+            bail!("the approver {name} has no name, or another's key");
+        }
+        approvers.push(Approver { name: name.trim().to_owned(), key });
+    }
+    Ok(approvers)
 }

@@ -196,6 +196,7 @@ struct Pushing<'m> {
     orders_at: Tick,
     /// Questions in a row that nobody answered.
     unheard: u32,
+    key_changes: u32,
 }
 
 /// What lies on flash: the push record, and the generation that tells it from an older one.
@@ -209,6 +210,9 @@ struct Kept {
     reserved: (u32, u64),
     #[n(2)]
     record: Option<Bytes>,
+    /// Key changes since the delivery.
+    #[cbor(n(3), default)]
+    key_changes: u32,
 }
 
 impl Kept {
@@ -255,6 +259,7 @@ impl<'m> Pushing<'m> {
         let push_keys = PushKeys {
             guek: unseal(DeliveredObject::GUEK)?.into_key().context("GUEK has a wrong length")?,
             gak: unseal(DeliveredObject::GAK)?.into_key().context("GAK has a wrong length")?,
+            kek: unseal(DeliveredObject::KEK)?.into_key().context("KEK has a wrong length")?,
         };
         let generation = u32::from_be_bytes(*installed.digest.0.first_chunk().context("digest")?);
         let config = PushConfig { system_title, key_generation: generation };
@@ -286,6 +291,7 @@ impl<'m> Pushing<'m> {
             reserved: kept.reserved,
             orders_at: tick_now(),
             unheard: 0,
+            key_changes: kept.key_changes,
         })
     }
 
@@ -317,17 +323,17 @@ impl<'m> Pushing<'m> {
         self.wait_until(until, owner).await
     }
 
-    /// Makes a record durable. Before the first value of a reservation may be used, the root's counter has passed the
-    /// generation of every older record.
-    fn persist(&mut self, record: Vec<u8>, reserved_end: u64) -> Result<()> {
+    /// Makes a record durable. Before the first value of a reservation, or a new key, may be used, the root's counter has
+    /// passed the generation of every older record.
+    fn persist(&mut self, record: Vec<u8>, reserved_end: u64, key_changes: u32) -> Result<()> {
         let reserved = (self.keys, reserved_end);
-        let is_reservation = reserved != self.reserved;
-        let generation = self.generation.saturating_add(u64::from(is_reservation));
-        let kept = Kept { generation, reserved, record: Some(Bytes(record)) };
+        let is_new = (reserved, key_changes) != (self.reserved, self.key_changes);
+        let generation = self.generation.saturating_add(u64::from(is_new));
+        let kept = Kept { generation, reserved, record: Some(Bytes(record)), key_changes };
         write_atomic(&self.meter.dir.join(Kept::FILE), &minicbor::to_vec(&kept)?)?;
-        if is_reservation {
+        if is_new {
             self.meter.root.perform(RootRequest::RaiseGeneration)?;
-            (self.generation, self.reserved) = (generation, reserved);
+            (self.generation, self.reserved, self.key_changes) = (generation, reserved, key_changes);
         }
         Ok(())
     }
@@ -411,8 +417,8 @@ impl<'m> Pushing<'m> {
         let mut alive = true;
         while let Some(output) = self.machine.poll() {
             match output {
-                Output::Persist { id, record, reserved_end } => {
-                    self.persist(record, reserved_end)?;
+                Output::Persist { id, record, reserved_end, key_changes } => {
+                    self.persist(record, reserved_end, key_changes)?;
                     if owner.record().installed.as_ref().is_some_and(|installed| !installed.is_counting) {
                         owner.tell(Input::CounterBegun)?;
                         owner.settle().await?;
@@ -441,6 +447,15 @@ impl<'m> Pushing<'m> {
                     let fields: [(&str, &dyn std::fmt::Display); 3] =
                         [("meter", meter), ("start", &start), ("counter", &invocation_counter)];
                     self.meter.observer.event("sealed", &fields);
+                }
+                Output::Event(Event::Answered { invocation_counter }) => {
+                    let meter = &self.meter.firmware.system_title;
+                    self.meter
+                        .observer
+                        .event("answered", &[("meter", meter), ("counter", &invocation_counter)]);
+                }
+                Output::Event(Event::KeysChanged { changes }) => {
+                    self.meter.observer.event("keys-changed", &[("changes", &changes)]);
                 }
                 Output::Event(event) => self.meter.observer.event("push", &[("what", &format!("{event:?}"))]),
                 _ => {}

@@ -93,6 +93,13 @@ pub enum HlsStep {
         #[cbor(n(0), with = "minicbor::bytes")]
         server_to_client: Vec<u8>,
     },
+    /// The client's InitiateRequest, to be sealed for the AARQ. Answer: [`ExchangeReply::Sealed`], a glo-initiateRequest.
+    #[n(2)]
+    Initiate {
+        /// Plain InitiateRequest without a dedicated key.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        apdu: Vec<u8>,
+    },
     /// The meter's pass 4: return parameter of the ACTION. Answer: whether it is the meter.
     #[n(1)]
     Answer {
@@ -102,7 +109,7 @@ pub enum HlsStep {
     },
 }
 
-/// Acts on the site itself. Each needs the consent of two persons where it says so, and comes over a local link only.
+/// Acts on the site itself. Each needs the consent of two persons where it says so.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[non_exhaustive]
 pub enum SiteRequest {
@@ -331,6 +338,9 @@ pub enum Denial {
     /// What was given belongs to another tenant, device or site, or does not open.
     #[n(21)]
     ForeignRow,
+    /// The consents are too old, reach too far ahead, or were used before.
+    #[n(30)]
+    ConsentUsed,
 }
 
 impl Denial {
@@ -360,6 +370,7 @@ impl Denial {
             Self::Busy => "BUSY",
             Self::NoWitness => "NO_WITNESS",
             Self::ForeignRow => "FOREIGN_ROW",
+            Self::ConsentUsed => "CONSENT_USED",
         }
     }
 
@@ -393,6 +404,33 @@ pub struct ChangeReply {
     /// ACTION key_transfer, sealed: to be sent to the meter now.
     #[n(1)]
     pub transfer: Option<Sealed>,
+}
+
+/// What a claim needs next.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[non_exhaustive]
+pub enum ClaimStep {
+    /// A first contact under the factory's keys: an association with candidate 0.
+    #[n(0)]
+    Contact,
+    /// Keys are being replaced.
+    #[n(1)]
+    Change(#[n(0)] ChangeReply),
+    /// The factory's keys are to be shown closed: an association with this candidate, which must fail, then one with
+    /// candidate 0.
+    #[n(2)]
+    Show {
+        /// Place of the factory's pair.
+        #[n(0)]
+        candidate: u8,
+    },
+    /// The meter is the owner's alone, and that was shown.
+    #[n(3)]
+    Closed {
+        /// When it was shown.
+        #[n(0)]
+        at: UtcTime,
+    },
 }
 
 /// One probe: a cheap GET under one pair of keys.
@@ -511,6 +549,19 @@ pub enum ExchangeReply {
     /// Denied; nothing changed.
     #[n(12)]
     Denied(#[n(0)] Denial),
+    /// Meters whose key change is not resolved, ascending.
+    #[n(20)]
+    Pending {
+        /// Meters.
+        #[n(0)]
+        meters: Vec<SystemTitle>,
+        /// Whether none comes after them.
+        #[n(1)]
+        is_last: bool,
+    },
+    /// To a claim.
+    #[n(21)]
+    Claim(#[n(0)] ClaimStep),
 }
 
 /// An act on one key.
