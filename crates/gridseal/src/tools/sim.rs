@@ -4,6 +4,7 @@ mod evidence;
 mod group;
 mod keys;
 mod life;
+mod stop;
 pub mod weak_meter;
 
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ pub enum Sim {
     #[command(after_help = "Examples:\n  gridseal sim keys --schedules 10000 --seed 1 --json\n  \
         gridseal sim keys --schedules 1 --seed 77 --evidence DIR      one schedule again, with all that happened\n  \
         gridseal sim keys --schedules 20000 --break lease             a planted fault, which must be found\n\n\
-        Exit codes: 0 no rule was broken, 1 one was, 2 wrong arguments.")]
+        Exit codes: 0 no rule was broken, 1 one was, 2 wrong arguments, 130 stopped before its end; a report comes with all but 2.")]
     Keys(keys::Arguments),
     /// A DLMS meter that is weak where it is told to be: what `gridseal dlms probe` finds.
     #[command(

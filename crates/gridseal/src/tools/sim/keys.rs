@@ -4,7 +4,10 @@ use std::{
     io::{IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +17,10 @@ use clap::{Args, ValueEnum};
 use gridseal_sim::keys::{Evidence, Fault, Options, Report, run as run_schedule};
 use serde_json::json;
 
-use super::evidence::{Folder, is_free};
+use super::{
+    evidence::{Folder, is_free},
+    stop::{STOPPED, stop_on_signals},
+};
 use crate::observe::say;
 
 /// Violations that are shown; all are counted.
@@ -80,7 +86,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let options = Options { plant: arguments.fault.map(FaultName::fault) };
     let watched = std::io::stderr().is_terminal() && !arguments.json;
-    let runs = Runs { options, next: AtomicU64::new(arguments.seed), end, stop: AtomicBool::new(false) };
+    let runs = Runs { options, next: AtomicU64::new(arguments.seed), end, stop: stop_on_signals()? };
     let report = match &arguments.evidence {
         // Evidence is written by one hand, in order.
         Some(dir) => {
@@ -94,15 +100,22 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if watched {
         let _ = write!(std::io::stderr(), "\r\x1b[K");
     }
-    tell(arguments, &report);
-    Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_stopped = report.schedules < arguments.schedules && report.violations.is_empty();
+    tell(arguments, &report, is_stopped);
+    Ok(if !report.violations.is_empty() {
+        ExitCode::FAILURE
+    } else if is_stopped {
+        ExitCode::from(STOPPED)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 struct Runs {
     options: Options,
     next: AtomicU64,
     end: u64,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
 }
 
 impl Runs {
@@ -150,7 +163,7 @@ impl Runs {
     }
 }
 
-fn tell(arguments: &Arguments, report: &Report) {
+fn tell(arguments: &Arguments, report: &Report, is_stopped: bool) {
     if arguments.json {
         let violations: Vec<_> = report
             .violations
@@ -173,6 +186,7 @@ fn tell(arguments: &Arguments, report: &Report) {
             "nonce_reuse": report.nonce_reuse,
             "unreachable_meters": report.unreachable_meters,
             "coverage": report.coverage,
+            "stopped": is_stopped,
         })
         .to_string());
         return;
@@ -181,7 +195,8 @@ fn tell(arguments: &Arguments, report: &Report) {
         say(&violation.to_string());
         say(&format!("  again: gridseal sim keys --schedules 1 --seed {} --evidence DIR", violation.seed));
     }
-    say(&format!("schedules           {}, {} steps", report.schedules, report.steps));
+    let stopped = if is_stopped { format!(" of {}, stopped", arguments.schedules) } else { String::new() };
+    say(&format!("schedules           {}{stopped}, {} steps", report.schedules, report.steps));
     say(&format!("violations          {}", report.violations.len()));
     say(&format!("nonce reuse         {} in {} pairs", report.nonce_reuse, report.pairs));
     say(&format!("unreachable meters  {}", report.unreachable_meters));

@@ -12,22 +12,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use gridseal_sim::{
     keys::Evidence,
     life::{Fault, OWNERS_MAX, Outside, Plan, Report, YEARS_MAX, run as live},
 };
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::evidence::{Folder, is_free};
+use super::{
+    evidence::{Folder, is_free},
+    stop::{STOPPED, stop_on_signals},
+};
 use crate::observe::say;
 
 /// Violations that are shown; all are counted.
 const SHOWN: usize = 100;
-/// Exit code of a run that was stopped.
-const STOPPED: u8 = 130;
 
 /// What to simulate.
 #[derive(Debug, Args)]
@@ -138,8 +138,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::from(2));
     }
     let begun = Instant::now();
-    let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signals(&stop)?;
+    let stop = stop_on_signals()?;
     let meter_days = parts.iter().map(Plan::meter_days).sum();
     let lives = Lives { parts, meter_days, next: AtomicUsize::new(0), progress: AtomicU64::new(0), stop };
     let is_watched = std::io::stderr().is_terminal() && !arguments.json;
@@ -162,27 +161,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
-}
-
-/// What is interrupted still tells what it has.
-fn stop_on_signals(stop: &Arc<AtomicBool>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("cannot wait for signals")?;
-    let stop = Arc::clone(stop);
-    let (mut interrupt, mut terminate) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
-        stop.store(true, Ordering::Relaxed);
-    });
-    Ok(())
 }
 
 struct Lives {
