@@ -390,7 +390,7 @@ impl Server {
         let limit = match self.state {
             // The messages that agree upon a size are not yet bound by it.
             ServerState::Idle => self.settings.apdu_size_max().max(ASSOCIATION_SIZE_MAX),
-            _ => self.settings.apdu_size_max(),
+            _ => self.size_max(apdu),
         };
         if apdu.len() > limit {
             return self.refuse(Refusal::Blocks(BlockError::TooLong { limit }), ServiceError::PduTooLong);
@@ -407,6 +407,16 @@ impl Server {
             Ok(None) => {}
             Ok(Some(whole)) => self.received_whole(now, &whole, objects),
             Err(error) => self.refuse(Refusal::Blocks(error), ServiceError::PduTooLong),
+        }
+    }
+
+    /// Largest APDU that is taken in the form of this one, bytes: one of the four carriers adds less than other layers.
+    fn size_max(&self, apdu: &[u8]) -> usize {
+        let limit = self.settings.apdu_size_max();
+        match apdu.first() {
+            Some(&(tag::GENERAL_CIPHERING | tag::GENERAL_SIGNING)) => limit,
+            _ if self.settings.max_pdu == 0 || !self.settings.ciphered => limit,
+            _ => limit.saturating_sub(LAYERS_OVERHEAD_MAX).saturating_add(Carrier::GeneralGlo.overhead_max()),
         }
     }
 
