@@ -146,7 +146,7 @@ def lies(report: Report, client: Client, suite: int, signer: bytes, owner: Autho
         offer = Data(1, [structure(enum(GUEK), octets(data))])
         report.say(f"suite {suite}: {what} is refused", refused(lambda: client.action(64, SETUP, 3, offer)))
     key = security.private(SUITES[suite], stranger).public_key()
-    other, weak = Authority(suite, "owner"), Authority(1 if suite == 2 else 2, "owner")
+    other, weak = Authority(suite, "stranger"), Authority(1 if suite == 2 else 2, "owner")
     certificates = {
         "of an unknown issuer": other.party(CLIENT_TITLE, key, {"digital_signature"}),
         "that is over": owner.party(CLIENT_TITLE, key, {"digital_signature"}, (-9, -2)),
