@@ -246,12 +246,18 @@ fn speak_with(dlms: &Speak) -> Result<ExitCode> {
     }
 }
 
-/// One association from beginning to end. What was read is shown only when the end was reached.
+/// One association from beginning to end. What was read is shown only when the end was reached. After a change of keys
+/// the association ends with its connection: a release under the old keys is none to the meter.
 async fn converse<const N: usize>(dlms: &Speak, peer: &Peer, lab: &Lab) -> Result<Vec<Shown>> {
     let work = Work::parse(dlms)?;
     let mut session = Session::<N>::associate(peer, lab).await?;
+    let changes_keys = work.changes_keys();
     let shown = work.perform(&mut session).await?;
-    session.release().await?;
+    if changes_keys && shown.iter().any(Shown::is_good) {
+        session.hang_up().await;
+    } else {
+        session.release().await?;
+    }
     Ok(shown)
 }
 
@@ -264,6 +270,12 @@ enum Work {
 }
 
 impl Work {
+    /// Whether keys of the association may be others afterwards: methods 2 and 3 of a security setup.
+    fn changes_keys(&self) -> bool {
+        let is_change = |item: &Item| matches!((item.class, item.number), (Some(64), Some(2 | 3)));
+        matches!(self, Self::Action(items) if items.iter().any(|(item, _)| is_change(item)))
+    }
+
     fn parse(dlms: &Speak) -> Result<Self> {
         Ok(match dlms {
             Speak::Get(get) => {

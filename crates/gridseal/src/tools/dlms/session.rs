@@ -284,6 +284,13 @@ impl<'p, const N: usize> Session<'p, N> {
         }
     }
 
+    /// Closes the connection without a release.
+    pub async fn hang_up(&mut self) {
+        if let Some((_, channel)) = self.link.take() {
+            channel.close().await;
+        }
+    }
+
     /// Releases the association. A meter that closes the connection instead has released it too.
     pub async fn release(&mut self) -> Result<()> {
         let is_open = self.link.as_ref().is_some_and(|(client, _)| client.state() == ClientState::Associated);
@@ -300,9 +307,7 @@ impl<'p, const N: usize> Session<'p, N> {
                 }
             }
         }
-        if let Some((_, channel)) = self.link.take() {
-            channel.close().await;
-        }
+        self.hang_up().await;
         outcome
     }
 }
