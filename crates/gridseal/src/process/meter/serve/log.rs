@@ -47,7 +47,7 @@ impl Kept {
     }
 
     fn write(&mut self, line: &str, size_max: u64) -> io::Result<()> {
-        if self.size + line.len() as u64 >= size_max && self.size > 0 {
+        if self.size + line.len() as u64 + 1 > size_max && self.size > 0 {
             let mut before = self.path.clone().into_os_string();
             before.push(".1");
             std::fs::rename(&self.path, before)?;
@@ -122,9 +122,15 @@ mod tests {
             kept.write(&format!("entry {n}"), 24).unwrap();
         }
         drop(kept);
-        Kept::open(&path).unwrap().write("entry x", 24).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "entry x\n");
-        assert_eq!(std::fs::read_to_string(dir.join("security.log.1")).unwrap(), "entry 8\nentry 9\n");
+        let read = |name| std::fs::read_to_string(dir.join(name)).unwrap();
+        assert_eq!(read("security.log"), "entry 9\n");
+        assert_eq!(read("security.log.1"), "entry 6\nentry 7\nentry 8\n");
+        let mut kept = Kept::open(&path).unwrap();
+        for name in ["x", "y", "z"] {
+            kept.write(&format!("entry {name}"), 24).unwrap();
+        }
+        assert_eq!(read("security.log"), "entry z\n");
+        assert_eq!(read("security.log.1"), "entry 9\nentry x\nentry y\n");
         std::fs::remove_dir_all(dir).unwrap();
     }
 }
