@@ -331,8 +331,11 @@ impl<R: Records> Work<'_, R> {
         let is_kek = device.change.as_ref().is_some_and(|change| change.items.contains(&KeyKind::Kek));
         let proof_due = device.change.as_ref().is_some_and(|change| {
             let is_sent = matches!(change.phase, ChangePhase::Sent | ChangePhase::Unknown);
-            // Where the old one was proven the new one has to be sent again first.
-            is_sent && change.proof.is_none_or(|proof| proof.phase == ChangePhase::Refused)
+            // Where the old one was proven the new one has to be sent again first. What refuses that one's proof too is
+            // asked again later, not at once and for ever.
+            let is_refused =
+                |proof: ProofEntry| proof.phase == ChangePhase::Refused && proof.wrapped_by == change.version;
+            is_sent && change.proof.is_none_or(is_refused)
         });
         let transfer = match device.change.clone() {
             Some(change) if is_kek && proof_due && may_send(&device)? => {

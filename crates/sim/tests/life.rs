@@ -16,11 +16,6 @@ const NOT_MADE: [&str; 4] = [
     "device/updating/operating",
 ];
 
-#[expect(clippy::disallowed_methods, reason = "who measures says how many meters")]
-fn meters() -> u32 {
-    std::env::var("GRIDSEAL_METERS").map_or(PLAN.meters, |value| value.parse().expect("a number of meters"))
-}
-
 fn show(report: &Report) {
     for (name, count) in report.events.iter().chain(&report.coverage) {
         println!("  {name:44} {count}");
@@ -90,17 +85,4 @@ fn a_plan_gives_the_same_report_and_evidence_again() {
     });
     assert_eq!(first, second);
     assert_eq!(first.0, run(&plan, Outside::default()), "evidence changes nothing");
-}
-
-/// For whoever measures: as many meters as GRIDSEAL_METERS says, visited as often as `gridseal sim life` does.
-#[test]
-#[ignore = "measures"]
-fn many_meters_live() {
-    let mut report = Report::new();
-    for part in (Plan { meters: meters(), visit_days: 45, ..PLAN }).parts() {
-        report.add(run(&part, Outside::default()));
-    }
-    show(&report);
-    assert_eq!((report.stranded, report.nonce_repeats), (0, 0));
-    assert_eq!(report.violations, []);
 }

@@ -207,7 +207,6 @@ fn a_claim_replaces_all_keys_and_shows_the_factory_s_closed() {
 }
 
 #[test]
-#[ignore = "after some losses the proof of a master key is handed out again and again: README, limits"]
 fn s3_a_claim_ends_well_whatever_is_lost_or_dies_at_whichever_message() {
     let mut world = World::new(None);
     assert!(world.claim().is_ok());
