@@ -45,6 +45,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_gridseal");
 const BATCH: u32 = 256;
 /// Calls at a time.
 const CALLS: usize = 8;
+/// Calls after which a meter may come again.
+const APART: u32 = 64;
 /// Single requests a second.
 const UNARY_RATE: u32 = 10_000;
 const APDU: usize = 128;
@@ -251,9 +253,10 @@ fn main() {
         tell("seal", calls(&running, (0..count).map(|_| batch(&mut draw)).collect(), is_sealed).await);
         let mut ticket = tickets(0);
         let ready: Vec<Vec<KeyRequest>> = (0..count)
-            .map(|_| {
+            .map(|number| {
                 let requests = (0..BATCH).map(|_| {
-                    let meter = draw.below(meters);
+                    // Calls overtake each other: those under way at one time are about different meters.
+                    let meter = draw.below(meters / APART) * APART + number % APART;
                     let keys = (guek(meter), gak(meter));
                     let apdu = seal_general_glo(&keys.0, &keys.1, title(meter), ticket(), &[0x0F; APDU]);
                     KeyRequest::OpenApdu { apdu: apdu.unwrap() }

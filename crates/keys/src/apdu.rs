@@ -68,6 +68,12 @@ fn header(apdu: &[u8]) -> Option<Header> {
     Some(Header { title, inner, counter: protected.invocation_counter, body, tag: *tag })
 }
 
+/// The originator that an APDU names in the usual form, before anything is checked.
+pub(crate) fn title_ahead(apdu: &[u8]) -> Option<SystemTitle> {
+    let (head, rest) = apdu.split_first_chunk::<2>()?;
+    (*head == [GENERAL_GLO_CIPHERING, 8]).then_some(SystemTitle(*rest.first_chunk()?))
+}
+
 /// What a fuzzer drives.
 pub(crate) fn look_at(apdu: &[u8]) {
     if let Some(header) = header(apdu) {

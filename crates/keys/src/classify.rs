@@ -35,11 +35,9 @@ pub fn is_harmless(apdu: &[u8]) -> bool {
 }
 
 fn attribute(reader: &mut Reader<'_>) -> bool {
-    let (Ok(class), Ok(_instance), Ok(attribute), Ok(access)) =
-        (reader.u16("class"), reader.array::<6>("instance"), reader.u8("attribute"), reader.u8("access"))
-    else {
-        return false;
-    };
+    // Class, instance, attribute, and whether a selector follows.
+    let Ok([c0, c1, _, _, _, _, _, _, attribute, access]) = reader.array("attribute") else { return false };
+    let class = u16::from_be_bytes([c0, c1]);
     // Attribute 0 stands for all of them, the secret included.
     let holds_secret = [SECRET, SECRET_SHORT].contains(&(class, attribute));
     let of_secret_class = attribute == 0 && [SECRET.0, SECRET_SHORT.0].contains(&class);

@@ -12,6 +12,7 @@ use gridseal_types::{
 
 use crate::{
     Decision, Keystore, Service,
+    apdu::title_ahead,
     associations::Associations,
     consent::{Approver, with_approvals},
     record::{DEVICES, DeviceEntry, SITE, context, opened},
@@ -19,6 +20,9 @@ use crate::{
     site::{Site, SiteRow, Standby},
     traffic::Traffic,
 };
+
+/// APDUs whose slots are read ahead together: few enough that what was read is still in the cache when its turn comes.
+const READ_AHEAD: usize = 64;
 
 /// The service itself failed: nothing of the batch is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -228,8 +232,12 @@ impl<R: Records> Work<'_, R> {
     /// Answers a batch of requests.
     pub(crate) fn all(&mut self, requests: Vec<KeyRequest>) -> Result<Vec<KeyReply>, KeysError> {
         let mut replies = Vec::with_capacity(requests.len());
-        for request in requests {
-            replies.push(self.one(request)?);
+        let mut requests = requests.into_iter();
+        while !requests.as_slice().is_empty() {
+            self.traffic.read_ahead(requests.as_slice().iter().take(READ_AHEAD).filter_map(title_of));
+            for request in requests.by_ref().take(READ_AHEAD) {
+                replies.push(self.one(request)?);
+            }
         }
         Ok(replies)
     }
@@ -405,6 +413,16 @@ impl<R: Records> Work<'_, R> {
             self.refresh(&device)?;
         }
         Ok(KeyReply::Done)
+    }
+}
+
+/// The meter whose APDU a request is about.
+fn title_of(request: &KeyRequest) -> Option<SystemTitle> {
+    match request {
+        KeyRequest::Seal(seal) => Some(seal.system_title),
+        KeyRequest::OpenFrom { system_title, .. } => Some(*system_title),
+        KeyRequest::OpenApdu { apdu } => title_ahead(apdu),
+        _ => None,
     }
 }
 

@@ -27,7 +27,7 @@ pub fn keys_traffic(bytes: &[u8]) {
         Ok::<_, RecordsError>(())
     });
     if let (Ok(()), Some(blob)) = (logged, log.take()) {
-        assert_eq!(blob, bytes, "one encoding for one log");
+        assert_eq!(blob.0, bytes, "one encoding for one log");
     }
     if let Ok(folded) = unfold(bytes) {
         let mut row = Vec::new();

@@ -230,11 +230,13 @@ impl<R: Records> Work<'_, R> {
         writer.length(apdu.len().saturating_add(17));
         writer.u8(control);
         writer.u32(ticket.value());
-        let mut body = apdu;
-        let tag = keys.seal_in_place(client, control, ticket, &mut body).ok_or(Denial::Malformed)?;
-        writer.bytes(&body);
-        writer.bytes(&tag);
-        Ok(Sealed { apdu: writer.into_bytes(), version: hot.pair.guek, counter: ticket.value() })
+        writer.bytes(&apdu);
+        let mut sealed = writer.into_bytes();
+        let body = sealed.len().checked_sub(apdu.len()).and_then(|at| sealed.get_mut(at..));
+        let body = body.ok_or(Denial::Malformed)?;
+        let tag = keys.seal_in_place(client, control, ticket, body).ok_or(Denial::Malformed)?;
+        sealed.extend_from_slice(&tag);
+        Ok(Sealed { apdu: sealed, version: hot.pair.guek, counter: ticket.value() })
     }
 }
 

@@ -160,6 +160,12 @@ impl<C: Borrow<Core>> Service<C> {
         self.traffic.is_folding()
     }
 
+    /// Whether enough was logged since the last fold for another one to be worth its rows.
+    #[must_use]
+    pub fn is_fold_due(&self) -> bool {
+        self.traffic.is_fold_due()
+    }
+
     /// Tells whether a standby acknowledges.
     pub const fn set_standby(&mut self, standby: Standby) {
         self.site.site.standby = standby;

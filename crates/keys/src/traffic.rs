@@ -26,6 +26,10 @@ use seals::Seals;
 
 /// Rows read at a time while loading.
 const STEP: usize = 256;
+/// Log entries after which a fold is worth its rows: at least so many, and so many for each row that it writes. They bound
+/// what a start has to replay, 336 bytes for each meter.
+const FOLD_ENTRIES_MIN: usize = 1 << 18;
+const FOLD_ENTRIES_PER_ROW: usize = 16;
 
 /// Two keys that a meter may use together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +105,16 @@ impl Slot {
         }
     }
 
+    /// Something of each cache line of the slot.
+    fn lines_ahead(&self) -> u64 {
+        let keys = self.active.as_ref().map_or(0, |hot| u64::from(hot.pair.guek));
+        key_of(self.title)
+            ^ keys
+            ^ self.attested_at.0
+            ^ self.counters.lease.next
+            ^ u64::from(self.extra.is_some())
+    }
+
     /// Counters of a version of the encryption key; made when they are not there.
     pub(crate) fn counters_of(&mut self, version: u32) -> &mut Counters {
         if self.active.is_some_and(|active| active.pair.guek == version) {
@@ -169,6 +183,8 @@ pub(crate) struct Traffic {
     pub(crate) log: Log,
     /// Sequence number of the last log blob.
     sequence: u64,
+    /// Entries logged since the last fold began.
+    logged: usize,
     dirty: Vec<u32>,
     fold: Option<Folding>,
     pub(crate) seals: Seals,
@@ -194,6 +210,7 @@ impl Traffic {
             index: Index::new(seed),
             log: Log::default(),
             sequence: 0,
+            logged: 0,
             dirty: Vec::new(),
             fold: None,
             seals: Seals::new(seed),
@@ -202,6 +219,16 @@ impl Traffic {
 
     pub(crate) fn find(&self, title: SystemTitle) -> Option<u32> {
         self.index.find(key_of(title))
+    }
+
+    /// Reads what a batch is about to need, so that its waits for memory overlap instead of following one another. Has no
+    /// effect but speed.
+    pub(crate) fn read_ahead(&self, titles: impl Iterator<Item = SystemTitle>) {
+        let places: Vec<u32> = titles.filter_map(|title| self.find(title)).collect();
+        let slots = places.iter().filter_map(|place| self.slot(*place));
+        let lines = slots.clone().fold(0, |sum, slot| sum ^ slot.lines_ahead());
+        let windows = slots.fold(0, |sum, slot| sum ^ slot.counters.window.tag_ahead());
+        core::hint::black_box((lines, windows));
     }
 
     pub(crate) fn slot(&self, number: u32) -> Option<&Slot> {
@@ -250,7 +277,8 @@ impl Traffic {
 
     /// The log blob of a batch as a write, if there is one.
     pub(crate) fn take_log(&mut self) -> Option<Write> {
-        let value = self.log.take()?;
+        let (value, entries) = self.log.take()?;
+        self.logged = self.logged.saturating_add(entries);
         self.sequence = self.sequence.saturating_add(1);
         Some(Write { table: TRAFFIC_LOG, key: self.sequence.to_be_bytes().to_vec(), value: Some(value) })
     }
@@ -313,6 +341,7 @@ impl Traffic {
             }
         };
         self.touch(number);
+        self.logged = self.logged.saturating_add(1);
         Ok(())
     }
 
@@ -332,6 +361,7 @@ impl Traffic {
             let carried = self.take_log();
             let up_to = self.sequence.saturating_sub(u64::from(carried.is_some()));
             let queue = core::mem::take(&mut self.dirty);
+            self.logged = 0;
             if queue.is_empty() && !log_has(records, up_to)? {
                 return Ok(carried.into_iter().collect());
             }
@@ -363,6 +393,11 @@ impl Traffic {
         }
         self.fold = Some(folding);
         Ok(writes)
+    }
+
+    /// Whether enough was logged for a fold to begin.
+    pub(crate) fn is_fold_due(&self) -> bool {
+        self.logged >= FOLD_ENTRIES_MIN.max(self.dirty.len().saturating_mul(FOLD_ENTRIES_PER_ROW))
     }
 
     /// Whether a fold is under way.

@@ -78,6 +78,11 @@ impl Window {
         Arrival::Fresh { late }
     }
 
+    /// Bytes of the place that the next counter will take.
+    pub(crate) fn tag_ahead(&self) -> u64 {
+        self.tag(self.highest.wrapping_add(1)).map_or(0, u64::from_be_bytes)
+    }
+
     fn tag(&self, counter: u32) -> Option<TagHead> {
         self.tags.as_ref()?.get(place(counter)).copied()
     }

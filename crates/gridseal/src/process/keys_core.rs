@@ -36,9 +36,8 @@ use secrets::Secrets;
 
 /// File with the epoch of this site, outside the database.
 const SITE_EPOCH: &str = "site-epoch";
-/// Batches after which the traffic log is folded into rows, and rows for each step.
-const FOLD_EVERY: u32 = 64;
-const FOLD_ROWS: usize = 256;
+/// Rows that one step of a fold writes, between two frames.
+const FOLD_ROWS: usize = 64;
 /// Rows whose envelopes are moved to a new data key in one step, and the pause before the next step when nobody asks.
 const REWRAP_ROWS: usize = 64;
 const REWRAP_PAUSE: Duration = Duration::from_millis(20);
@@ -159,7 +158,6 @@ fn serve<R: Records>(
     let mut service = Service::load(core, &*group, site, &mut OsRng)?;
     // A site that only follows writes nothing: its database is another's.
     let mut rewraps = service.mode() == SiteMode::Active;
-    let mut frames = 0u32;
     loop {
         match events.recv_timeout(if rewraps { REWRAP_PAUSE } else { IDLE }) {
             Ok(Event::Frame(frame)) => {
@@ -177,8 +175,7 @@ fn serve<R: Records>(
                 let reply = gridseal_api::batch::encode(&Batch(decision.replies));
                 // Who writes answers tells through the events when it cannot any more.
                 let _ = answers.send((receipt, reply));
-                frames = frames.wrapping_add(1);
-                if frames.is_multiple_of(FOLD_EVERY) || service.is_folding() {
+                if service.is_fold_due() || service.is_folding() {
                     let folded = service.fold(&*group, utc_now(), FOLD_ROWS)?;
                     group.submit(folded, Durability::Local);
                 }

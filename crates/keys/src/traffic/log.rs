@@ -40,15 +40,16 @@ pub(crate) struct SealedBefore {
     pub(crate) digest: Digest,
 }
 
-/// A blob in the making.
+/// A blob in the making, and how many entries it has.
 #[derive(Debug, Default)]
-pub(crate) struct Log(Vec<u8>);
+pub(crate) struct Log(Vec<u8>, usize);
 
 impl Log {
     fn start(&mut self, kind: u8, slot: u32, version: u32) {
         if self.0.is_empty() {
             self.0.push(VERSION);
         }
+        self.1 += 1;
         self.0.push(kind);
         self.0.extend_from_slice(&slot.to_be_bytes());
         self.0.extend_from_slice(&version.to_be_bytes());
@@ -75,9 +76,10 @@ impl Log {
         self.0.extend_from_slice(seal.digest.as_bytes());
     }
 
-    /// The blob; none when nothing was logged.
-    pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
-        (!self.0.is_empty()).then(|| core::mem::take(&mut self.0))
+    /// The blob and the number of its entries; none when nothing was logged.
+    pub(crate) fn take(&mut self) -> Option<(Vec<u8>, usize)> {
+        let Self(blob, entries) = core::mem::take(self);
+        (entries > 0).then_some((blob, entries))
     }
 }
 
@@ -190,7 +192,8 @@ mod tests {
         log.opened(1, 2, 3, [4; 8]);
         log.leased(5, 6, 7, 1 << 32);
         log.sealed(&sealed);
-        let blob = log.take().unwrap();
+        let (blob, count) = log.take().unwrap();
+        assert_eq!(count, 3);
         let mut entries = Vec::new();
         read(&blob, |entry| {
             entries.push(entry);

@@ -52,15 +52,12 @@ impl Item {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; ITEM_SIZE] {
         let mut bytes = [0; ITEM_SIZE];
-        let fields: [&[u8]; 6] = [
-            &[self.operation],
-            self.system_title.as_bytes(),
-            &self.version.to_be_bytes(),
-            &self.counter.to_be_bytes(),
-            &[self.verdict],
-            &self.tag,
-        ];
-        bytes.iter_mut().zip(fields.into_iter().flatten()).for_each(|(to, from)| *to = *from);
+        bytes[0] = self.operation;
+        bytes[1..9].copy_from_slice(self.system_title.as_bytes());
+        bytes[9..13].copy_from_slice(&self.version.to_be_bytes());
+        bytes[13..17].copy_from_slice(&self.counter.to_be_bytes());
+        bytes[17] = self.verdict;
+        bytes[18..].copy_from_slice(&self.tag);
         bytes
     }
 
