@@ -158,6 +158,7 @@ impl<R: Records> Work<'_, R> {
             }
             KeyAct::Destroy => {
                 self.destroy(&mut device, key, approvals)?;
+                self.end_spoilt_change(&mut device)?;
                 "key.destroyed"
             }
             _ => return Err(Denial::Malformed.into()),
@@ -189,6 +190,7 @@ impl<R: Records> Work<'_, R> {
                 self.note(&mut device.entry, "key.compromised", &detail)?;
             }
         }
+        self.end_spoilt_change(&mut device)?;
         self.save(before, &device)?;
         let reached = reached_by(&device, key)?;
         Ok(ExchangeReply::Compromise { reached, devices: vec![key.system_title] })
@@ -241,6 +243,7 @@ impl<R: Records> Work<'_, R> {
                     entry.state = state;
                 }
             }
+            self.end_spoilt_change(&mut device)?;
         } else if !crate::phase::claim_fits(next, device.entry.state) {
             return Err(Denial::StateForbids.into());
         }

@@ -201,11 +201,18 @@ impl<R: Records> Work<'_, R> {
             newest.is_none_or(|newest| newest.proven_order <= association.acts || is_own(newest))
         });
         let evidence = Evidence { pair: association.pair, late: !is_current, answered: is_current };
+        if association.spent {
+            device.entry.probe.answered();
+        }
         self.conclude(&mut device, &evidence)?;
+        let site = self.site.site.bit();
         for (kind, version) in [(KeyKind::Guek, association.pair.guek), (KeyKind::Gak, association.pair.gak)]
         {
             if let Some(entry) = device.version_mut(kind, version) {
-                entry.challenged_order = entry.challenged_order.max(association.acts);
+                let before = if entry.challenged_order < association.acts { 0 } else { entry.challenged_by };
+                if entry.challenged_order <= association.acts {
+                    (entry.challenged_order, entry.challenged_by) = (association.acts, before | site);
+                }
             }
         }
         if association.spent && is_current {

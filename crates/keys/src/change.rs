@@ -17,6 +17,7 @@ use gridseal_types::{
 };
 
 use crate::{
+    KeysError,
     core::{Stop, Work},
     device::{Device, draw_id},
     evidence::{is_awaited, step},
@@ -275,20 +276,24 @@ impl<R: Records> Work<'_, R> {
 
     /// Wraps versions for the meter and seals the transfer. They count as sent from here on.
     fn transfer(&mut self, device: &mut Device, items: &[(KeyKind, u32)], kek: u32) -> Result<Sealed, Stop> {
-        let kek = device.version(KeyKind::Kek, kek).ok_or(Denial::UnknownKey)?.clone();
+        let kek = device.held(KeyKind::Kek, kek).ok_or(Denial::UnknownKey)?.clone();
         let mut wrapped = Vec::with_capacity(items.len());
         for (kind, version) in items {
-            let entry: &VersionEntry = device.version(*kind, *version).ok_or(Denial::UnknownKey)?;
+            let entry: &VersionEntry = device.held(*kind, *version).ok_or(Denial::UnknownKey)?;
             wrapped.push((*kind, self.wrapped_for_meter(device, entry, &kek)?));
         }
         for (kind, version) in items {
             let order = device.next_act();
+            let site = self.site.site.bit();
             if let Some(entry) = device.version_mut(*kind, *version) {
                 entry.sent = true;
+                entry.sent_by |= site;
                 entry.sent_order = order;
             }
             self.note(&mut device.entry, "key-change.sent", &version_name(*kind, *version))?;
         }
+        // What the meter gets now is what it has next, most likely: the turns of the probes begin anew.
+        device.entry.probe.first = 0;
         let pair = device.transfer_pair().ok_or(Denial::StateForbids)?;
         self.seal_own(&device.entry, pair, transfer_apdu(&wrapped))
     }
@@ -388,6 +393,29 @@ impl<R: Records> Work<'_, R> {
             device.entry.claim = ClaimState::ClaimFailed;
         }
         self.change_reply(&before, &mut device, None)
+    }
+
+    /// Ends the open change of a device when its keys must not be sent any more: one of them is compromised, or gone. The
+    /// meter may have taken them, so they stay what it may be using; what comes next is a change of its own.
+    pub(crate) fn end_spoilt_change(&mut self, device: &mut Device) -> Result<(), KeysError> {
+        let Some(mut change) = device.change.clone() else { return Ok(()) };
+        if !device.is_spoilt(&change) {
+            let is_spoilt = |proof: &ProofEntry| !device.may_deliver(KeyKind::Guek, proof.version);
+            if change.proof.as_ref().is_some_and(is_spoilt) {
+                // Another key proves the same.
+                (change.proof, change.transfer) = (None, None);
+                device.change = Some(change);
+            }
+            return Ok(());
+        }
+        step(&mut change, self.now.0, &[ChangeEvent::NoEvidence, ChangeEvent::Abandon]);
+        if device.entry.claim == ClaimState::Claiming {
+            device.entry.claim = ClaimState::ClaimFailed;
+        }
+        let detail = alloc::format!("{} {}", kinds_name(&change.items), change.phase);
+        self.note(&mut device.entry, "key-change.phase", &detail)?;
+        device.change = Some(change);
+        Ok(())
     }
 
     #[cfg(not(feature = "danger-faults"))]

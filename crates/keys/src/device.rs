@@ -62,6 +62,31 @@ impl Device {
         self.versions.iter_mut().find(|entry| entry.kind == kind && entry.version == version)
     }
 
+    /// A version whose key is still here.
+    pub(crate) fn held(&self, kind: KeyKind, version: u32) -> Option<&VersionEntry> {
+        self.version(kind, version).filter(|entry| entry.is_held())
+    }
+
+    /// Whether a version may be delivered to the meter: it is here, and known to nobody else.
+    pub(crate) fn may_deliver(&self, kind: KeyKind, version: u32) -> bool {
+        self.held(kind, version).is_some_and(|entry| entry.state != VersionState::Compromised)
+    }
+
+    /// Whether a change must not go on: a key of it is known to others, or gone, or what wraps it is.
+    pub(crate) fn is_spoilt(&self, change: &ChangeEntry) -> bool {
+        let is_bad = |kind: &KeyKind| {
+            self.version(*kind, change.version).is_some() && !self.may_deliver(*kind, change.version)
+        };
+        let kek = self.version(KeyKind::Kek, change.wrapped_by);
+        change.items.iter().any(is_bad) || kek.is_some_and(|kek| !kek.is_held())
+    }
+
+    /// Whether a change can come to its end: every key of it may be delivered, and what wraps them is here.
+    pub(crate) fn can_go_on(&self, change: &ChangeEntry) -> bool {
+        change.items.iter().all(|kind| self.may_deliver(*kind, change.version))
+            && self.held(KeyKind::Kek, change.wrapped_by).is_some()
+    }
+
     /// The version of a kind that is in use, held back or not.
     pub(crate) fn active(&self, kind: KeyKind) -> Option<&VersionEntry> {
         let in_use = |entry: &&VersionEntry| {
@@ -209,11 +234,18 @@ impl Device {
     /// Whether a later proof shows that another version of this kind has taken this one's place. A proof is the answer to
     /// a challenge: an APDU of the meter may have been on its way for long. Of a master key it is a key that was sent under
     /// it.
+    ///
+    /// A transfer that is still on its way is refused by its counter after such an answer, and counters are kept for each
+    /// title: where another site sent it, only a key that was proven since makes it void, for it is sealed under another.
     pub(crate) fn superseded(&self, of: &VersionEntry) -> bool {
         let known = of.sent_order.max(of.proven_order);
         let is_later = |other: &VersionEntry| match other.kind {
             KeyKind::Kek => other.proven_order > known,
-            _ => other.challenged_order >= known && other.challenged_order > 0,
+            _ => {
+                let is_void = of.sent_by & !other.challenged_by == 0
+                    || of.sent_order < of.proven_order.max(other.proven_order);
+                other.challenged_order >= known && other.challenged_order > 0 && is_void
+            }
         };
         self.versions.iter().any(|other| {
             other.kind == of.kind
@@ -394,6 +426,8 @@ impl<R: Records> Work<'_, R> {
             closed: false,
             bundled: false,
             challenged_order: 0,
+            sent_by: 0,
+            challenged_by: 0,
         }
     }
 

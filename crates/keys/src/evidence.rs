@@ -36,6 +36,9 @@ impl<R: Records> Work<'_, R> {
             // The probe of a device that is held back: its answer is the one thing that is opened.
             opened.evidence_only = false;
         }
+        if answered {
+            device.entry.probe.answered();
+        }
         let evidence = Evidence { pair: opened.pair, late, answered };
         if !self.conclude(&mut device, &evidence)? {
             return Ok(());
@@ -74,7 +77,8 @@ impl<R: Records> Work<'_, R> {
         }
         if evidence.answered {
             device.entry.probe.invoke = None;
-            device.entry.probe.tries = 0;
+            // The meter counts failures from here on, and others of the plan may come after this one.
+            device.entry.probe.tries = device.entry.probe.under_way;
             device.entry.probe.backoff_s = 0;
             device.entry.probe.first = 0;
             changed = true;

@@ -43,7 +43,7 @@ impl ProbeBudget {
             return Err(self.next_at);
         }
         if now.0.saturating_sub(self.next_at.0) >= BACKOFF_MAX_S {
-            self.tries = 0;
+            (self.tries, self.under_way) = (0, 0);
         }
         match lockout.saturating_sub(1).saturating_sub(self.tries) {
             0 => Err(UtcTime(self.next_at.0.saturating_add(BACKOFF_MAX_S))),
@@ -51,9 +51,15 @@ impl ProbeBudget {
         }
     }
 
+    /// One of the tries has not failed.
+    pub(crate) const fn answered(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
     /// Counts a plan.
     fn spend(&mut self, now: UtcTime, tries: u16) -> u8 {
         self.tries = self.tries.saturating_add(tries);
+        self.under_way = tries;
         self.backoff_s = self.backoff_s.saturating_mul(2).clamp(BACKOFF_FIRST_S, BACKOFF_MAX_S);
         self.next_at = UtcTime(now.0.saturating_add(self.backoff_s));
         self.plans = self.plans.wrapping_add(1);
@@ -111,11 +117,12 @@ impl<R: Records> Work<'_, R> {
         if !may_probe(entry) {
             return Err(Denial::StateForbids.into());
         }
-        let invoke = entry.probe.invoke;
+        let (invoke, under_way) = (entry.probe.invoke, entry.probe.under_way);
         let lockout = entry.lockout;
         entry.probe.left(self.now, lockout).map_err(|at| Denial::RetryLater { at })?;
         entry.probe.spend(self.now, 1);
         entry.probe.invoke = invoke;
+        entry.probe.under_way = under_way.saturating_add(1);
         Ok(())
     }
 }

@@ -306,6 +306,12 @@ pub struct VersionEntry {
     /// that time it was certainly in use.
     #[cbor(n(16), default)]
     pub challenged_order: u64,
+    /// Sites that have sent it to the meter, one bit each: each has a title of its own, and the meter counts by title.
+    #[cbor(n(20), default)]
+    pub sent_by: u8,
+    /// Sites that have drawn that newest challenge, one bit each.
+    #[cbor(n(21), default)]
+    pub challenged_by: u8,
 }
 
 impl VersionEntry {
@@ -407,6 +413,10 @@ pub struct ProbeBudget {
     /// turn.
     #[cbor(n(5), default)]
     pub first: u8,
+    /// Tries of the newest plan, and single ones since, that no answer came to: they may still be under way, and fail after
+    /// another was answered.
+    #[cbor(n(6), default)]
+    pub under_way: u16,
 }
 
 /// Key of a version: device, kind, version, big-endian.

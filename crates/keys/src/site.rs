@@ -31,6 +31,12 @@ pub struct Site {
 }
 
 impl Site {
+    /// Its place among the sites, as one bit.
+    #[must_use]
+    pub const fn bit(&self) -> u8 {
+        1 << (self.index % SITES_MAX)
+    }
+
     /// The only site, without a standby.
     #[must_use]
     pub const fn single(client_title: SystemTitle) -> Self {

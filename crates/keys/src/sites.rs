@@ -23,7 +23,7 @@ use crate::{
     device::Device,
     lease::{CounterLayout, Lease},
     phase::ChangeEvent,
-    record::{CHANGES, ChangeEntry, DEVICES, DeviceEntry, VERSIONS, VersionEntry},
+    record::{CHANGES, ChangeEntry, DEVICES, DeviceEntry, ProofEntry, VERSIONS, VersionEntry},
     site::next_of_site,
 };
 
@@ -188,6 +188,7 @@ impl<R: Records> Work<'_, R> {
                     && !entry.sent
                 {
                     (entry.sent, entry.sent_order) = (true, order);
+                    entry.sent_by |= self.site.site.bit();
                 }
             }
             crate::evidence::step(&mut change, self.now.0, &[ChangeEvent::Send, ChangeEvent::NoEvidence]);
@@ -266,6 +267,8 @@ impl<R: Records> Work<'_, R> {
                 changes.push(minicbor::decode(&row.value.0).map_err(|_| Denial::Malformed)?);
             }
         }
+        // What is open there goes on before what was ended there.
+        changes.sort_by_key(|change| change.phase.is_resolved());
         let mut titles = Vec::new();
         let mut names: Vec<EkName> = versions.iter().map(|(name, _)| *name).collect();
         names.sort_unstable();
@@ -285,6 +288,10 @@ impl<R: Records> Work<'_, R> {
                 joined |= self.join(&mut device, theirs, &numbers)?;
             }
             if !joined {
+                // At most another site has sent what is on record here.
+                if device.versions != before.versions {
+                    self.save(&before, &device)?;
+                }
                 continue;
             }
             self.join_change(&mut device, &changes, &numbers)?;
@@ -368,7 +375,8 @@ impl<R: Records> Work<'_, R> {
             return Ok(false);
         }
         let number = number_here(numbers, theirs.version);
-        if device.version(theirs.kind, number).is_some_and(|ours| ours.sent) {
+        if let Some(ours) = device.version_mut(theirs.kind, number).filter(|ours| ours.sent) {
+            ours.sent_by |= theirs.sent_by;
             return Ok(false);
         }
         if theirs.first_epoch > self.site.row.epoch {
@@ -386,6 +394,7 @@ impl<R: Records> Work<'_, R> {
             sent_order: device.next_act(),
             closed: false,
             challenged_order: 0,
+            challenged_by: 0,
             wrapped_by: theirs.wrapped_by.map(|kek| number_here(numbers, kek)),
             ..theirs.clone()
         };
@@ -405,7 +414,7 @@ impl<R: Records> Work<'_, R> {
             }
         };
         if let Some(ours) = device.version_mut(theirs.kind, number) {
-            (ours.sent, ours.sent_order) = (true, entry.sent_order);
+            (ours.sent, ours.sent_order, ours.sent_by) = (true, entry.sent_order, entry.sent_by);
             return Ok(true);
         }
         device.entry.channel_version = device.entry.channel_version.max(entry.version);
@@ -413,7 +422,8 @@ impl<R: Records> Work<'_, R> {
         Ok(true)
     }
 
-    /// The other site's change goes on here when none of ours does; otherwise its versions are candidates and no more.
+    /// The other site's change goes on here when none of ours does and it can; otherwise its versions are candidates and no
+    /// more. What was ended there stays ended.
     fn join_change(
         &mut self,
         device: &mut Device,
@@ -429,18 +439,25 @@ impl<R: Records> Work<'_, R> {
                 changed_at: self.now,
                 version: number_here(numbers, theirs.version),
                 wrapped_by: number_here(numbers, theirs.wrapped_by),
+                proof: theirs.proof.map(|proof| ProofEntry {
+                    phase: ChangePhase::Unknown,
+                    version: number_here(numbers, proof.version),
+                    wrapped_by: number_here(numbers, proof.wrapped_by),
+                    ..proof
+                }),
                 ..theirs.clone()
             };
-            if device.change.as_ref().is_none_or(|ours| ours.phase.is_resolved()) {
+            let is_ended = matches!(theirs.phase, ChangePhase::Abandoned | ChangePhase::Refused);
+            let is_free = device.change.as_ref().is_none_or(|ours| ours.phase.is_resolved());
+            if is_free && !is_ended && device.can_go_on(&change) {
                 change.phase = ChangePhase::Unknown;
-                if let Some(proof) = change.proof.as_mut() {
-                    proof.phase = ChangePhase::Unknown;
-                    proof.version = number_here(numbers, proof.version);
-                    proof.wrapped_by = number_here(numbers, proof.wrapped_by);
-                }
+                // What was to prove it may have been destroyed there: another key does.
+                change.proof = change.proof.filter(|proof| device.may_deliver(KeyKind::Guek, proof.version));
                 device.change = Some(change);
             } else {
-                change.phase = ChangePhase::Abandoned;
+                if !is_ended {
+                    change.phase = ChangePhase::Abandoned;
+                }
                 self.records.save(CHANGES, change.id.as_bytes(), &change);
             }
         }

@@ -7,6 +7,8 @@ mod claim;
 mod consents;
 #[path = "service/invariants.rs"]
 mod invariants;
+#[path = "service/spoilt.rs"]
+mod spoilt;
 #[path = "../../onboarding/tests/support/mod.rs"]
 mod support;
 
@@ -369,6 +371,37 @@ fn probes_take_turns_when_the_budget_is_smaller_than_their_number() {
         keys.now = UtcTime(keys.now.0 + 3 * 86_400);
     }
     assert_eq!(tried.len(), 25, "five versions of each");
+}
+
+#[test]
+fn probes_that_may_come_after_the_one_that_was_answered_count_as_tries() {
+    let mut keys = Driver::load(MemoryRecords::default(), Site::single(CLIENT), 0);
+    keys.take_in(|import| Import { lockout: 5, ..import });
+    let mut meter = Meter::new();
+    keys.begin(&BOTH);
+    let probes = keys.probes();
+    assert_eq!(probes.len(), 4);
+    let answer = meter.answer(&probes[0].sealed).expect("it has its old keys");
+    assert!(keys.is_fresh(answer));
+    keys.now = UtcTime(keys.now.0 + 3_600);
+    assert_eq!(keys.probes().len(), 1, "three others may fail yet, and the fifth failure locks");
+    keys.now = UtcTime(keys.now.0 + 3 * 86_400);
+    assert_eq!(keys.probes().len(), 4);
+}
+
+#[test]
+fn probes_begin_with_the_keys_that_were_sent_last() {
+    let mut keys = Driver::new();
+    for _ in 0..4 {
+        let begun = keys.begin(&BOTH);
+        keys.report(begun.status.change, ChangeOutcome::NoReply);
+        keys.report(begun.status.change, ChangeOutcome::Abandon);
+    }
+    assert_eq!(keys.probes().len(), 9, "others have their turn the next time");
+    keys.now = UtcTime(keys.now.0 + 3 * 86_400);
+    keys.begin(&BOTH);
+    let probes = keys.probes();
+    assert!(probes.iter().any(|probe| (probe.sealed.version, probe.gak_version) == (6, 6)));
 }
 
 #[test]

@@ -177,6 +177,8 @@ pub fn version_row(
         closed: false,
         bundled: false,
         challenged_order: 0,
+        sent_by: 0,
+        challenged_by: 0,
     };
     (version_key(&device, kind, 1), minicbor::to_vec(entry).unwrap())
 }
