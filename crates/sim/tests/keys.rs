@@ -83,29 +83,61 @@ fn planted_faults_are_found() {
         let found = violations.find(|violation| expected.contains(&violation.rule));
         let found = found.unwrap_or_else(|| panic!("{fault:?} is not found in {FOUND_WITHIN} schedules"));
         println!("{}: {found}", fault.name());
+        let mut kept = Kept::default();
+        let _ = run(found.seed, &Options { plant: Some(fault) }, Some(&mut kept));
+        let (code, said) = checked_outside(&kept);
+        assert!(code == Some(1) && said.contains("\"confirmed\": true"), "{}: {said}", fault.name());
     }
+}
+
+#[derive(Default)]
+struct Kept {
+    events: String,
+    nonces: String,
+}
+
+impl Evidence for Kept {
+    fn event(&mut self, line: &str) {
+        self.events.push_str(line);
+    }
+
+    fn nonce(&mut self, line: &str) {
+        self.nonces.push_str(line);
+    }
+}
+
+/// What an outside program finds in evidence alone, and its exit code.
+fn checked_outside(kept: &Kept) -> (Option<i32>, String) {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("gridseal-sim-keys-{}-{number}", std::process::id());
+    let dir = std::env::temp_dir().join(name);
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("events.jsonl"), &kept.events).unwrap();
+    std::fs::write(dir.join("nonces.jsonl"), &kept.nonces).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/interop/keys_check.py");
+    let checked = std::process::Command::new("python3").arg(script).arg(&dir).output().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    let said = String::from_utf8(checked.stdout).unwrap();
+    println!("{said}{}", String::from_utf8_lossy(&checked.stderr));
+    (checked.status.code(), said)
 }
 
 #[test]
 fn a_seed_gives_the_same_schedule_and_evidence_again() {
-    #[derive(Default)]
-    struct Kept(Vec<String>);
-    impl Evidence for Kept {
-        fn event(&mut self, line: &str) {
-            self.0.push(line.to_owned());
-        }
-
-        fn nonce(&mut self, line: &str) {
-            self.0.push(line.to_owned());
-        }
-    }
-    for seed in 1..20 {
+    let from = number_from("GRIDSEAL_FIRST_SEED", 1);
+    let mut all = Kept::default();
+    for seed in from..from + 20 {
         let [first, second] = [0; 2].map(|_| {
             let mut kept = Kept::default();
             let report = run(seed, &Options::default(), Some(&mut kept));
-            (report, kept.0)
+            (report, kept.events, kept.nonces)
         });
         assert_eq!(first, second, "seed {seed}");
         assert_eq!(first.0, run(seed, &Options::default(), None), "seed {seed}: evidence changes nothing");
+        all.events.push_str(&first.1);
+        all.nonces.push_str(&first.2);
     }
+    let (code, said) = checked_outside(&all);
+    assert!(code == Some(0) && said.contains("\"schedules\": 20,"), "{said}");
 }

@@ -179,11 +179,17 @@ impl World<'_> {
                 }
                 let copy = self.schedule.below(copies) as usize;
                 let keys = self.meters[meter].copies[copy].keys.hashes();
-                // What operators destroyed after it was replaced is not asked back.
-                let held = |key: &super::disk::KeyHash| {
-                    self.sites.iter().all(|site| site.disk.durable.holds(key) && site.disk.view.holds(key))
+                // What operators destroyed after it was replaced is not asked back. With its flash go the counters that it
+                // has accepted: a transfer that was lost, or replaced, installs its keys after all. So once two people have
+                // destroyed any that were sent (specification, section 7.2, I1 allows that) no old copy comes back.
+                let may_take = |state: &super::disk::State| {
+                    keys.iter().all(|key| state.holds(key)) && !state.has_destroyed(&self.devices[meter])
                 };
-                if keys.iter().all(held) {
+                let states =
+                    |site: &super::site::Site| may_take(&site.disk.durable) && may_take(&site.disk.view);
+                let backups = self.sites.iter().flat_map(|site| &site.backups);
+                let is_destroyed = |state: &super::disk::State| state.has_destroyed(&self.devices[meter]);
+                if self.sites.iter().all(states) && !backups.into_iter().any(is_destroyed) {
                     self.watch.coverage.count("meter/rollback");
                     self.watch.event("roll-back", || format!("\"meter\":{meter}"));
                     self.known[meter].rolled_back = true;
@@ -355,7 +361,8 @@ impl World<'_> {
         let disk = &mut self.sites[site].disk;
         let durability = gridseal_types::records::Durability::Local;
         let commit = disk.stage(writes, durability, &mut self.vault, &self.devices);
-        let pending = super::site::Pending { commit, marker: None, replies: Vec::new() };
+        let standby = self.sites[site].standby;
+        let pending = super::site::Pending { commit, marker: None, replies: Vec::new(), standby };
         self.sites[site].queue.push_back(pending);
         Ok(())
     }

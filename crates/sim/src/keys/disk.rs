@@ -9,7 +9,7 @@ use gridseal_keys::{
 };
 use gridseal_trust::audit::{AUDIT, AUDIT_BATCH};
 use gridseal_types::{
-    EkName,
+    EkName, N16,
     records::{Commit as _, Durability, MemoryRecords, Records, Write},
     service::keys::KeyKind,
 };
@@ -40,7 +40,7 @@ pub(super) struct Commit {
     writes: Vec<Write>,
     pub(super) durability: Durability,
     pub(super) arrived: Vec<Arrived>,
-    leased: Vec<(Line, u32)>,
+    pub(super) leased: Vec<(Line, u32)>,
     /// Keys that it holds from now on, or no more.
     pub(super) keys: Vec<(Vec<u8>, Option<KeyHash>)>,
 }
@@ -100,6 +100,35 @@ impl State {
     /// The key of a version.
     pub(super) fn key(&self, device: &EkName, kind: KeyKind, version: u32) -> Option<KeyHash> {
         self.keys.get(&version_key(device, kind, version)).copied()
+    }
+
+    /// Keys of a change, those of its items.
+    pub(super) fn keys_of(&self, device: &EkName, items: &[KeyKind], change: N16) -> Vec<KeyHash> {
+        let versions = self.device(device).map(|entry| entry.versions).unwrap_or_default();
+        let of_change = |(kind, number): &(KeyKind, u32)| {
+            let entry = self.version(device, *kind, *number);
+            items.contains(kind) && entry.is_some_and(|entry| entry.change == Some(change))
+        };
+        let versions = versions.into_iter().filter(of_change);
+        versions.filter_map(|(kind, number)| self.key(device, kind, number)).collect()
+    }
+
+    /// Keys on record as sent.
+    pub(super) fn sent(&self) -> Vec<KeyHash> {
+        let is_sent = |row: &[u8]| {
+            let row = self.rows.get(VERSIONS, row).expect("memory");
+            row.is_some_and(|row| minicbor::decode::<VersionEntry>(&row).expect("own record").sent)
+        };
+        self.keys.iter().filter(|(row, _)| is_sent(row)).map(|(_, key)| *key).collect()
+    }
+
+    /// Whether operators have destroyed a key of a device that its meter may have got.
+    pub(super) fn has_destroyed(&self, device: &EkName) -> bool {
+        let versions = self.device(device).map(|entry| entry.versions).unwrap_or_default();
+        let is_destroyed = |(kind, number): (KeyKind, u32)| {
+            self.version(device, kind, number).is_some_and(|entry| entry.sent && entry.envelope.0.is_empty())
+        };
+        versions.into_iter().any(is_destroyed)
     }
 
     pub(super) fn holds(&self, key: &KeyHash) -> bool {

@@ -1,5 +1,6 @@
 //! The head-ends: what they ask the sites for, what they send to meters, what they do with answers.
 
+use gridseal_keys::site::Standby;
 use gridseal_types::{
     N16, SystemTitle,
     service::keys::{
@@ -9,10 +10,11 @@ use gridseal_types::{
 };
 
 use super::{
+    disk::Disk,
     meter::{Handled, Mishap},
     report::Rule,
     site::{Pending, waits},
-    watch::{SiteSent, counter_of, site_name},
+    watch::{SiteSent, counter_of, hex, hex_list, site_name},
     world::{Step, World, contract},
 };
 
@@ -133,6 +135,10 @@ impl World<'_> {
         let disk = &mut self.sites[site].disk;
         let commit = disk.stage(decision.writes, decision.durability, &mut self.vault, &self.devices);
         for arrived in &commit.arrived {
+            self.watch.event("accepted", || {
+                let ((_, key), counter) = (arrived.line, arrived.counter);
+                format!("\"site\":\"{}\",\"key\":\"{}\",\"counter\":{counter}", site_name(site), hex(&key))
+            });
             self.watch.arrived(&disk.view, arrived)?;
             disk.view.windows.entry(arrived.line).or_default().insert(arrived.counter, arrived.tag);
         }
@@ -143,8 +149,14 @@ impl World<'_> {
         let early = self.plant == Some(gridseal_keys::danger_faults::Fault::PersistFirst);
         let released = if early { replies.clone() } else { Vec::new() };
         let waiting = if early { Vec::new() } else { replies };
-        self.sites[site].queue.push_back(Pending { commit, marker: decision.marker, replies: waiting });
-        self.release(site, released)
+        let standby = self.sites[site].standby;
+        self.sites[site].queue.push_back(Pending {
+            commit,
+            marker: decision.marker,
+            replies: waiting,
+            standby,
+        });
+        self.release(site, released, standby)
     }
 
     /// What a site has decided to send, whether it ever leaves or not.
@@ -176,6 +188,7 @@ impl World<'_> {
             };
             match (intent, reply) {
                 (Intent::Open { bytes, .. }, KeyReply::Apdu(verdict)) => {
+                    self.watch.tell_verdict(site, bytes, verdict);
                     let opened = self.watch.verdict(view, bytes, verdict)?;
                     let answers_probe =
                         matches!(verdict, OpenVerdict::Fresh { plain, .. } if plain[0] == 0xC4);
@@ -197,10 +210,11 @@ impl World<'_> {
     /// Commits what waits, in order, and lets the answers go.
     pub(super) fn flush(&mut self, site: usize) -> Step {
         while let Some(pending) = self.sites[site].queue.pop_front() {
-            let Pending { commit, marker, replies } = pending;
+            let Pending { commit, marker, replies, standby } = pending;
             self.sites[site].marker = marker.or(self.sites[site].marker);
             self.sites[site].disk.durable.apply(&commit);
             let holds_other = !commit.keys.is_empty();
+            self.tell_leased(site, &commit.leased);
             let waits = waits(&commit);
             if self.sites.len() > 1 {
                 self.sites[site].behind.push_back(commit);
@@ -211,16 +225,16 @@ impl World<'_> {
             if waits && !self.replicate(site, usize::MAX) {
                 // It may be durable here, and is not there: what the service has in memory is to be thrown away.
                 self.watch.event("unreplicated", || format!("\"site\":\"{}\"", site_name(site)));
-                self.sites[site].standby = gridseal_keys::site::Standby::Lost;
+                self.sites[site].standby = Standby::Lost;
                 return self.restart(site);
             }
-            self.release(site, replies)?;
+            self.release(site, replies, standby)?;
         }
         Ok(())
     }
 
-    /// Answers leave the site.
-    fn release(&mut self, site: usize, replies: Vec<(Intent, KeyReply)>) -> Step {
+    /// Answers leave the site that it decided upon while it knew this of its standby.
+    fn release(&mut self, site: usize, replies: Vec<(Intent, KeyReply)>, standby: Standby) -> Step {
         for (intent, reply) in replies {
             self.tell_answer(site, &reply);
             let KeyReply::Exchange(reply) = reply else {
@@ -234,7 +248,7 @@ impl World<'_> {
                     self.send(site, meter, &sealed, Why::Get)?;
                 }
                 (Intent::Change { meter }, ExchangeReply::Change(reply)) => {
-                    self.changed(site, meter, reply)?
+                    self.changed(site, meter, reply, standby)?;
                 }
                 (Intent::Probe { meter }, ExchangeReply::Probes(probes)) => {
                     for probe in probes {
@@ -256,6 +270,10 @@ impl World<'_> {
                 (Intent::Hls { .. }, ExchangeReply::HlsVerified) => self.watch.coverage.count("hls/verified"),
                 (Intent::Hls { .. }, ExchangeReply::Denied(_)) => self.watch.coverage.count("hls/rejected"),
                 (Intent::Status { meter }, ExchangeReply::Status(status)) => {
+                    self.watch.event("status", || {
+                        let change = status.change.as_ref().map_or("none", |change| change.phase.name());
+                        format!("\"site\":\"{}\",\"meter\":{meter},\"change\":\"{change}\"", site_name(site))
+                    });
                     self.known[meter].status = Some(status);
                 }
                 _ => {}
@@ -283,16 +301,21 @@ impl World<'_> {
         });
     }
 
-    fn changed(&mut self, site: usize, meter: usize, reply: ChangeReply) -> Step {
+    fn changed(&mut self, site: usize, meter: usize, reply: ChangeReply, standby: Standby) -> Step {
         let ChangeReply { status, transfer } = reply;
         self.known[meter].change = (!status.phase.is_resolved()).then_some(status.change);
         let Some(transfer) = transfer else { return Ok(()) };
-        let Self { sites, devices, .. } = self;
-        if sites.len() == 1 || sites[site].standby != gridseal_keys::site::Standby::Reachable {
-            // Nobody else has what the meter gets now: an operator who took that risk puts no older database back.
+        let Self { sites, devices, watch, .. } = self;
+        if standby != Standby::Reachable {
+            // Two people let it go without the standby's word (specification, section 18): nobody else has what the meter
+            // gets now, even if the standby is back since. Who took that risk puts no older database back.
             sites[site].backups.clear();
         }
-        let durable = &sites[site].disk.durable;
+        let Disk { durable, view } = &sites[site].disk;
+        watch.event("transfer", || {
+            let keys = hex_list(view.keys_of(&devices[meter], &status.items, status.change));
+            format!("\"site\":\"{}\",\"meter\":{meter},\"keys\":{keys}", site_name(site))
+        });
         // The master key may have been confirmed since: the transfer was for its proof.
         let is_sent = status.items.iter().all(|kind| {
             let versions = durable.device(&devices[meter]).map(|entry| entry.versions).unwrap_or_default();

@@ -157,7 +157,8 @@ impl World<'_> {
         let refused = reply.as_ref().and_then(denial).is_some();
         if flushed && !refused && !act.is_empty() {
             self.watch.coverage.site(before, act);
-            self.watch.event(act, || format!("\"site\":\"{}\"", site_name(site)));
+            let epoch = self.sites[site].epoch();
+            self.watch.event(act, || format!("\"site\":\"{}\",\"epoch\":{epoch}", site_name(site)));
         }
         if refused && act == "promote" && before == SiteMode::Outdated {
             self.watch.coverage.count("site/outdated/promote-refused");
@@ -178,7 +179,7 @@ impl World<'_> {
         if self.sites.len() > 1 {
             self.sites[site].behind.extend(killed.kept);
         }
-        self.tell_holdings(site);
+        self.tell_database(site);
     }
 
     /// Starts a site, killing it first if it runs.
@@ -187,7 +188,13 @@ impl World<'_> {
             self.kill(site);
         }
         let plant = self.plant;
-        self.sites[site].start(plant).map_err(contract)
+        self.sites[site].start(plant).map_err(contract)?;
+        let (mode, epoch) =
+            (self.sites[site].mode().map_or("none", SiteMode::name), self.sites[site].epoch());
+        self.watch.event("start", || {
+            format!("\"site\":\"{}\",\"mode\":\"{mode}\",\"epoch\":{epoch}", site_name(site))
+        });
+        Ok(())
     }
 
     /// Brings up to `count` commits to the copy; whether it has all of them then.
@@ -201,6 +208,7 @@ impl World<'_> {
             let disk = &mut self.sites[other].disk;
             disk.durable.apply(&commit);
             disk.view.apply(&commit);
+            self.tell_leased(other, &commit.leased);
             if !commit.keys.is_empty() {
                 self.tell_holdings(other);
             }
@@ -275,7 +283,7 @@ impl World<'_> {
         self.budgets_hold = false;
         self.watch.coverage.count("fault/put-back");
         self.watch.event("put-back", || format!("\"site\":\"{}\"", site_name(site)));
-        self.tell_holdings(site);
+        self.tell_database(site);
         self.restart(site)?;
         self.must_not_serve(site)
     }
@@ -389,7 +397,7 @@ impl World<'_> {
         follower.behind.clear();
         follower.backups.clear();
         follower.follows = true;
-        self.tell_holdings(other);
+        self.tell_database(other);
         self.restart(other)?;
         self.set_standby(leader, Standby::Reachable);
         self.watch.event("join", || format!("\"leader\":\"{}\"", site_name(leader)));

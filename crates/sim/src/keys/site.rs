@@ -25,6 +25,8 @@ pub(super) struct Pending {
     pub(super) commit: Commit,
     pub(super) marker: Option<u32>,
     pub(super) replies: Vec<(Intent, KeyReply)>,
+    /// What the service knew of the standby when it decided.
+    pub(super) standby: Standby,
 }
 
 #[derive(Debug)]

@@ -67,9 +67,9 @@ impl Quirks {
 
 impl World<'_> {
     /// What was counted, and what was broken; nothing comes after it.
-    pub(crate) fn closed(&mut self, broke: Option<&str>) -> Counted {
+    pub(crate) fn closed(&mut self, broke: Option<(&str, &str)>) -> Counted {
         match broke {
-            Some(rule) => self.watch.event("violation", || format!("\"rule\":\"{rule}\"")),
+            Some((rule, detail)) => self.watch.tell_violation(rule, detail),
             None => self.watch.event("end", String::new),
         }
         Counted {

@@ -35,6 +35,12 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// A list of keys, for evidence.
+pub(super) fn hex_list(keys: impl IntoIterator<Item = KeyHash>) -> String {
+    let keys: Vec<String> = keys.into_iter().map(|key| format!("\"{}\"", hex(&key))).collect();
+    format!("[{}]", keys.join(","))
+}
+
 /// First eight bytes of the tag at the end of an APDU.
 pub(super) fn tag_head(bytes: &[u8]) -> TagHead {
     bytes.last_chunk::<12>().and_then(|tag| tag.first_chunk::<8>()).copied().unwrap_or_default()
@@ -60,6 +66,8 @@ pub(crate) struct Watch<'e> {
     /// Whether states of devices and credentials are covered too.
     pub(crate) lives: bool,
     evidence: Option<&'e mut dyn Evidence>,
+    /// Lines of evidence so far.
+    told: u64,
     pairs: HashMap<(KeyHash, SystemTitle, u32), BytesHash>,
     pub(super) pair_count: u64,
     pub(super) nonce_reuse: u64,
@@ -79,6 +87,7 @@ impl<'e> Watch<'e> {
             coverage: Coverage::default(),
             lives: false,
             evidence,
+            told: 0,
             pairs: HashMap::new(),
             pair_count: 0,
             nonce_reuse: 0,
@@ -89,14 +98,40 @@ impl<'e> Watch<'e> {
         }
     }
 
-    /// An event of the schedule; `fields` is the inside of a JSON object.
+    /// An event of the schedule; `fields` is the inside of a JSON object. Its number `order` places it among everything that
+    /// was told of the schedule, in either file.
     pub(super) fn event(&mut self, name: &str, fields: impl FnOnce() -> String) {
         if let Some(evidence) = self.evidence.as_mut() {
-            let (seed, step, fields) = (self.seed, self.step, fields());
+            let (seed, step, order, fields) = (self.seed, self.step, self.told, fields());
             let comma = if fields.is_empty() { "" } else { "," };
-            evidence
-                .event(&format!("{{\"seed\":{seed},\"step\":{step},\"event\":\"{name}\"{comma}{fields}}}\n"));
+            evidence.event(&format!(
+                "{{\"seed\":{seed},\"step\":{step},\"order\":{order},\"event\":\"{name}\"{comma}{fields}}}\n"
+            ));
+            self.told += 1;
         }
+    }
+
+    /// For the evidence: the schedule ends here, with this rule broken.
+    pub(super) fn tell_violation(&mut self, rule: &str, detail: &str) {
+        self.event("violation", || {
+            let detail = detail.replace('\\', "\\\\").replace('"', "\\\"");
+            format!("\"rule\":\"{rule}\",\"detail\":\"{detail}\"")
+        });
+    }
+
+    /// For the evidence: what a site made of an APDU, when it decided and not when it answered.
+    pub(super) fn tell_verdict(&mut self, site: usize, bytes: &[u8], verdict: &OpenVerdict) {
+        self.event("verdict", || {
+            let verdict = match verdict {
+                OpenVerdict::Fresh { late: false, .. } => "fresh",
+                OpenVerdict::Fresh { late: true, .. } => "late",
+                OpenVerdict::Duplicate { .. } => "duplicate",
+                OpenVerdict::Replay => "replay",
+                _ => "rejected",
+            };
+            let (site, bytes) = (site_name(site), hex(&digest(bytes)));
+            format!("\"site\":\"{site}\",\"bytes\":\"{bytes}\",\"verdict\":\"{verdict}\"")
+        });
     }
 
     /// A (key, nonce) pair has left. The same bytes again are a repeat and no second use.
@@ -104,9 +139,10 @@ impl<'e> Watch<'e> {
     fn pair(&mut self, from: &str, key: KeyHash, title: SystemTitle, counter: u32, bytes: &[u8]) -> bool {
         let digest = digest(bytes);
         if let Some(evidence) = self.evidence.as_mut() {
-            let (seed, step) = (self.seed, self.step);
+            let (seed, step, order) = (self.seed, self.step, self.told);
+            self.told += 1;
             evidence.nonce(&format!(
-                "{{\"seed\":{seed},\"step\":{step},\"from\":\"{from}\",\"key\":\"{}\",\"nonce\":\"{}{counter:08x}\",\"bytes\":\"{}\"}}\n",
+                "{{\"seed\":{seed},\"step\":{step},\"order\":{order},\"from\":\"{from}\",\"key\":\"{}\",\"nonce\":\"{}{counter:08x}\",\"bytes\":\"{}\"}}\n",
                 hex(&key),
                 hex(title.as_bytes()),
                 hex(&digest),

@@ -8,12 +8,12 @@ use gridseal_types::{
 };
 
 use super::{
-    disk::Vault,
+    disk::{Line, Vault},
     headend::Message,
     meter::{Meter, MeterKeys, Mishap, Quirks},
     report::{Rule, Violation},
     site::Site,
-    watch::{Broken, Watch, hex, site_name},
+    watch::{Broken, Watch, hex, hex_list, site_name},
 };
 use crate::{HashRng, Schedule, works::owner};
 
@@ -75,6 +75,13 @@ pub(crate) struct World<'e> {
     pub(super) stir: bool,
     pub(super) unreachable: u64,
     numbers: u64,
+}
+
+/// Leases as fields of an event: the highest counter of each key.
+fn leases(site: usize, leased: impl IntoIterator<Item = (Line, u32)>) -> String {
+    let highest: Vec<String> =
+        leased.into_iter().map(|((_, key), highest)| format!("\"{}\":{highest}", hex(&key))).collect();
+    format!("\"site\":\"{}\",\"highest\":{{{}}}", site_name(site), highest.join(","))
 }
 
 /// Title of a site's head-ends.
@@ -193,7 +200,7 @@ impl<'e> World<'e> {
             second.start(self.plant).map_err(contract)?;
         }
         (0..self.meters.len()).for_each(|meter| self.tell_keys(meter));
-        (0..self.sites.len()).for_each(|site| self.tell_holdings(site));
+        (0..self.sites.len()).for_each(|site| self.tell_database(site));
         Ok(())
     }
 
@@ -239,15 +246,30 @@ impl<'e> World<'e> {
         });
     }
 
-    /// For the evidence: which keys a site holds durably.
+    /// For the evidence: which keys a site holds durably, and which of them are on record as sent.
     pub(super) fn tell_holdings(&mut self, site: usize) {
         self.stir = true;
         let Self { watch, sites, .. } = self;
-        let held = &sites[site].disk.durable.keys;
+        let durable = &sites[site].disk.durable;
         watch.event("holdings", || {
-            let keys: Vec<String> = held.values().map(|key| format!("\"{}\"", hex(key))).collect();
-            format!("\"site\":\"{}\",\"keys\":[{}]", site_name(site), keys.join(","))
+            let (keys, sent) = (hex_list(durable.keys.values().copied()), hex_list(durable.sent()));
+            format!("\"site\":\"{}\",\"keys\":{keys},\"sent\":{sent}", site_name(site))
         });
+    }
+
+    /// For the evidence: up to which counter keys are leased durably at a site from now on.
+    pub(super) fn tell_leased(&mut self, site: usize, leased: &[(Line, u32)]) {
+        if !leased.is_empty() {
+            self.watch.event("leased", || leases(site, leased.iter().copied()));
+        }
+    }
+
+    /// For the evidence: everything about counters and keys that is durable at a site, where another database was put.
+    pub(super) fn tell_database(&mut self, site: usize) {
+        self.tell_holdings(site);
+        let Self { watch, sites, .. } = self;
+        let durable = &sites[site].disk.durable.leases;
+        watch.event("leases", || leases(site, durable.iter().map(|(line, highest)| (*line, *highest))));
     }
 
     /// Sites that serve.
@@ -289,9 +311,9 @@ impl<'e> World<'e> {
             }
         }
         let outcome = outcome.and_then(|()| self.heal());
-        match outcome {
-            Ok(()) | Err((Rule::Reachable, _)) => self.watch.event("end", String::new),
-            Err((rule, _)) => self.watch.event("violation", || format!("\"rule\":\"{}\"", rule.name())),
+        match &outcome {
+            Ok(()) => self.watch.event("end", String::new),
+            Err((rule, detail)) => self.watch.tell_violation(rule.name(), detail),
         }
         let (seed, step) = (self.watch.seed, self.watch.step);
         outcome.map_err(|(rule, detail)| Violation { seed, step, rule, detail })

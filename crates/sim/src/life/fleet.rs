@@ -346,7 +346,7 @@ impl<'e> Fleet<'e> {
     fn close(mut self, outcome: Step) -> Report {
         self.report.meters = self.meters.len() as u64;
         self.report.virtual_s = self.now.0 - START.0;
-        let broke = outcome.as_ref().err().map(|(rule, _)| rule.name());
+        let broke = outcome.as_ref().err().map(|(rule, detail)| (rule.name(), detail.clone()));
         if let Err((rule, detail)) = outcome {
             let meter = self.meter.and_then(|meter| self.meters.get(meter));
             let meter = meter.map(|meter| meter.device.title);
@@ -355,6 +355,7 @@ impl<'e> Fleet<'e> {
             self.report.violations.push(Violation { seed, meter, at, rule, detail });
         }
         for side in &mut self.sides {
+            let broke = broke.as_ref().map(|(rule, detail)| (*rule, detail.as_str()));
             let watch = side.keys.closed(broke);
             self.report.pairs += watch.pairs;
             self.report.nonce_repeats += watch.nonce_reuse;
