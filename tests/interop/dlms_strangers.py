@@ -78,7 +78,7 @@ def inside(wanted: list[str]) -> int:
         "gurux": lambda folder: clients(report, folder, "gurux-dlms", peer_gurux.Peer, GURUX),
         "gurux-suites": lambda folder: gurux_suites(report, folder, peer_gurux),
         "gurux-hdlc": lambda folder: clients(report, folder, "gurux-dlms", peer_gurux.Peer, GURUX_HDLC, hdlc=True),
-        "gurux-as-it-comes": lambda folder: as_it_comes(folder, peer_gurux.Peer),
+        "gurux-as-it-comes": lambda folder: as_it_comes(report, folder, peer_gurux.Peer),
         "cosem": lambda folder: cosem(report, folder, peer_cosem.Peer),
         "cosem-hdlc": lambda folder: clients(report, folder, "dlms-cosem", peer_cosem.Peer, COSEM, hdlc=True),
         "gurux-java": lambda folder: java(report, folder),
@@ -155,19 +155,12 @@ def everything(peer) -> None:
     peer.close()
 
 
-def as_it_comes(folder: str, peer) -> None:
-    """What of the peer's own defaults our server does not take; told, and no failure."""
-    for combination in ((5, "glo", "auth+enc"), (7, "glo", "auth+enc")):
-        with meter(write_lab(folder, *combination, max_pdu=512)) as (address, _):
-            client, done = peer(address, *combination, as_it_comes=True), "does not associate"
-            try:
-                client.open()
-                done = "associates; its release in clear is refused"
-                client.close()
-                done = "associates and releases"
-            except Exception as error:  # noqa: BLE001
-                done += f" ({error})"
-            print(f"      gurux-dlms with its own defaults, {label(combination)}: {done}")
+def as_it_comes(report: Report, folder: str, peer) -> None:
+    """The peer with its own defaults does everything, over both framings: its release is in clear, its challenge short."""
+    combinations = [(m, c, "auth+enc") for m in (5, 6, 7) for c in ("glo", "general-glo")]
+    stock = functools.partial(peer, as_it_comes=True)
+    for hdlc in (False, True):
+        clients(report, folder, "gurux-dlms as it comes", stock, combinations, hdlc=hdlc)
 
 
 def java(report: Report, folder: str) -> None:

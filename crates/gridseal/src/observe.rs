@@ -87,10 +87,17 @@ impl Observer {
     }
 }
 
-/// Prints a line of a command's answer. A reader that has seen enough (`| head`) ends the command, quietly.
+/// Prints a line of a command's answer. A reader that has seen enough (`| head`) ends the command, quietly; an answer that
+/// cannot be written otherwise is a failure.
 pub fn say(line: &str) {
-    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
-        std::process::exit(0);
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            eprintln!("error: cannot write the answer: {error}");
+            std::process::exit(1);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The file as it is written, and what is checked of it.
 
-use gridseal_crypto::Curve;
+use gridseal_crypto::{Curve, CurvePublic};
 use gridseal_dlms::{
     acse::Mechanism,
     apdu::carrier::{Carrier as Spoken, KeyKind, Signing},
@@ -21,6 +21,13 @@ use crate::files::parse_voucher_key;
 
 /// Smallest PDU size that an association may agree upon, bytes.
 const MAX_PDU_MIN: u16 = 64;
+
+/// Service access point of everybody.
+const ALL_STATIONS: u16 = 0x7F;
+/// Octets before the proof of a client in the request that brings it.
+const REPLY_HEAD: usize = 15;
+/// Octets that a request has room for, or a response in blocks.
+const REQUEST_SIZE: usize = 32;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +59,8 @@ struct File {
     object: Vec<Spanned<object::Fields>>,
     #[serde(default)]
     trusted_clock: bool,
+    #[serde(default)]
+    legacy: bool,
     image: Option<Spanned<ImageFields>>,
 }
 
@@ -137,6 +146,13 @@ impl Place<'_> {
         self.error(value.span().start, code, message)
     }
 
+    /// The name of the field whose value is there, if it stands on that line.
+    fn field_at(&self, at: usize) -> Option<&str> {
+        let (name, _) = self.0.get(..at)?.rsplit('\n').next()?.rsplit_once('=')?;
+        let name = name.trim_end().rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next()?;
+        (!name.is_empty()).then_some(name)
+    }
+
     /// Bytes in hex, of one size.
     fn bytes(&self, name: &str, value: &Spanned<String>, size: usize) -> Result<Bytes, LabError> {
         let bytes = hex::decode(value.get_ref().trim());
@@ -171,18 +187,52 @@ impl Place<'_> {
             signing_public: part("signing_public", &side.signing_public, curve.point_size())?,
             agreement_public: part("agreement_public", &side.agreement_public, curve.point_size())?,
         };
-        if !keys.are_on(curve) {
-            let message = format!("a key of {name} is not on the curve of the suite");
-            return Err(self.at(&side.system_title, "lab-value", message));
+        let own = keys.own_publics(curve);
+        let [signing, agreement] = own.each_ref().map(|public| public.as_ref().map(CurvePublic::point));
+        let is_point = |bytes: &Bytes| CurvePublic::from_point(curve, &bytes.0).is_some();
+        let (signing_public, agreement_public) =
+            (keys.signing_public.as_ref(), keys.agreement_public.as_ref());
+        for (field, value, is_on) in [
+            ("signing_key", &side.signing_key, signing.is_some()),
+            ("agreement_key", &side.agreement_key, agreement.is_some()),
+            ("signing_public", &side.signing_public, signing_public.is_some_and(is_point)),
+            ("agreement_public", &side.agreement_public, agreement_public.is_some_and(is_point)),
+        ] {
+            if let Some(value) = value.as_ref().filter(|_| !is_on) {
+                let message = format!("{name}.{field} is not on the curve of the suite");
+                return Err(self.at(value, "lab-value", message));
+            }
+        }
+        for (field, value, own, given) in [
+            ("signing", &side.signing_public, signing, signing_public),
+            ("agreement", &side.agreement_public, agreement, agreement_public),
+        ] {
+            if let (Some(value), Some(own), Some(given)) = (value, own, given)
+                && own != given.0
+            {
+                let message = format!("{name}.{field}_public is not that of {name}.{field}_key");
+                return Err(self.at(value, "lab-conflict", message));
+            }
         }
         Ok((Party { system_title, invocation_counter: side.invocation_counter }, keys))
     }
 
-    fn mechanism(&self, value: Option<&Spanned<u8>>, default: Mechanism) -> Result<Mechanism, LabError> {
+    fn mechanism(
+        &self,
+        value: Option<&Spanned<u8>>,
+        default: Mechanism,
+        legacy: Legacy,
+    ) -> Result<Mechanism, LabError> {
         let Some(value) = value else { return Ok(default) };
         match Mechanism::from_number(*value.get_ref()) {
             Some(Mechanism::Manufacturer) => {
                 Err(self.at(value, "lab-value", "mechanism 2 belongs to manufacturers and is not spoken"))
+            }
+            Some(Mechanism::Md5 | Mechanism::Sha1) if !legacy.is_allowed => {
+                Err(self.at(value, "lab-conflict", "mechanisms 3 and 4 are broken: they need legacy = true"))
+            }
+            Some(Mechanism::Md5 | Mechanism::Sha1) if legacy.suite != 0 => {
+                Err(self.at(value, "lab-conflict", "mechanisms 3 and 4 are of suite 0 only"))
             }
             Some(mechanism) => Ok(mechanism),
             None => Err(self.at(value, "lab-value", "mechanism is none of 0, 1, 3, 4, 5, 6, 7")),
@@ -193,11 +243,12 @@ impl Place<'_> {
         &self,
         entry: &Spanned<AssociationFields>,
         default: Mechanism,
+        legacy: Legacy,
     ) -> Result<Association, LabError> {
         let AssociationFields { sap, role, mechanism, rights } = entry.get_ref();
         let is_open = matches!(role, Role::Public | Role::Broadcast);
         let default = if is_open { Mechanism::None } else { default };
-        let found = self.mechanism(mechanism.as_ref(), default)?;
+        let found = self.mechanism(mechanism.as_ref(), default, legacy)?;
         if is_open && found != Mechanism::None {
             return Err(self.at(entry, "lab-conflict", "roles public and broadcast have mechanism 0"));
         }
@@ -214,16 +265,26 @@ impl Place<'_> {
         let at = error.span().map_or(0, |span| span.start);
         let message = error.message();
         let (code, message) = if message.starts_with("unknown field") {
-            ("lab-unknown-field", message)
+            ("lab-unknown-field", message.to_owned())
         } else if message.starts_with("missing field") {
-            ("lab-missing-field", message)
+            ("lab-missing-field", message.to_owned())
         } else if message.starts_with("invalid") || message.starts_with("unknown variant") {
-            ("lab-value", "the value is not one that this field takes")
+            // What was found stands before, what would fit behind.
+            let fits = message.rsplit_once("expected ").map_or("", |(_, fits)| fits);
+            let field = self.field_at(at).unwrap_or("the value");
+            ("lab-value", format!("{field} is not one that fits: expected {fits}"))
         } else {
-            ("lab-syntax", "not TOML")
+            ("lab-syntax", "not TOML".to_owned())
         };
         self.error(at, code, message)
     }
+}
+
+/// Whether broken mechanisms are spoken.
+#[derive(Debug, Clone, Copy)]
+struct Legacy {
+    is_allowed: bool,
+    suite: u8,
 }
 
 /// A value or its default, if it is in the range.
@@ -254,7 +315,8 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
     }
     let suite = ranged(&place, file.suite.as_ref(), 0, (|suite| suite <= 2, "suite is none of 0, 1, 2"))?;
     let (size, curve) = (if suite == 2 { 32 } else { 16 }, Curve::of_suite(suite));
-    let mechanism = place.mechanism(file.mechanism.as_ref(), Mechanism::Gmac)?;
+    let legacy = Legacy { is_allowed: file.legacy, suite };
+    let mechanism = place.mechanism(file.mechanism.as_ref(), Mechanism::Gmac, legacy)?;
     let protection = match file.protection.as_ref().map_or(Protected::Both, |value| *value.get_ref()) {
         Protected::None => Protection::None,
         Protected::Authenticated => Protection::Authenticated,
@@ -264,8 +326,10 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
     let is_pdu = |size| size == 0 || size >= MAX_PDU_MIN;
     let max_pdu = ranged(&place, file.max_pdu.as_ref(), 1_024, (is_pdu, "max_pdu is below 64 and not 0"))?;
     let is_sap = (|sap| sap != 0, "service access point 0 is nobody's");
-    let listen_sap = ranged(&place, file.listen_sap.as_ref(), 1, is_sap)?;
     let client_sap = ranged(&place, file.client_sap.as_ref(), 16, is_sap)?;
+    let is_device =
+        (|sap| sap != 0 && sap != ALL_STATIONS, "listen_sap 0 is nobody's, and 127 is everybody's");
+    let listen_sap = ranged(&place, file.listen_sap.as_ref(), 1, is_device)?;
     let (client, client_keys) = place.party("client", file.client.get_ref(), curve)?;
     let (server, server_keys) = place.party("server", file.server.get_ref(), curve)?;
     if client.system_title == server.system_title {
@@ -275,20 +339,35 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
     let fields = file.keys.as_ref().map_or(&none, |keys| keys.get_ref());
     let keys = all_keys(&place, fields, size, [client_keys, server_keys])?;
     let default = Association::of(client_sap, mechanism);
-    let associations = all_associations(&place, &file.association, default)?;
-    let end = text.trim_end().len();
-    let at = file.keys.as_ref().map_or(end, |keys| keys.span().start);
+    let associations = all_associations(&place, &file.association, default, legacy)?;
     let carrier = file.carrier.with(file.key_info);
     let signing = signing(&place, file.signing.as_ref(), file.signing_order, protection)?;
     let missing = check_keys(&keys, protection, &associations).and_then(|()| {
         if protection == Protection::None { Ok(()) } else { check_layers(&keys, carrier, signing) }
     });
     missing.map_err(|name| {
+        let end = text.trim_end().len();
+        let at = match name.split_once('.') {
+            Some(("client", _)) => file.client.span().start,
+            Some(("server", _)) => file.server.span().start,
+            _ => file.keys.as_ref().map_or(end, |keys| keys.span().start),
+        };
         let message = format!("{name} is missing, which mechanism, protection, carrier or signing need");
         place.error(at, "lab-missing-key", message)
     })?;
-    let objects =
-        file.object.iter().map(|entry| object::read(&place, entry)).collect::<Result<Vec<_>, _>>()?;
+    let least = max_pdu_min(&associations, protection, carrier, signing, curve);
+    if let Some(field) = file.max_pdu.as_ref().filter(|_| max_pdu != 0 && usize::from(max_pdu) < least) {
+        let message = format!("max_pdu must be at least {least} for these mechanisms, carrier and signing");
+        return Err(place.at(field, "lab-conflict", message));
+    }
+    let mut objects: Vec<object::LabObject> = Vec::new();
+    for entry in &file.object {
+        let object = object::read(&place, entry)?;
+        if objects.iter().any(|other| (other.class, other.obis) == (object.class, object.obis)) {
+            return Err(place.at(entry, "lab-conflict", "two objects have the same class and obis"));
+        }
+        objects.push(object);
+    }
     Ok(Lab {
         suite,
         mechanism,
@@ -309,6 +388,32 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
         objects,
         trusted_clock: file.trusted_clock,
         image: file.image.as_ref().map(|image| image_of(&place, image)).transpose()?,
+    })
+}
+
+/// Smallest PDU size, bytes, in which every association that is opened can prove itself and be asked for something.
+fn max_pdu_min(
+    associations: &[Association],
+    protection: Protection,
+    carrier: Spoken,
+    signing: Signing,
+    curve: Curve,
+) -> usize {
+    let opened = associations.iter().filter(|a| !matches!(a.role, Role::Public | Role::Broadcast));
+    let (own, largest) = match protection {
+        Protection::None => (0, 0),
+        _ => (carrier.overhead_max(), carrier.general().overhead_max()),
+    };
+    let layers = |carrier: usize| carrier.saturating_add(signing.overhead_max());
+    opened.fold(usize::from(MAX_PDU_MIN), |least, association| {
+        let proof = match association.mechanism {
+            Mechanism::Gmac => 17,
+            Mechanism::Sha256 => 32,
+            Mechanism::Ecdsa => curve.point_size(),
+            _ => 20,
+        };
+        let proof = layers(own).saturating_add(REPLY_HEAD).saturating_add(proof);
+        least.max(proof).max(layers(largest).saturating_add(REQUEST_SIZE))
     })
 }
 
@@ -366,10 +471,19 @@ fn all_associations(
     place: &Place<'_>,
     entries: &[Spanned<AssociationFields>],
     default: Association,
+    legacy: Legacy,
 ) -> Result<Vec<Association>, LabError> {
     let mut associations: Vec<Association> = Vec::new();
     for entry in entries {
-        let association = place.association(entry, default.mechanism)?;
+        let association = place.association(entry, default.mechanism, legacy)?;
+        if association.sap == default.sap && association.mechanism != default.mechanism {
+            let (own, other) = (default.mechanism.number(), association.mechanism.number());
+            let message = format!(
+                "sap {} is client_sap, whose mechanism is {own}, and here it has {other}: give client_sap another number",
+                default.sap
+            );
+            return Err(place.at(entry, "lab-conflict", message));
+        }
         if associations.iter().any(|other| other.sap == association.sap) {
             return Err(place.at(entry, "lab-conflict", "two associations have the same sap"));
         }

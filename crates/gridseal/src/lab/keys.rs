@@ -81,15 +81,9 @@ impl PartyKeys {
         }
     }
 
-    /// Whether every key that is given is one of the curve.
-    pub(super) fn are_on(&self, curve: Curve) -> bool {
-        let is_point = |bytes: &Option<Bytes>| {
-            bytes.as_ref().is_none_or(|bytes| CurvePublic::from_point(curve, &bytes.0).is_some())
-        };
-        (self.signing.is_none() || self.signer(curve).is_some())
-            && (self.agreement.is_none() || self.agreement(curve).is_some())
-            && is_point(&self.signing_public)
-            && is_point(&self.agreement_public)
+    /// The public keys of the private ones, for signing and for key agreement, where one is given and is of the curve.
+    pub(super) fn own_publics(&self, curve: Curve) -> [Option<CurvePublic>; 2] {
+        [self.signer(curve).map(|own| own.public()), self.agreement(curve).map(|own| own.public())]
     }
 
     /// Own signing key.

@@ -37,7 +37,7 @@ fn objects_and_associations_are_read_and_checked_against_the_class() {
     let more = r#"
 [[association]]
 sap = 16
-role = "public"
+role = "reader"
 [[association]]
 sap = 2
 role = "reader"
@@ -84,19 +84,87 @@ fn every_mistake_has_a_code_and_a_line() {
         (with("[client]", "carrier = \"glue\"\n[client]"), "lab-value", 2),
         (with("[client]", "protection = \"000102030405\"\n[client]"), "lab-value", 2),
         (with("[client]", "mechanism = 6\n[client]").replace("secret", "#"), "lab-missing-key", 8),
-        (with("[client]", "mechanism = 7\n[client]"), "lab-missing-key", 8),
-        (with("[server]", &format!("signing_key = \"{}\"\n[server]", "00".repeat(32))), "lab-value", 3),
-        (with("[server]", &format!("signing_public = \"{}\"\n[server]", "11".repeat(64))), "lab-value", 3),
+        (with("[client]", "mechanism = 7\n[client]"), "lab-missing-key", 3),
+        (
+            with("[server]", &format!("signing_key = \"{}\"\n[server]", "11".repeat(32))).replacen(
+                "[client]",
+                "mechanism = 7\n[client]",
+                1,
+            ),
+            "lab-missing-key",
+            6,
+        ),
+        (with("[client]", "listen_sap = 127\n[client]"), "lab-value", 2),
+        (with("[client]", "mechanism = 3\n[client]"), "lab-conflict", 2),
+        (with("[client]", "legacy = true\nsuite = 1\nmechanism = 4\n[client]"), "lab-conflict", 4),
+        (with("[client]", "max_pdu = 67\nmechanism = 6\n[client]"), "lab-conflict", 2),
+        (format!("{BASE}[[association]]\nsap = 1\nrole = \"reader\"\nmechanism = 4\n"), "lab-conflict", 14),
+        (format!("{BASE}[[association]]\nsap = 16\nrole = \"public\"\n"), "lab-conflict", 11),
+        (format!("{BASE}{0}{0}", "[[object]]\nclass = 1\nobis = \"0.0.96.1.9.255\"\n"), "lab-conflict", 14),
+        (with("[server]", &format!("signing_key = \"{}\"\n[server]", "00".repeat(32))), "lab-value", 4),
+        (with("[server]", &format!("signing_public = \"{}\"\n[server]", "11".repeat(64))), "lab-value", 4),
         (with("[server]\nsystem_title = \"4D4D4D0000BC614E\"", "[server]"), "lab-missing-field", 4),
         (with("[client]", "[client"), "lab-syntax", 2),
         (format!("{BASE}[[association]]\nsap = 1\nrole = \"public\"\nmechanism = 5\n"), "lab-conflict", 11),
         (format!("{BASE}[[association]]\nsap = 1\nrole = \"broadcast\"\n"), "lab-missing-key", 7),
-        (with("[client]", "signing = true\n[client]"), "lab-missing-key", 8),
+        (with("[client]", "signing = true\n[client]"), "lab-missing-key", 3),
         (with("[client]", "signing = true\nprotection = \"none\"\n[client]"), "lab-conflict", 2),
         (with("[client]", "signing_order = \"both\"\n[client]"), "lab-value", 2),
         (format!("{BASE}[peer_quirks]\nsigned = \"long\"\n"), "lab-value", 12),
     ] {
         assert_eq!(refused(&text), (code, line), "{text}");
+    }
+}
+
+#[test]
+fn a_value_that_does_not_fit_is_named_with_those_that_do() {
+    for (line, expected) in [
+        ("carrier = \"glue\"", "carrier is not one that fits: expected one of `glo`, `ded`"),
+        ("max_pdu = \"0001020304\"", "max_pdu is not one that fits: expected u16"),
+        ("listen_sap = 70000", "listen_sap is not one that fits: expected u16"),
+    ] {
+        let message =
+            Lab::parse(&BASE.replace("[client]", &format!("{line}\n[client]"))).unwrap_err().message;
+        assert!(message.starts_with(expected) && !message.contains("glue"), "{message}");
+    }
+}
+
+#[test]
+fn broken_mechanisms_need_a_legacy_profile() {
+    for mechanism in [3, 4] {
+        let text = BASE.replace("[client]", &format!("legacy = true\nmechanism = {mechanism}\n[client]"));
+        assert_eq!(Lab::parse(&text).unwrap().mechanism.number(), mechanism);
+    }
+}
+
+#[test]
+fn a_small_pdu_is_taken_where_everything_fits_into_it() {
+    let lab = |head: &str| Lab::parse(&BASE.replace("[client]", &format!("{head}\n[client]")));
+    assert_eq!(lab("max_pdu = 64").unwrap().max_pdu, 64);
+    for head in ["mechanism = 6", "mechanism = 6\ncarrier = \"general-glo\""] {
+        let refused = lab(&format!("max_pdu = 64\n{head}")).unwrap_err();
+        let least: u16 = refused.message.split(' ').find_map(|word| word.parse().ok()).unwrap();
+        assert!(lab(&format!("max_pdu = {}\n{head}", least - 1)).is_err());
+        assert!(lab(&format!("max_pdu = {least}\n{head}")).is_ok());
+    }
+}
+
+#[test]
+fn a_public_key_is_that_of_the_private_one() {
+    let own = "418073C239FA6125011DE4D6CD2E645780289F761BB21BFB0835CB5585E8B373";
+    let lab = |field: &str, public: &str| {
+        let keys = format!("{field}_key = \"{own}\"\n{field}_public = \"{public}\"\n[server]");
+        Lab::parse(&BASE.replace("[server]", &keys))
+    };
+    let curve = Lab::parse(BASE).unwrap().curve();
+    let public = |digits: &str| {
+        let signer = gridseal_crypto::CurveSigner::take(curve, &mut hex::decode(digits).unwrap()).unwrap();
+        hex::encode(signer.public().point())
+    };
+    for field in ["signing", "agreement"] {
+        assert!(lab(field, &public(own)).is_ok());
+        let error = lab(field, &public(&"11".repeat(32))).unwrap_err();
+        assert_eq!((error.code, error.line), ("lab-conflict", 5));
     }
 }
 

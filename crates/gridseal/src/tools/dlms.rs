@@ -64,7 +64,9 @@ pub enum Speak {
         "Class and attribute may be left out: the class is then looked up in the built-in table and in the meter's object \
         list, the attribute is the one that holds the value.\n\
         Registers come with scaler and unit, buffers of profiles as rows. Nothing is printed before everything was \
-        received and the association was released.\n\n",
+        received and, where the association is authenticated, its tags were verified. The association is then released; a \
+        meter that closes the connection instead, or answers the release in clear or not at all, changes nothing of that, \
+        but a forged or malformed answer does (exit 4).\n\n",
         "Exit codes: 0 everything was read, 1 no connection, no answer, or the meter refuses the association, 2 wrong usage \
         or lab file, 3 the meter refuses an item (the others are printed), 4 an answer is forged, repeated, not protected \
         as it must be, or malformed (nothing is printed), 130 interrupted.\n\n\
@@ -109,7 +111,7 @@ pub enum Speak {
 #[derive(Debug, clap::Args)]
 pub struct Peer {
     /// Meter: host:port.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = channel::host_port)]
     connect: String,
     /// Lab file (TOML) with keys and titles.
     #[arg(long, value_name = "FILE")]
@@ -117,8 +119,8 @@ pub struct Peer {
     /// HDLC over TCP, instead of the wrapper.
     #[arg(long)]
     hdlc_tcp: bool,
-    /// Keeps the invocation counters of this client and the last ones of the meter. Without it the client begins at the
-    /// lab file's counter each time.
+    /// Keeps the invocation counters of this client and the last ones of the meter. Without it both begin at those of the
+    /// lab file each time, and in mechanisms 0 and 1 a whole earlier association can be played back.
     #[arg(long, value_name = "FILE")]
     counter_file: Option<PathBuf>,
     /// How long an answer is waited for, seconds.
@@ -246,7 +248,8 @@ fn speak_with(dlms: &Speak) -> Result<ExitCode> {
     }
 }
 
-/// One association from beginning to end. What was read is shown only when the end was reached. After a change of keys
+/// One association from beginning to end. What was read is shown only when all was received, and nothing of it, nor the
+/// end, was forged. After a change of keys
 /// the association ends with its connection: a release under the old keys is none to the meter.
 async fn converse<const N: usize>(dlms: &Speak, peer: &Peer, lab: &Lab) -> Result<Vec<Shown>> {
     let work = Work::parse(dlms)?;
@@ -336,10 +339,11 @@ async fn set<const N: usize>(
             }
         }
     }
+    let is_proven = session.is_proven();
     Ok(attributes
         .into_iter()
         .zip(results)
-        .map(|(attribute, result)| Shown::written(attribute, result))
+        .map(|(attribute, result)| Shown::written(attribute, result, is_proven))
         .collect())
 }
 

@@ -64,6 +64,7 @@ fn values_come_typed_with_scaler_and_unit_and_buffers_as_rows() {
         );
         let rows = read[4]["rows"].as_array().unwrap();
         assert_eq!((rows.len(), &read[4]["columns"][1]["unit"]), (200, &json!("Wh")));
+        assert_eq!((&read[4]["type"], &read[4]["value"][0]["type"]), (&json!("array"), &json!("structure")));
         // Left-out clocks are one period apart, differences are added.
         assert_eq!(rows[199][0]["time"], "2026-11-27T13:45:00+01:00");
         assert_eq!((&rows[0][1]["value"], &rows[199][1]["value"]), (&json!(1_000), &json!(1_995)));
@@ -86,6 +87,7 @@ fn values_are_written_methods_invoked_and_refusals_of_the_meter_told() {
     let (code, written) =
         run("set", &["1.0.99.1.0.255:7:4=u32:60", "0.0.1.0.0.255:8:2", "time:2026-11-25T13:00:00+01:00"]);
     assert_eq!((code, &written[0]["result"], &written[1]["ok"]), (Some(0), &json!("success"), &json!(true)));
+    assert_eq!(written[0]["authenticated"], true);
     let (_, read) = run("get", &["1.0.99.1.0.255:7:4", "0.0.1.0.0.255"]);
     assert_eq!((&read[0]["value"], &read[1]["time"]), (&json!(60), &json!("2026-11-25T13:00:00+01:00")));
     let (code, outcome) = run("action", &["0.0.10.0.106.255:9:1=u16:7", "0.0.10.0.106.255:9:1"]);
@@ -487,4 +489,39 @@ fn a_client_without_a_counter_file_follows_the_meter_s_counter_and_says_so() {
         assert_eq!(lines(output)[0]["value"], hex::encode(CLOCK), "{}", told(output));
     }
     assert!(!told(&first).contains("has seen") && told(&second).contains("has seen invocation counter"));
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure() {
+    let meter = Lying::new(Script::honest());
+    let (address, lab) = (meter.address.to_string(), meter.lab.to_str().unwrap());
+    for arguments in [
+        &["dlms", "get", "--connect", &address, "--lab", lab, CLOCK_ITEM][..],
+        &["decode", "dlms", "7EA0190321107FDAE6E600C001C100080000010000FF0200601A7E"],
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_gridseal"))
+            .args(arguments)
+            .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", told(&output));
+        assert!(told(&output).lines().last().unwrap().contains("cannot write"), "{}", told(&output));
+    }
+}
+
+#[test]
+fn the_lab_file_s_counter_is_the_least_that_is_taken_and_a_replay_without_a_challenge_is_warned_of() {
+    let meter = Lying::new(Script { mechanism: Mechanism::LowLevel, ..Script::honest() });
+    let honest = meter.run("get", &["--json", CLOCK_ITEM]);
+    assert_eq!(honest.status.code(), Some(0), "{}", told(&honest));
+    assert!(told(&honest).contains("plays back"), "{}", told(&honest));
+    let text = std::fs::read_to_string(&meter.lab).unwrap();
+    std::fs::write(&meter.lab, text.replace("= 5000", "= 9000")).unwrap();
+    let old = meter.run("get", &["--json", CLOCK_ITEM]);
+    assert_eq!((old.status.code(), old.stdout.len()), (Some(4), 0), "{}", told(&old));
+    assert!(told(&old).contains("invocation counter"), "{}", told(&old));
+    let lab = meter.lab.to_str().unwrap();
+    let nowhere =
+        crate::machine::gridseal(&["dlms", "get", "--connect", "127.0.0.1", "--lab", lab, CLOCK_ITEM]);
+    assert_eq!(nowhere.status.code(), Some(2), "{}", told(&nowhere));
 }

@@ -52,6 +52,7 @@ const BREAKER: ObisCode = ObisCode::new([0, 0, 96, 3, 10, 255]);
 /// A set-up with one association for each mechanism: its access point is 20 and the mechanism's number.
 const LAB: &str = r#"danger_test_keys = true
 client_sap = 25
+legacy = true
 max_pdu = 512
 [client]
 system_title = "4D4D4D0000000001"
@@ -698,11 +699,68 @@ fn hdlc_carries_the_same() {
     let mut peer = peer.associated();
     assert_eq!(peer.read(LOAD)[..2], [1, 96]);
     assert_eq!(peer.act(70, BREAKER, 1, &Data::Integer(0)), ActionResult::Success);
-    // On a line, a release without protection is anybody's.
-    let answer = peer.provoke(&[0x62, 3, 0x80, 1, 0]);
-    assert_eq!(answer[0], 0xD8);
     peer.give(Input::Release);
     assert_eq!(peer.events, [Event::Released]);
+    // Strangers' clients release in clear, as over the wrapper.
+    peer.client = Client::new(settings(Mechanism::Gmac, Carrier::Glo), AssociationHandle(2)).unwrap();
+    let mut peer = peer.associated();
+    assert_eq!(peer.provoke(&[0x62, 3, 0x80, 1, 0])[0], 0x63);
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+#[test]
+fn whoever_has_no_key_neither_floods_the_log_nor_keeps_the_places() {
+    let dir = folder("flood");
+    let log = dir.join("security.log");
+    let meter = Meter::start(&dir, LAB, &["--log", log.to_str().unwrap()]);
+    let gmac = settings(Mechanism::Gmac, Carrier::Glo);
+    let mut nobody = Peer::connect(&meter, 99, gmac, crypto(GUEK, 100));
+    nobody.give(Input::Associate);
+    let (request, answer) = (nobody.sent.last().unwrap().clone(), nobody.received.last().unwrap().len() + 8);
+    let unit = WrapperFrame::new(99, 1, request).unwrap().to_bytes();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(meter.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut heard = Vec::new();
+        let _ = stream.write_all(&unit.repeat(200));
+        let _ = stream.read_to_end(&mut heard);
+        assert!(heard.len() <= 16 * answer, "{}", heard.len() / answer);
+    }
+    let entries = || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let count = |event: &str| entries().iter().filter(|entry| entry["event"] == event).count();
+    assert_eq!(count("refused"), 4, "of one source and cause");
+    assert!(entries().iter().any(|entry| entry["cause"] == "refused too often"));
+    // Another cause is not lost in it.
+    Peer::connect(&meter, 25, gmac, crypto(GAK, 100)).give(Input::Associate);
+    assert_eq!(count("refused"), 5);
+    // Whoever only sits there makes room, and never in the place of somebody with a key.
+    let sit = || (0..100).map(|_| TcpStream::connect(meter.address).unwrap()).collect::<Vec<_>>();
+    let before = sit();
+    let mut honest = Peer::connect(&meter, 25, gmac, crypto(GUEK, 100)).associated();
+    let after = sit();
+    assert_eq!(honest.read(ENERGY)[0], 6);
+    drop((before, after));
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+#[test]
+fn a_log_or_an_address_that_cannot_be_written_ends_the_meter_with_one_line() {
+    let dir = folder("full");
+    let mut meter = Meter::start(&dir, LAB, &["--log", "/dev/full"]);
+    let _ = TcpStream::connect(meter.address).unwrap().write_all(&[0xFF; 64]);
+    assert_eq!(meter.child.wait().unwrap().code(), Some(1));
+    let output = Command::new(env!("CARGO_BIN_EXE_gridseal"))
+        .args(["meter", "serve", "--listen", "127.0.0.1:0", "--lab"])
+        .arg(dir.join("lab.toml"))
+        .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.lines().last().unwrap().contains("cannot write the address"), "{told}");
     let _ = std::fs::remove_dir_all(&dir);
 }
 

@@ -416,6 +416,9 @@ impl Link {
 
     /// I, RR and RNR frames of an open link.
     fn numbered(&mut self, now: Tick, frame: Frame) {
+        if self.is_repeated(frame.control) {
+            return;
+        }
         let mut complete = None;
         let (receive, poll) = match frame.control {
             Control::Information { receive, send, poll } => {
@@ -463,6 +466,19 @@ impl Link {
             }
             None => self.send_ready(now),
         }
+    }
+
+    /// Whether a client can tell that a frame comes once more: nobody was asked, or its number is one that was taken and
+    /// not yet one of this window. A server that repeats itself for a reason is asked again after the timeout.
+    fn is_repeated(&self, control: Control) -> bool {
+        let is_old = match control {
+            Control::Information { send, .. } => {
+                let behind = self.receive.wrapping_sub(send) & 7;
+                behind > 0 && behind.saturating_add(self.parameters.window_receive) <= 8
+            }
+            _ => false,
+        };
+        self.is_client() && (self.has_turn || is_old)
     }
 
     /// Drops the segments before number `receive`; a number outside of what was sent changes nothing.

@@ -28,7 +28,7 @@ use crate::{
     config::{self, Root},
     files,
     lab::Lab,
-    observe::show,
+    observe::tell,
     setup::factory::Anchor,
     tools::Usage,
 };
@@ -114,7 +114,7 @@ where
         pairs: PairStore::load(lab.curve(), dir, root)?,
     };
     let holder = Holder::<N>::new(Arc::clone(&lab), kept)?;
-    let meter = match Meter::new(&lab, holder, log, arguments.hdlc_tcp) {
+    let meter = match Meter::new(&lab, holder, log) {
         Ok(meter) => Arc::new(meter),
         Err(StartError::Read(error)) => return Err(error),
         Err(error @ StartError::Restore(_)) => bail!("{error}"),
@@ -125,6 +125,7 @@ where
     let listener = TcpListener::bind(arguments.listen)
         .await
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
-    show(&format!("listening {}", listener.local_addr()?));
+    let address = listener.local_addr()?;
+    tell(&format!("listening {address}")).context("cannot write the address to standard output")?;
     wire::run(listener, meter, arguments.hdlc_tcp).await
 }

@@ -24,6 +24,11 @@ const PIECE_SIZE: usize = 4_096;
 /// Largest information field that we propose on HDLC, bytes.
 const INFORMATION_SIZE: u16 = 1_024;
 
+/// Why an HDLC link may not open.
+const NOT_HDLC: &str = "if it speaks the wrapper, leave --hdlc-tcp out";
+/// First octet of HDLC.
+const HDLC_FLAG: u8 = 0x7E;
+
 /// What came.
 pub enum Heard {
     /// A whole APDU.
@@ -32,6 +37,13 @@ pub enum Heard {
     Nothing,
     /// The end, and why if that is known.
     Closed(Option<LinkError>),
+}
+
+/// A meter's address: host:port.
+pub fn host_port(text: &str) -> Result<String, &'static str> {
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    let port = parts.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port != 0);
+    port.map(|_| text.to_owned()).ok_or("expected host:port, such as 127.0.0.1:4059")
 }
 
 /// Who speaks with whom, and how.
@@ -65,7 +77,7 @@ impl Channel {
     /// Connects, and opens the HDLC link where one is spoken.
     pub async fn open(address: &str, ends: Ends) -> Result<Self> {
         let connecting = tokio::time::timeout(ends.timeout, TcpStream::connect(address)).await;
-        let hint = "is the meter there, and is --connect host:port?";
+        let hint = "is the meter there?";
         let stream = connecting
             .with_context(|| format!("cannot connect to {address}: no answer in time; {hint}"))?
             .with_context(|| format!("cannot connect to {address}; {hint}"))?;
@@ -110,10 +122,12 @@ impl Channel {
                 Some(LinkEvent::Connected(..)) => return Ok(()),
                 Some(LinkEvent::Failed(error)) => bail!("HDLC link does not open: {error}"),
                 Some(_) => {}
-                None if tick_now() >= until => bail!("HDLC link does not open: no answer in time"),
+                None if tick_now() >= until => {
+                    bail!("HDLC link does not open: no answer in time; {NOT_HDLC}")
+                }
                 None => {
                     if !self.read(until).await? {
-                        bail!("HDLC link does not open: the meter closed the connection");
+                        bail!("HDLC link does not open: the meter closed the connection; {NOT_HDLC}");
                     }
                 }
             }
@@ -157,7 +171,14 @@ impl Channel {
         let piece = piece.get(..count).unwrap_or_default();
         match &mut self.framing {
             Framing::Wrapper(decoder) => decoder.push(piece).map_err(|error| {
-                Untrusted(format!("what the meter sends is no wrapper unit of this association: {error}"))
+                let hint = if piece.first() == Some(&HDLC_FLAG) {
+                    "; if it speaks HDLC, give --hdlc-tcp"
+                } else {
+                    ""
+                };
+                Untrusted(format!(
+                    "what the meter sends is no wrapper unit of this association: {error}{hint}"
+                ))
             })?,
             Framing::Hdlc(link) => link.handle(tick_now(), hdlc::Input::Received(piece))?,
         }

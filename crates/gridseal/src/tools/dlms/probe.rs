@@ -54,7 +54,7 @@ use talk::{Prober, Target};
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Meter: host:port.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = super::channel::host_port)]
     connect: String,
     /// Lab file (TOML) with keys and titles.
     #[arg(long, value_name = "FILE")]

@@ -108,7 +108,15 @@ impl Layout {
         let mut object = named(attribute);
         object.insert("authenticated".into(), json!(is_proven));
         match self.rows(buffer) {
-            Ok(rows) => self.show_rows(attribute, object, &rows),
+            Ok(rows) => {
+                // As it came, beside the rows with what was left out put back.
+                if let Ok(data) = Data::from_bytes(buffer)
+                    && let Value::Object(told) = typed(&data, None)
+                {
+                    object.extend(told);
+                }
+                self.show_rows(attribute, object, &rows)
+            }
             // A row may hold more than simple values.
             Err(RowError::Decode(_)) => read::show_value(attribute, buffer, None, is_proven),
             Err(error) => {
@@ -159,5 +167,5 @@ impl Layout {
 pub fn refused(attribute: AttributeId, result: DataAccessResult) -> Shown {
     let mut object = named(attribute);
     object.insert("error".into(), super::shown::access_error(result));
-    Shown::new(object, format!("{}  {result}", head(attribute)), false)
+    Shown::new(object, format!("{}  {}", head(attribute), super::shown::refusal(result)), false)
 }

@@ -67,18 +67,22 @@ impl<const N: usize> Keeper<N> {
     /// The client's half of a lab file; counters go on where the file of counters ends.
     fn new(lab: &Lab, path: Option<&Path>) -> Result<Self> {
         let check = check_value(&lab.key_ring::<N>(Side::Client)?.guek);
-        let counters = Counters::load(path, (check, lab.client.system_title))?;
-        Ok(Self { crypto: performer(lab, &counters)?, counters })
+        let mut counters = Counters::load(path, (check, lab.client.system_title))?;
+        let sending_end = counters.sending_end(lab.client.invocation_counter);
+        Ok(Self { crypto: performer(lab, &counters, sending_end)?, counters })
     }
 }
 
-/// A performer that goes on behind everything that was reserved so far.
-fn performer<const N: usize>(lab: &Lab, counters: &Counters) -> Result<LocalCrypto<N>> {
-    let sending_end = counters.sending_end(lab.client.invocation_counter);
+/// A performer whose next counter is `sending_end`.
+fn performer<const N: usize>(lab: &Lab, counters: &Counters, sending_end: u64) -> Result<LocalCrypto<N>> {
     let ring = lab.key_ring(Side::Client)?;
     let mut crypto = LocalCrypto::new(lab.local_settings(Side::Client), ring, sending_end);
     // Without a file the time takes its place: ids must rise from run to run, and no public object tells the last one.
     crypto.resume_transactions(counters.transactions_end().max(utc_now_ms()));
+    // What the file gives as the server's first counter is the least that is taken from it.
+    if let Some(before) = lab.server.invocation_counter.checked_sub(1) {
+        crypto.resume_received(KeySet::Unicast, lab.server.system_title, before);
+    }
     for (peer, counter) in counters.received() {
         crypto.resume_received(KeySet::Unicast, peer, counter);
     }
@@ -124,7 +128,7 @@ impl<'p, const N: usize> Session<'p, N> {
     /// Opens the association of a lab file. When the meter refuses it, its counter may be ahead of ours: then it is
     /// asked for it, as anybody may, and once more with a counter above that.
     pub async fn associate(peer: &'p Peer, lab: &'p Lab) -> Result<Self> {
-        let keeper = Keeper::new(lab, peer.counter_file.as_deref())?;
+        let mut keeper = Keeper::new(lab, peer.counter_file.as_deref())?;
         let uses_counter = lab.protection != Protection::None || lab.mechanism == Mechanism::Gmac;
         if uses_counter && !keeper.counters.are_durable() {
             eprintln!(
@@ -133,13 +137,26 @@ impl<'p, const N: usize> Session<'p, N> {
                 lab.client.invocation_counter
             );
         }
+        let has_challenge = lab.mechanism.is_high_level();
+        if lab.protection != Protection::None && !has_challenge && !keeper.counters.are_durable() {
+            eprintln!(
+                "gridseal: with mechanism {} nothing is fresh but the counters: that somebody plays back a whole earlier \
+                association cannot be noticed without --counter-file FILE",
+                lab.mechanism.number()
+            );
+        }
         let first = keeper.counters.sending_end(lab.client.invocation_counter);
         let empty = Conformance::default();
         let mut session = Self { keeper, peer, lab, link: None, events: VecDeque::new(), conformance: empty };
         let settings = settings(lab, peer.timeout());
         let Err(error) = session.open(settings, lab.client_sap).await else { return Ok(session) };
-        if !uses_counter || !error.is::<NotAssociated>() || lab.client_sap == PUBLIC_CLIENT {
+        if !uses_counter || !error.is::<NotAssociated>() {
             return Err(error);
+        }
+        if lab.client_sap == PUBLIC_CLIENT {
+            return Err(error.context(
+                "the meter cannot be asked for its counter, because whoever asks is client 16, which is client_sap here",
+            ));
         }
         let Some(seen) = session.counter_seen().await else { return Err(error) };
         if !session.follow(seen, first)? {
@@ -147,6 +164,8 @@ impl<'p, const N: usize> Session<'p, N> {
         }
         eprintln!("gridseal: the meter says that it has seen invocation counter {seen}: going on above it");
         session.open(settings, lab.client_sap).await?;
+        let confirmed = session.keeper.counters.confirm();
+        confirmed.map_err(|_| anyhow!("the invocation counter could not be kept"))?;
         Ok(session)
     }
 
@@ -194,15 +213,21 @@ impl<'p, const N: usize> Session<'p, N> {
         }
     }
 
-    /// Goes on above a counter, or behind everything that was reserved if that is more; false when the counter is below
+    /// Goes on above a counter, or behind everything that was reserved if that is more, for trial; false when the counter is below
     /// the `first` one that was tried, so that it explains nothing.
     fn follow(&mut self, seen: u32, first: u64) -> Result<bool> {
         if u64::from(seen) < first {
             return Ok(false);
         }
-        let mut crypto = performer::<N>(self.lab, &self.keeper.counters)?;
-        let mut ports = Ports { counters: &mut self.keeper.counters, rng: &mut OsRng };
-        crypto.follow_hint(seen, &mut ports).context("the meter's hint at its counter is not followed")?;
+        let counters = &mut self.keeper.counters;
+        let sending_end = counters.sending_end(self.lab.client.invocation_counter);
+        let mut crypto = performer::<N>(self.lab, counters, sending_end)?;
+        let not_followed = "the meter's hint at its counter is not followed";
+        let begin = counters.begin_trial(seen).with_context(|| {
+            format!("{not_followed}: too many were in vain; set client.invocation_counter of the lab file above the meter's")
+        })?;
+        let before = u32::try_from(begin.saturating_sub(1)).unwrap_or(u32::MAX);
+        crypto.follow_hint(before, &mut Ports { counters, rng: &mut OsRng }).context(not_followed)?;
         self.keeper.crypto = crypto;
         Ok(true)
     }

@@ -82,11 +82,12 @@ impl Shown {
     }
 
     /// What came of writing.
-    pub fn written(attribute: AttributeId, result: DataAccessResult) -> Self {
+    pub fn written(attribute: AttributeId, result: DataAccessResult, is_proven: bool) -> Self {
         let mut object = named(attribute);
         let is_good = result == DataAccessResult::Success;
         object.insert("ok".into(), json!(is_good));
         object.insert("result".into(), json!(result.to_string()));
+        object.insert("authenticated".into(), json!(is_proven));
         if !is_good {
             object.insert("error".into(), access_error(result));
         }
@@ -146,7 +147,15 @@ pub fn head(attribute: AttributeId) -> String {
 
 /// A refusal of the meter.
 pub fn access_error(result: DataAccessResult) -> Value {
-    json!({"code": "dlms.access", "result": result.number(), "message": result.to_string()})
+    json!({"code": "dlms.access", "result": result.number(), "message": refusal(result)})
+}
+
+/// Why there is no value: one that is said to have succeeded is missing all the same.
+pub fn refusal(result: DataAccessResult) -> String {
+    match result {
+        DataAccessResult::Success => "no value: the meter sent the result success in its place".into(),
+        result => result.to_string(),
+    }
 }
 
 /// A value with its type; octet-strings in hex, dates also as ISO 8601, enumerations with their meaning, structures
@@ -316,6 +325,19 @@ mod tests {
         assert_eq!(plain(&told), "{mode: 1 (on), scaler: -1}");
         let name = typed(&Data::OctetString(ObisCode::CLOCK.groups()), Some(&Type::LogicalName));
         assert_eq!(name["obis"], "0.0.1.0.0.255");
+    }
+
+    #[test]
+    fn a_success_without_a_value_is_an_error_and_says_so() {
+        let attribute = AttributeId::new(3, ObisCode::ACTIVE_ENERGY_IMPORT, 2);
+        let shown = super::super::profile::refused(attribute, DataAccessResult::Success);
+        assert!(!shown.is_good() && shown.line(false).contains("no value"), "{}", shown.line(false));
+        assert_eq!(
+            shown.object["error"]["message"],
+            "no value: the meter sent the result success in its place"
+        );
+        let written = Shown::written(attribute, DataAccessResult::Success, true);
+        assert_eq!((&written.object["ok"], &written.object["authenticated"]), (&json!(true), &json!(true)));
     }
 
     #[test]

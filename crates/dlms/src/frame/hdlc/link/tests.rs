@@ -19,6 +19,13 @@ fn settings(role: LinkRole, information: u16, window: u8) -> LinkSettings {
     }
 }
 
+/// When a line says a frame once more.
+#[derive(Clone, Copy)]
+enum Repeats {
+    AtOnce,
+    Late,
+}
+
 /// Two links and a line that loses the frames whose running number is in `lost`.
 struct Line {
     client: Link,
@@ -26,6 +33,9 @@ struct Line {
     now: Tick,
     frames: usize,
     lost: Vec<usize>,
+    /// Whether the line says everything of the server twice: at once, or once more with the next frame.
+    repeats: Option<Repeats>,
+    before: Vec<u8>,
     at_client: Vec<LinkEvent>,
     at_server: Vec<LinkEvent>,
 }
@@ -38,6 +48,8 @@ impl Line {
             now: Tick(0),
             frames: 0,
             lost: lost.to_vec(),
+            repeats: None,
+            before: vec![],
             at_client: vec![],
             at_server: vec![],
         }
@@ -61,7 +73,14 @@ impl Line {
                 moved = true;
                 match output {
                     Output::Transmit(octets) if !self.is_lost() => {
-                        self.client.handle(self.now, Input::Received(&octets)).unwrap();
+                        let again = match self.repeats {
+                            None => vec![],
+                            Some(Repeats::AtOnce) => octets.clone(),
+                            Some(Repeats::Late) => core::mem::replace(&mut self.before, octets.clone()),
+                        };
+                        for octets in [&octets, &again] {
+                            self.client.handle(self.now, Input::Received(octets)).unwrap();
+                        }
                     }
                     Output::Transmit(_) => {}
                     Output::Event(event) => {
@@ -98,6 +117,27 @@ fn exchange(information: u16, window: u8, lost: &[usize]) -> Line {
     assert!(line.at_server.contains(&LinkEvent::Apdu(request)), "lost {lost:?}");
     assert!(line.at_client.contains(&LinkEvent::Apdu(answer)), "lost {lost:?}");
     line
+}
+
+#[test]
+fn a_frame_that_comes_twice_changes_nothing() {
+    for repeats in [Repeats::AtOnce, Repeats::Late] {
+        for (information, window) in [(128, 1), (128, 3), (1_024, 1)] {
+            let mut line = Line { repeats: Some(repeats), ..Line::new(information, window, &[]) };
+            line.client.handle(line.now, Input::Connect).unwrap();
+            line.run(&[]);
+            for n in 0..20 {
+                let answer = [n; 300];
+                line.client.handle(line.now, Input::Send(&[n; 200])).unwrap();
+                line.run(&answer);
+                assert_eq!(line.at_client.pop(), Some(LinkEvent::Apdu(answer.to_vec())), "{n}");
+                assert_eq!(line.at_server.pop(), Some(LinkEvent::Apdu(vec![n; 200])), "{n}");
+            }
+            line.client.handle(line.now, Input::Disconnect).unwrap();
+            line.run(&[]);
+            assert_eq!(line.at_client.pop(), Some(LinkEvent::Disconnected));
+        }
+    }
 }
 
 //= DLMS 1.1: a frame out of sequence, beyond the window or too long is not taken

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use gridseal_dlms::suite::local::{CounterStore, CounterStoreError, KeyCounters, KeySet};
 use gridseal_types::SystemTitle;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ use crate::files;
 
 /// Name of the file.
 const FILE: &str = "counters.json";
+/// Says that there were counters: without their file the meter does not begin again.
+const MARKER: &str = "counters.begun";
 /// Transfers that are kept: each must be repeated at start, in order.
 const TRANSFERS_MAX: usize = 4_096;
 
@@ -66,6 +68,7 @@ pub enum Transfer {
 #[derive(Debug)]
 pub struct Counters {
     path: Option<PathBuf>,
+    is_marked: bool,
     kept: Kept,
     /// Hashes of the keys in use.
     pub unicast: String,
@@ -73,17 +76,22 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Reads what is kept. A file that cannot be read is no reason to begin again.
+    /// Reads what is kept. A file that cannot be read, or that was there and is gone, is no reason to begin again.
     pub fn load(dir: Option<&Path>) -> Result<Self> {
         let path = dir.map(|dir| dir.join(FILE));
         let bytes = path.as_deref().map(files::read_if_there).transpose()?.flatten();
+        let is_marked = dir.is_some_and(|dir| dir.join(MARKER).exists());
         let kept = match (bytes, &path) {
             (Some(bytes), Some(path)) => {
                 serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?
             }
+            (None, Some(path)) if is_marked => bail!(
+                "{} is gone: its counters would begin again; bring it back, or take another directory and other keys",
+                path.display()
+            ),
             _ => Kept::default(),
         };
-        Ok(Self { path, kept, unicast: String::new(), broadcast: String::new() })
+        Ok(Self { path, is_marked, kept, unicast: String::new(), broadcast: String::new() })
     }
 
     /// Where the counters of a key stand; at least at `sending_end`.
@@ -120,10 +128,15 @@ impl Counters {
         })
     }
 
-    fn save(&self) -> Result<(), CounterStoreError> {
+    fn save(&mut self) -> Result<(), CounterStoreError> {
         let Some(path) = &self.path else { return Ok(()) };
         let bytes = serde_json::to_vec(&self.kept).map_err(|_| CounterStoreError)?;
-        files::write_atomic(path, &bytes).map_err(|_| CounterStoreError)
+        files::write_atomic(path, &bytes).map_err(|_| CounterStoreError)?;
+        if !self.is_marked {
+            files::write_atomic(&path.with_file_name(MARKER), b"").map_err(|_| CounterStoreError)?;
+            self.is_marked = true;
+        }
+        Ok(())
     }
 
     fn entry(&mut self, set: KeySet) -> &mut KeptCounters {
@@ -160,4 +173,24 @@ impl CounterStore for Counters {
 
 fn title_of(digits: &str) -> Option<SystemTitle> {
     SystemTitle::from_slice(&hex::decode(digits).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_that_were_there_and_are_gone_are_not_begun_again() {
+        let dir = std::env::temp_dir().join(format!("gridseal-meter-counters-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut counters = Counters::load(Some(&dir)).unwrap();
+        counters.unicast = "key".into();
+        counters.reserve(KeySet::Unicast, 356).unwrap();
+        let again = Counters::load(Some(&dir)).unwrap();
+        assert_eq!(again.of("key", 100).sending_end, 356);
+        std::fs::remove_file(dir.join(FILE)).unwrap();
+        let error = Counters::load(Some(&dir)).unwrap_err().to_string();
+        assert!(error.contains("counters.json is gone"), "{error}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -122,6 +122,10 @@ where
         let broadcast = counters.of(&counters.broadcast, 0);
         let mut crypto = LocalCrypto::new(lab.local_settings(side), ring, unicast.sending_end);
         crypto.resume_broadcast(broadcast.sending_end);
+        // What the file gives as the client's first counter is the least that it may send.
+        if let Some(before) = lab.client.invocation_counter.checked_sub(1) {
+            crypto.resume_received(KeySet::Unicast, lab.client.system_title, before);
+        }
         for (set, list) in [(KeySet::Unicast, unicast.received), (KeySet::Broadcast, broadcast.received)] {
             list.into_iter().for_each(|(peer, counter)| crypto.resume_received(set, peer, counter));
         }

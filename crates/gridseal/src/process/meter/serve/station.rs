@@ -71,6 +71,10 @@ pub struct Client {
     peer: Peer,
     client_sap: u16,
     is_open: bool,
+    /// Whether an association of its shows that somebody has a key.
+    needs_key: bool,
+    /// Refusals outside of an association since they were last taken.
+    refusals: u32,
 }
 
 const fn rights(rights: lab::Rights) -> Rights {
@@ -82,7 +86,7 @@ where
     Key<Kek, N>: MasterKey<N>,
 {
     /// A meter as a lab file describes it, which goes on where the run before ended.
-    pub fn new(lab: &Lab, mut keys: Holder<N>, log: Log, is_hdlc: bool) -> Result<Self, StartError> {
+    pub fn new(lab: &Lab, mut keys: Holder<N>, log: Log) -> Result<Self, StartError> {
         let is_ciphered =
             |role| role == Role::Broadcast || (role != Role::Public && lab.protection != Protection::None);
         let grants = lab.associations.iter().map(|association| Grant {
@@ -122,8 +126,8 @@ where
         keys.apply();
         let base = |sap| ServerSettings {
             max_pdu: lab.max_pdu,
-            // A TCP connection ends with its association; on a line anybody could send a plain release.
-            plain_release: !is_hdlc,
+            // A connection ends with its association; strangers' clients release in clear.
+            plain_release: true,
             short_challenge: true,
             ..ServerSettings::public(sap, lab.server.system_title)
         };
@@ -216,11 +220,14 @@ where
         let handle = AssociationHandle(self.handles.fetch_add(1, Ordering::Relaxed));
         let client_sap = settings.client_sap;
         let peer = Peer { client_sap: Some(client_sap), ..peer };
-        Client { server: Server::new(settings, handle), handle, peer, client_sap, is_open: false }
+        let needs_key = settings.ciphered || settings.mechanism != Mechanism::None;
+        let server = Server::new(settings, handle);
+        Client { server, handle, peer, client_sap, is_open: false, needs_key, refusals: 0 }
     }
 
-    /// Time passes for the device.
+    /// Time passes for the device and the log.
     pub fn tick(&self) {
+        self.log.tick();
         let Core { device, keys, .. } = &mut *self.core();
         device.tick(utc_now(), keys);
         self.note(device, None);
@@ -233,14 +240,14 @@ where
         let mut answers = Vec::new();
         let fed = client.server.handle(tick_now(), input, &mut device.session(keys));
         if let Err(error) = fed {
-            self.log.entry("refused", Some(client.peer), &error.to_string());
+            self.log.anybody("refused", client.peer, &error.to_string());
         }
         self.drain(client, device, keys, &mut answers);
         while let Some(push) = device.take_push() {
             let is_agreed = client.server.conformance().has(Conformance::DATA_NOTIFICATION);
             let input = Input::Notify(push);
             if !is_agreed || client.server.handle(tick_now(), input, &mut device.session(keys)).is_err() {
-                self.log.entry("push-dropped", Some(client.peer), "notifications were not agreed upon");
+                self.log.anybody("push-dropped", client.peer, "notifications were not agreed upon");
             }
             self.drain(client, device, keys, &mut answers);
         }
@@ -291,28 +298,34 @@ where
     }
 
     fn event(&self, client: &mut Client, device: &mut Device, event: Event) {
-        let mut is_open = client.is_open;
-        match event {
+        let is_open;
+        let (event, cause) = match event {
             Event::Associated { mechanism, .. } => {
                 is_open = true;
-                let how = format!("mechanism {}", mechanism.number());
-                self.log.entry("associated", Some(client.peer), &how);
+                ("associated", format!("mechanism {}", mechanism.number()))
             }
             Event::Refused(refusal) => {
-                self.log.entry("refused", Some(client.peer), &refusal.to_string());
+                self.log.anybody("refused", client.peer, &refusal.to_string());
                 if !client.is_open {
+                    client.refusals = client.refusals.saturating_add(1);
                     device.refused();
                 }
+                return;
             }
             Event::Released => {
                 is_open = false;
-                self.log.entry("released", Some(client.peer), "by the client");
+                ("released", "by the client".into())
             }
             Event::Lost => {
                 is_open = false;
-                self.log.entry("lost", Some(client.peer), "link or challenge ended");
+                ("lost", "link or challenge ended".into())
             }
-            _ => {}
+            _ => return,
+        };
+        if client.needs_key && (client.is_open || is_open) {
+            self.log.entry(event, Some(client.peer), &cause);
+        } else {
+            self.log.anybody(event, client.peer, &cause);
         }
         if is_open != core::mem::replace(&mut client.is_open, is_open) {
             device.associated(client.client_sap, is_open);
@@ -330,6 +343,16 @@ impl Client {
     /// Whether its association is open.
     pub const fn is_open(&self) -> bool {
         self.is_open
+    }
+
+    /// Whether its association is open and shows that it has a key.
+    pub const fn is_proven(&self) -> bool {
+        self.is_open && self.needs_key
+    }
+
+    /// How often it was refused, outside of an association, since this was last asked.
+    pub const fn take_refusals(&mut self) -> u32 {
+        core::mem::replace(&mut self.refusals, 0)
     }
 
     /// When the machine wants to be told that time has passed.

@@ -2,7 +2,11 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    net::IpAddr,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,18 +24,26 @@ use gridseal_types::Tick;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     time::{interval, timeout},
 };
 
 use super::{
     holder::MasterKey,
-    log::Peer,
+    log::{Peer, source},
     station::{Client, Meter},
 };
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 32;
+/// Connections of one source without an association that shows a key.
+const SHARE_MAX: usize = 16;
+/// Refusals outside of an association after which a connection ends.
+const REFUSALS_MAX: u32 = 16;
+/// First octet of HDLC.
+const HDLC_FLAG: u8 = 0x7E;
+/// First octets of a wrapper unit.
+const WRAPPER_VERSION: [u8; 2] = [0, 1];
 /// Clients of one connection: with all connections no more than the keys keep associations for.
 const CLIENTS_MAX: usize = 2;
 /// How long a connection may go without an open association.
@@ -49,6 +61,7 @@ where
     Key<Kek, N>: MasterKey<N>,
 {
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut seats = Seats::default();
     let clock = Arc::clone(&meter);
     tokio::spawn(async move {
         let mut second = interval(Duration::from_secs(1));
@@ -67,19 +80,94 @@ where
             }
         };
         let peer = Peer { address, client_sap: None };
-        let Ok(permit) = Arc::clone(&free).try_acquire_owned() else {
-            meter.log.entry("connections-full", Some(peer), "connection closed");
+        let is_full = free.available_permits() == 0;
+        if !seats.make_room(source(address), is_full) && is_full {
+            meter.log.anybody("connections-full", peer, "connection closed");
             continue;
-        };
+        }
+        // Whoever was sent away is gone at once: it waits for nothing.
+        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return Ok(()) };
+        let seat = seats.take(source(address));
         let meter = Arc::clone(&meter);
         tokio::spawn(async move {
             let _permit = permit;
             let _ = stream.set_nodelay(true);
-            let mut connection = Connection::new(&meter, peer, is_hdlc);
-            let cause = connection.serve(stream).await;
+            let mut connection = Connection::new(&meter, peer, is_hdlc, Arc::clone(&seat));
+            let cause = tokio::select! {
+                cause = connection.serve(stream) => cause,
+                () = seat.leave.notified() => "another connection needs its place",
+            };
             connection.close();
-            meter.log.entry("closed", Some(peer), cause);
+            if seat.was_proven.load(Ordering::Relaxed) {
+                meter.log.entry("closed", Some(peer), cause);
+            } else {
+                meter.log.anybody("closed", peer, cause);
+            }
         });
+    }
+}
+
+/// The place of a connection.
+struct Seat {
+    source: IpAddr,
+    /// Since when nobody with a key has been there, as a [`Tick`]; 0 while somebody is.
+    alone_since: AtomicU64,
+    was_proven: AtomicBool,
+    /// Tells the connection to end.
+    leave: Notify,
+}
+
+impl Seat {
+    /// Whether an association is open that shows a key.
+    fn prove(&self, is_proven: bool) {
+        if is_proven {
+            self.was_proven.store(true, Ordering::Relaxed);
+            self.alone_since.store(0, Ordering::Relaxed);
+        } else if self.alone_since.load(Ordering::Relaxed) == 0 {
+            self.alone_since.store(tick_now().0.max(1), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The places that are taken; connections that are gone leave an empty reference.
+#[derive(Default)]
+struct Seats(Vec<Weak<Seat>>);
+
+impl Seats {
+    fn take(&mut self, source: IpAddr) -> Arc<Seat> {
+        let alone_since = AtomicU64::new(tick_now().0.max(1));
+        let seat = Arc::new(Seat { source, alone_since, was_proven: false.into(), leave: Notify::new() });
+        self.0.push(Arc::downgrade(&seat));
+        seat
+    }
+
+    /// Sends somebody away who has not shown a key, the one who was there longest: of the same source when that has its
+    /// share, and of the source that has most when there is no place left. False when nobody gave way.
+    fn make_room(&mut self, source: IpAddr, is_full: bool) -> bool {
+        self.0.retain(|seat| seat.strong_count() > 0);
+        let mut waiting: Vec<(u64, Arc<Seat>)> = self
+            .0
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|seat| (seat.alone_since.load(Ordering::Relaxed), seat))
+            .filter(|(since, _)| *since > 0)
+            .collect();
+        waiting.sort_by_key(|(since, _)| *since);
+        let count = |source: IpAddr| waiting.iter().filter(|(_, seat)| seat.source == source).count();
+        let giver = if count(source) >= SHARE_MAX {
+            Some(source)
+        } else if is_full {
+            waiting.iter().map(|(_, seat)| seat.source).max_by_key(|source| count(*source))
+        } else {
+            None
+        };
+        let Some((_, seat)) = waiting.iter().find(|(_, seat)| Some(seat.source) == giver) else {
+            return false;
+        };
+        // Gone for whoever comes next, even if its task has not run yet.
+        self.0.retain(|other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(seat)));
+        seat.leave.notify_one();
+        true
     }
 }
 
@@ -97,13 +185,18 @@ struct Connection<'m, const N: usize> {
     clients: BTreeMap<u16, Client>,
     /// Octets to be sent.
     out: Vec<u8>,
+    seat: Arc<Seat>,
+    /// Since the last association of somebody with a key.
+    refusals: u32,
+    /// Whether nothing was heard yet.
+    is_first: bool,
 }
 
 impl<'m, const N: usize> Connection<'m, N>
 where
     Key<Kek, N>: MasterKey<N>,
 {
-    fn new(meter: &'m Meter<N>, peer: Peer, is_hdlc: bool) -> Self {
+    fn new(meter: &'m Meter<N>, peer: Peer, is_hdlc: bool, seat: Arc<Seat>) -> Self {
         let framing = match (is_hdlc, ServerAddress::new(meter.sap, None), ClientAddress::new(0x10)) {
             (true, Some(server), Some(client)) => {
                 let settings = LinkSettings {
@@ -120,7 +213,8 @@ where
             }
             _ => Framing::Wrapper(WrapperDecoder::new(meter.apdu_size_max())),
         };
-        Self { meter, peer, framing, clients: BTreeMap::new(), out: Vec::new() }
+        let (clients, out) = (BTreeMap::new(), Vec::new());
+        Self { meter, peer, framing, clients, out, seat, refusals: 0, is_first: true }
     }
 
     /// Serves until the connection ends; gives why.
@@ -142,12 +236,12 @@ where
                 Ok(Err(_)) => return "connection broke",
                 Ok(Ok(count)) => {
                     heard = tick_now();
-                    let is_sound = self.received(buffer.get(..count).unwrap_or_default());
+                    let fault = self.received(buffer.get(..count).unwrap_or_default());
                     if !self.send(&mut stream).await {
                         return "client takes no answer";
                     }
-                    if !is_sound {
-                        return "not a stream of frames";
+                    if let Some(fault) = fault {
+                        return fault;
                     }
                 }
                 Err(_) => {
@@ -180,24 +274,44 @@ where
         out.is_empty() || matches!(timeout(SEND_TIMEOUT, stream.write_all(&out)).await, Ok(Ok(())))
     }
 
-    /// Takes octets; false when no further frame can be found in the stream.
-    fn received(&mut self, octets: &[u8]) -> bool {
+    /// Takes octets; gives why no more are taken.
+    fn received(&mut self, octets: &[u8]) -> Option<&'static str> {
+        let is_first = core::mem::replace(&mut self.is_first, false);
         match &mut self.framing {
             Framing::Wrapper(decoder) => {
                 let pushed = decoder.push(octets);
-                let frames: Vec<WrapperFrame> = std::iter::from_fn(|| decoder.poll()).collect();
-                frames.into_iter().for_each(|frame| self.unit(&frame));
+                while let Framing::Wrapper(decoder) = &mut self.framing
+                    && self.refusals < REFUSALS_MAX
+                    && let Some(frame) = decoder.poll()
+                {
+                    self.unit(&frame);
+                }
                 if let Err(error) = pushed {
-                    self.meter.log.entry("refused", Some(self.peer), &error.to_string());
-                    return false;
+                    self.meter.log.anybody("refused", self.peer, &error.to_string());
+                    let is_hdlc = is_first && octets.first() == Some(&HDLC_FLAG);
+                    return Some(match is_hdlc {
+                        true => {
+                            "not a stream of wrapper units but of HDLC, for which the meter needs --hdlc-tcp"
+                        }
+                        false => "not a stream of frames",
+                    });
                 }
             }
             Framing::Hdlc(link, _) => {
+                if is_first && octets.starts_with(&WRAPPER_VERSION) {
+                    return Some("not HDLC but wrapper units, for which the meter must not have --hdlc-tcp");
+                }
                 let _ = link.handle(tick_now(), hdlc::Input::Received(octets));
                 self.drain_link();
             }
         }
-        true
+        (self.refusals >= REFUSALS_MAX).then_some("refused too often")
+    }
+
+    /// A refusal that no machine of a client knows of.
+    fn refused(&mut self, client_sap: u16, cause: &str) {
+        self.refusals = self.refusals.saturating_add(1);
+        self.meter.log.anybody("refused", Peer { client_sap: Some(client_sap), ..self.peer }, cause);
     }
 
     fn unit(&mut self, frame: &WrapperFrame) {
@@ -206,8 +320,7 @@ where
             return self.broadcast(source, frame.apdu());
         }
         if destination != self.meter.sap {
-            let peer = Peer { client_sap: Some(source), ..self.peer };
-            return self.meter.log.entry("refused", Some(peer), "no logical device has this access point");
+            return self.refused(source, "no logical device has this access point");
         }
         for apdu in self.handle(source, Input::Received(frame.apdu())) {
             if let Ok(frame) = WrapperFrame::new(destination, source, apdu) {
@@ -223,18 +336,21 @@ where
             if self.clients.len() >= CLIENTS_MAX {
                 // One without an association makes room.
                 let Some(client) = closed.and_then(|sap| self.clients.remove(&sap)) else {
-                    let peer = Peer { client_sap: Some(client_sap), ..self.peer };
-                    self.meter.log.entry("refused", Some(peer), "too many clients on one connection");
+                    self.refused(client_sap, "too many clients on one connection");
                     return Vec::new();
                 };
                 self.forget(client);
             }
             self.clients.insert(client_sap, self.meter.client(self.peer, client_sap));
         }
-        match self.clients.get_mut(&client_sap) {
-            Some(client) => self.meter.handle(client, input),
-            None => Vec::new(),
-        }
+        let Some(client) = self.clients.get_mut(&client_sap) else { return Vec::new() };
+        let answers = self.meter.handle(client, input);
+        self.refusals = match client.is_proven() {
+            true => 0,
+            false => self.refusals.saturating_add(client.take_refusals()),
+        };
+        self.seat.prove(self.clients.values().any(Client::is_proven));
+        answers
     }
 
     fn broadcast(&mut self, client_sap: u16, apdu: &[u8]) {
@@ -242,12 +358,10 @@ where
             // Never answered, whatever comes of it.
             Some(mut client) => {
                 self.meter.handle(&mut client, Input::Broadcast(apdu));
+                self.refusals = self.refusals.saturating_add(client.take_refusals());
                 self.forget(client);
             }
-            None => {
-                let peer = Peer { client_sap: Some(client_sap), ..self.peer };
-                self.meter.log.entry("refused", Some(peer), "nobody may send to all");
-            }
+            None => self.refused(client_sap, "nobody may send to all"),
         }
     }
 
@@ -290,7 +404,7 @@ where
             }
             LinkEvent::Disconnected => self.close(),
             LinkEvent::Failed(error) => {
-                self.meter.log.entry("refused", Some(self.peer), &error.to_string());
+                self.meter.log.anybody("refused", self.peer, &error.to_string());
                 self.close();
             }
             _ => {}
@@ -331,5 +445,48 @@ where
         if let Framing::Hdlc(_, queue) = &mut self.framing {
             queue.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(seat: &Seat) -> bool {
+        // A permit is there for whoever was told to leave.
+        let mut waiting = std::pin::pin!(seat.leave.notified());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        std::future::Future::poll(waiting.as_mut(), &mut context).is_ready()
+    }
+
+    #[test]
+    fn whoever_shows_no_key_gives_way_and_one_source_has_a_share() {
+        let mut seats = Seats::default();
+        let [attacker, other, honest] = [1, 2, 3].map(|last| IpAddr::from([192, 0, 2, last]));
+        let seated: Vec<Arc<Seat>> = (0..SHARE_MAX as u64)
+            .map(|n| {
+                let seat = seats.take(attacker);
+                seat.alone_since.store(n + 1, Ordering::Relaxed);
+                seat
+            })
+            .collect();
+        assert!(!seats.make_room(honest, false), "there is room");
+        seated[0].prove(true);
+        assert!(!seats.make_room(attacker, false), "who has shown a key is not counted");
+        seated[0].prove(false);
+        seated[0].alone_since.store(100, Ordering::Relaxed);
+        assert!(
+            seats.make_room(attacker, false) && left(&seated[1]) && !left(&seated[0]),
+            "the oldest of its own"
+        );
+        // Full: somebody of the source that has most.
+        let theirs = seats.take(other);
+        theirs.alone_since.store(1, Ordering::Relaxed);
+        assert!(seats.make_room(honest, true) && left(&seated[2]) && !left(&theirs));
+        for seat in &seated {
+            seat.prove(true);
+        }
+        assert!(seats.make_room(honest, true) && left(&theirs));
+        assert!(!seats.make_room(honest, true), "nobody is left who must");
     }
 }
