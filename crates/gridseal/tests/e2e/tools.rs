@@ -219,6 +219,19 @@ fn a_simulated_eviction_leaves_evidence_that_an_outside_program_accepts_and_a_pl
     assert_eq!(gridseal(&["sim", "group", "--members", "5", "--evict", "6"]).status.code(), Some(2));
 }
 
+#[test]
+fn a_simulation_whose_report_cannot_be_written_fails_and_says_so() {
+    for run in [&["sim", "keys", "--schedules", "1"][..], &["sim", "group", "--members", "5", "--evict", "1"]]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gridseal"));
+        let output = command.args(run).arg("--json").stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{run:?}: {said}");
+        assert!(said.contains("cannot write the answer"), "{run:?}: {said}");
+    }
+}
+
 /// A Python that has the packages which the reference of the onboarding protocol needs; `scripts/packages.sh test`
 /// sees to it that there is one.
 fn python_with_cryptography() -> Option<&'static str> {
