@@ -75,6 +75,12 @@ roles! {
     OwnerEncryption 34;
     /// Manufacturer's voucher key.
     VoucherSigning 35;
+    /// Manufacturer's recovery key: signs entries in place of an owner who has vanished; stays offline.
+    RecoverySigning 56;
+    /// Seed of the second, post-quantum recovery key.
+    RecoverySecond 57;
+    /// Signs a witness's word on the heads of a log.
+    WitnessSigning 58;
     /// Init server's signing key (K_init).
     InitSigning 36;
     /// Certificate authority's signing key.

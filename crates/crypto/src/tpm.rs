@@ -16,6 +16,7 @@ mod session;
 
 pub use clear::{
     Clear, ClearAuth, clear_audit_digest, clear_command, clear_confirmed, execute_clear, is_clear_response,
+    platform_clear_command, platform_clear_confirmed,
 };
 pub use credential::{make_credential, open_credential};
 pub use duplicate::{Duplicate, SEALED_PUBLIC_HEAD, SealedSecret, duplicate, duplicate_with, open_duplicate};

@@ -69,6 +69,9 @@ enum Command {
     /// What comes from manufacturers.
     #[command(subcommand)]
     Import(Import),
+    /// A witness of manufacturers' logs of voucher entries.
+    #[command(subcommand)]
+    Witness(tools::witness::Witness),
     /// Meters' keys: where they stand, their change, their history, what a compromise reaches, and acts of two persons.
     #[command(subcommand)]
     Key(tools::key::Key),
@@ -116,6 +119,13 @@ enum Factory {
         after_help = "Example:\n  gridseal factory release --out devices --transfer transfer.cbor --to buyer"
     )]
     Release(tools::factory::Release),
+    /// Sign devices over to a new owner in place of one who has vanished, with the offline recovery key.
+    #[command(
+        after_help = "The release service logs the entries (factory release); each device then needs somebody who \
+        holds its button while power comes (meter run --button).\n\nExample:\n  gridseal factory recover --keys \
+        devices/recovery --papers devices/shipment.cbor --buyer buyer.toml --to transfer.cbor 4C1F2A000001"
+    )]
+    Recover(tools::factory::Recover),
     /// Put a manifest with both signatures in front of firmware: an image that meters take.
     #[command(
         after_help = "Prints the lines of a lab file with which `gridseal meter serve` takes the image.\n\n\
@@ -149,6 +159,9 @@ enum Meter {
         /// Directory that `factory make` has made.
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
+        /// Somebody holds the button while power comes: a recovery entry of the manufacturer is taken for 10 minutes.
+        #[arg(long)]
+        button: bool,
         /// Stop when standard input ends.
         #[arg(long, hide = true)]
         with_parent: bool,
@@ -286,6 +299,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Ceremony(Ceremony::Configure(arguments)) => tools::ceremony::configure(&arguments)?,
         Command::Ceremony(Ceremony::Transfer(arguments)) => tools::ceremony::transfer(&arguments)?,
         Command::Factory(Factory::Release(arguments)) => tools::factory::release(&arguments)?,
+        Command::Factory(Factory::Recover(arguments)) => tools::factory::recover(&arguments)?,
         Command::Ceremony(Ceremony::Approver(arguments)) => tools::ceremony::approver(&arguments)?,
         Command::InitServer(d) => {
             process::run(d.with_parent, || async move { init_server::run(&d.config).await })?
@@ -300,8 +314,8 @@ pub fn run() -> Result<ExitCode> {
         Command::KeysCore(d) => keys_core::run(&d.config)?,
         Command::Pki(d) => process::run(d.with_parent, || async move { pki::run(&d.config).await })?,
         Command::Headend(d) => process::run(d.with_parent, || async move { headend::run(&d.config).await })?,
-        Command::Meter(Meter::Run { dir, with_parent }) => {
-            process::run(with_parent, || async move { meter::run(&dir).await })?;
+        Command::Meter(Meter::Run { dir, button, with_parent }) => {
+            process::run(with_parent, || async move { meter::run(&dir, button).await })?;
         }
         Command::Meter(Meter::Serve(arguments)) => {
             process::run(false, || async move { meter::serve::run(arguments).await })?;
@@ -312,6 +326,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Device(Device::Register(arguments)) | Command::Import(Import::Shipment(arguments)) => {
             tools::device::register(&arguments)?;
         }
+        Command::Witness(witness) => tools::witness::run(&witness)?,
         Command::Import(Import::VoucherLog(arguments)) => tools::voucher_log::run(&arguments)?,
         Command::Device(Device::Install(arguments)) => tools::install::install(&arguments)?,
         Command::Device(Device::Correct(arguments)) => tools::install::correct(&arguments)?,

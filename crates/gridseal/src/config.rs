@@ -140,6 +140,9 @@ pub struct EndpointManager {
     /// Refuse devices without a certificate of their endorsement key that is believed.
     #[serde(default)]
     pub endorsement_required: bool,
+    /// Who has to have signed the heads of manufacturers' logs of voucher entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witnesses: Option<Witnesses>,
     /// Accept devices whose root is software. Test mode.
     #[serde(default)]
     pub danger_accept_software_roots: bool,
@@ -312,6 +315,16 @@ pub struct Headend {
     /// Plant keys of this file into memory and files, to prove that a search finds them. Tests only.
     #[serde(default)]
     pub danger_plant: Option<PathBuf>,
+}
+
+/// Witnesses of logs of voucher entries, and how many of them an owner wants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witnesses {
+    /// How many of them must have signed the head that comes with a shipment, and that of a log that is read.
+    pub required: usize,
+    /// Their keys, as `witness key` prints them.
+    pub keys: Vec<String>,
 }
 
 /// A meter's firmware: the same for all devices of a model, but for the names.

@@ -14,7 +14,7 @@ use gridseal_crypto::{
     sha256,
 };
 use gridseal_io::rng::OsRng;
-use gridseal_trust::enrol::voucher::VoucherKey;
+use gridseal_trust::enrol::voucher::{RecoveryKey, VoucherKey};
 use gridseal_types::Digest;
 
 /// Replaces a file by one atomic rename; durable when this returns.
@@ -213,19 +213,35 @@ pub fn parse_digest(text: &str) -> Result<Digest> {
     Digest::from_slice(&hex::decode(text)?).context("digest is not 32 bytes of hex")
 }
 
-/// Parses a voucher key: x || y in hex, and after a colon SHA-256 of its second, post-quantum key when it has one.
+/// Parses a voucher key: x || y in hex, and after a colon SHA-256 of its second, post-quantum key when it has one; then,
+/// after a plus sign, the manufacturer's recovery key in the same form when it has one.
 pub fn parse_voucher_key(text: &str) -> Result<VoucherKey> {
-    let (key, second) = match text.split_once(':') {
+    let (voucher, recovery) = match text.split_once('+') {
         None => (text, None),
-        Some((key, second)) => (key, Some(parse_digest(second).context("second voucher key")?)),
+        Some((voucher, recovery)) => (voucher, Some(parse_pair(recovery).context("recovery key")?)),
     };
-    Ok(VoucherKey { key: parse_public_key(key)?, second })
+    let (key, second) = parse_pair(voucher).context("voucher key")?;
+    Ok(VoucherKey { key, second, recovery: recovery.map(|(key, second)| RecoveryKey { key, second }) })
+}
+
+/// A key and, after a colon, the hash of its second one.
+fn parse_pair(text: &str) -> Result<(PublicKey, Option<Digest>)> {
+    match text.split_once(':') {
+        None => Ok((parse_public_key(text)?, None)),
+        Some((key, second)) => {
+            Ok((parse_public_key(key)?, Some(parse_digest(second).context("second key")?)))
+        }
+    }
 }
 
 /// Prints a voucher key as [`parse_voucher_key`] reads it.
 pub fn format_voucher_key(trusted: &VoucherKey) -> String {
-    let second = trusted.second.map(|second| format!(":{second}")).unwrap_or_default();
-    format!("{}{second}", format_public_key(&trusted.key))
+    let pair = |key: &PublicKey, second: Option<Digest>| {
+        let second = second.map(|second| format!(":{second}")).unwrap_or_default();
+        format!("{}{second}", format_public_key(key))
+    };
+    let recovery = trusted.recovery.map(|recovery| format!("+{}", pair(&recovery.key, recovery.second)));
+    format!("{}{}", pair(&trusted.key, trusted.second), recovery.unwrap_or_default())
 }
 
 /// Prints a public key as [`parse_public_key`] reads it.

@@ -14,6 +14,7 @@ pub mod group;
 pub mod install;
 pub mod key;
 pub mod lmn;
+pub mod mapping;
 pub mod order;
 pub mod readings;
 pub mod receipt;
@@ -21,6 +22,7 @@ pub mod receipt;
 pub mod sim;
 pub mod sts;
 pub mod voucher_log;
+pub mod witness;
 
 /// Wrong usage or input, of which the message says all: exit code 2.
 #[derive(Debug)]

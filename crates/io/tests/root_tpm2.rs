@@ -75,6 +75,11 @@ impl Bench for Emulated {
         self.root.boot().unwrap();
     }
 
+    fn start_for_recovery(&mut self) {
+        self.root.start_for_recovery();
+        self.power_cut();
+    }
+
     fn loaded(&mut self) -> (usize, usize) {
         self.root.loaded().unwrap()
     }

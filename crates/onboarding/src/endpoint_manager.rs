@@ -194,6 +194,7 @@ pub struct EndpointManager {
     order_rules: OrderRules,
     committing: Vec<(Task, Outcome)>,
     outputs: VecDeque<Output>,
+    walked: BTreeMap<registrar::Transition, u64>,
 }
 
 impl core::fmt::Debug for EndpointManager {
@@ -218,7 +219,14 @@ impl EndpointManager {
             order_rules: OrderRules::default(),
             committing: Vec::new(),
             outputs: VecDeque::new(),
+            walked: BTreeMap::new(),
         }
+    }
+
+    /// How often sessions have made each step of [`registrar::TRANSITIONS`] since this process began.
+    #[must_use]
+    pub const fn walked(&self) -> &BTreeMap<registrar::Transition, u64> {
+        &self.walked
     }
 
     /// Lets one source begin so many sessions for a device in an hour, in place of [`HELLOS_PER_HOUR`].
@@ -475,7 +483,10 @@ impl EndpointManager {
     fn step(&mut self, task: Task, now: UtcTime, input: registrar::Input<'_>) {
         let Some(Running::Session { registrar, serial }) = self.running.get_mut(&task) else { return };
         let serial = serial.clone();
-        match registrar.handle(now, input) {
+        let (before, name) = (registrar.state_name(), input.name());
+        let outcome = registrar.handle(now, input);
+        *self.walked.entry((before, name, registrar.state_name())).or_default() += 1;
+        match outcome {
             Ok(()) => self.drain(task),
             Err(code) => self.refuse(task, &serial, code),
         }

@@ -31,6 +31,7 @@ const TARGETS: &[Target] = &[
     ("enrol_document", enrol::document),
     ("enrol_init", enrol::init_message),
     ("enrol_label", enrol::label),
+    ("enrol_list", enrol::list),
     ("enrol_message", session::fuzz_entry),
     ("enrol_order", enrol::order),
     ("enrol_receipt", enrol::receipt),

@@ -8,6 +8,7 @@
 
 pub mod cose;
 pub mod delivery;
+pub mod delivery_list;
 pub mod device;
 pub mod document;
 #[doc(hidden)]
@@ -25,3 +26,4 @@ pub mod shipment;
 pub mod voucher;
 pub mod voucher_log;
 pub mod wire;
+pub mod witness;

@@ -279,6 +279,10 @@ pub enum RootRequest {
     },
     /// Closes whatever sessions are open. Answer: [`RootReply::Done`].
     Flush,
+    /// TPM2_Clear by the platform hierarchy: owner and lockout authorisation and all keys of the owner are gone. Only a root
+    /// that was started for a recovery can, with [`RootError::Unsuitable`] otherwise: boot firmware saw the button. Answer:
+    /// [`RootReply::Done`]; [`RootRequest::Describe`] comes next.
+    Clear,
 }
 
 /// Result of one operation.

@@ -378,7 +378,7 @@ impl Twice {
         let vendor_second = SecondSigner::new(&Key::take(&mut [1; 32])).unwrap();
         let second = Some(Digest(vendor_second.public().id()));
         Self {
-            trusted: VoucherKey { key: vendor.public(), second },
+            trusted: VoucherKey { key: vendor.public(), second, recovery: None },
             vendor,
             owner: v.signer("owner_key_d"),
             vendor_second,

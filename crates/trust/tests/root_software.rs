@@ -41,6 +41,11 @@ impl Bench for InProcess {
         self.0.power_cut();
     }
 
+    fn start_for_recovery(&mut self) {
+        self.power_cut();
+        self.0.start_for_recovery();
+    }
+
     fn loaded(&mut self) -> (usize, usize) {
         (self.0.open_sessions(), 0)
     }
@@ -57,6 +62,11 @@ impl Bench for Saved {
     fn power_cut(&mut self) {
         let saved = self.0.save(&self.1).unwrap();
         self.0 = SoftwareRoot::restore(seeded(1000), &self.1, &saved).unwrap();
+    }
+
+    fn start_for_recovery(&mut self) {
+        self.power_cut();
+        self.0.start_for_recovery();
     }
 
     fn loaded(&mut self) -> (usize, usize) {

@@ -1,4 +1,5 @@
-//! TPM2_Clear through a salted HMAC session, authorised by the lockout hierarchy: the owner's side and the TPM's side.
+//! TPM2_Clear through a salted HMAC session, authorised by the lockout hierarchy: the owner's side and the TPM's side; and
+//! by the platform hierarchy, as the device's boot firmware gives it.
 //!
 //! The session may also audit: then the TPM keeps a digest over command and response, which its identity key signs when it
 //! is asked to. Command and response of a Clear have no parameters, so that digest is always the same.
@@ -14,6 +15,7 @@ use crate::backend::{Active, Backend};
 
 const CC_CLEAR: u32 = 0x0000_0126;
 const RH_LOCKOUT: u32 = 0x4000_000a;
+const RH_PLATFORM: u32 = 0x4000_000c;
 /// Session attribute `audit`.
 const AUDIT: u8 = 0x80;
 /// The session lives on and has audited the command.
@@ -28,7 +30,7 @@ pub struct Clear<'k> {
     pub session_handle: u32,
     /// Session key.
     pub session: &'k TpmSessionKey,
-    /// Authorisation in force of the lockout hierarchy.
+    /// Authorisation in force of the hierarchy: lockout, or platform for [`platform_clear_command`].
     pub in_force: AuthInForce<'k>,
     /// nonceTPM last received.
     pub nonce_tpm: [u8; 16],
@@ -36,8 +38,8 @@ pub struct Clear<'k> {
     pub nonce_caller: [u8; 16],
 }
 
-fn command_hash() -> [u8; 32] {
-    Active::sha256(&[&CC_CLEAR.to_be_bytes(), &RH_LOCKOUT.to_be_bytes()])
+fn command_hash(hierarchy: u32) -> [u8; 32] {
+    Active::sha256(&[&CC_CLEAR.to_be_bytes(), &hierarchy.to_be_bytes()])
 }
 
 /// Digest of an audit session in which a Clear by the lockout hierarchy, and nothing else, was executed with rc 0.
@@ -47,7 +49,7 @@ fn command_hash() -> [u8; 32] {
 #[must_use]
 pub fn clear_audit_digest() -> [u8; 32] {
     let response_hash = Active::sha256(&[&0u32.to_be_bytes(), &CC_CLEAR.to_be_bytes()]);
-    Active::sha256(&[&[0; 32], &command_hash(), &response_hash])
+    Active::sha256(&[&[0; 32], &command_hash(RH_LOCKOUT), &response_hash])
 }
 
 /// The complete command, 75 bytes: the session audits it and lives on.
@@ -56,14 +58,24 @@ pub fn clear_audit_digest() -> [u8; 32] {
 /// Onboarding specification, sections 6.5 and 11.
 #[must_use]
 pub fn clear_command(clear: &Clear<'_>) -> Vec<u8> {
+    command_of(RH_LOCKOUT, clear)
+}
+
+/// The same, authorised by the platform hierarchy: for boot firmware alone, never tunnelled.
+#[must_use]
+pub fn platform_clear_command(clear: &Clear<'_>) -> Vec<u8> {
+    command_of(RH_PLATFORM, clear)
+}
+
+fn command_of(hierarchy: u32, clear: &Clear<'_>) -> Vec<u8> {
     let key = keyed(clear.session, clear.in_force.bytes());
-    let hmac =
-        Active::hmac_sha256(&key, &[&command_hash(), &clear.nonce_caller, &clear.nonce_tpm, &[ATTRIBUTES]]);
+    let hash = command_hash(hierarchy);
+    let hmac = Active::hmac_sha256(&key, &[&hash, &clear.nonce_caller, &clear.nonce_tpm, &[ATTRIBUTES]]);
     let mut command = Vec::with_capacity(COMMAND_SIZE);
     command.extend_from_slice(&ST_SESSIONS.to_be_bytes());
     command.extend_from_slice(&[0, 0, 0, 75]);
     command.extend_from_slice(&CC_CLEAR.to_be_bytes());
-    command.extend_from_slice(&RH_LOCKOUT.to_be_bytes());
+    command.extend_from_slice(&hierarchy.to_be_bytes());
     command.extend_from_slice(&57u32.to_be_bytes());
     command.extend_from_slice(&clear.session_handle.to_be_bytes());
     tpm2b(&mut command, &clear.nonce_caller);
@@ -76,8 +88,19 @@ pub fn clear_command(clear: &Clear<'_>) -> Vec<u8> {
 /// salt can make. Clear empties the lockout authorisation, so the response is keyed by the session alone.
 #[must_use]
 pub fn clear_confirmed(session: &TpmSessionKey, nonce_caller: &[u8; 16], response: &[u8]) -> bool {
+    is_answer(&keyed(session, &[]), nonce_caller, response)
+}
+
+/// Whether the response proves that this TPM has executed [`platform_clear_command`]: a Clear leaves the platform's
+/// authorisation as it is.
+#[must_use]
+pub fn platform_clear_confirmed(clear: &Clear<'_>, response: &[u8]) -> bool {
+    is_answer(&keyed(clear.session, clear.in_force.bytes()), &clear.nonce_caller, response)
+}
+
+fn is_answer(key: &[u8], nonce_caller: &[u8; 16], response: &[u8]) -> bool {
     let Some((nonce_tpm, attributes, hmac)) = response_parts(response) else { return false };
-    let expected = response_hmac(CC_CLEAR, &keyed(session, &[]), (nonce_tpm, nonce_caller), attributes);
+    let expected = response_hmac(CC_CLEAR, key, (nonce_tpm, nonce_caller), attributes);
     crate::ct_eq(&expected, hmac)
 }
 
@@ -146,7 +169,8 @@ pub fn execute_clear(
 ) -> Option<Vec<u8>> {
     let ClearAuth { nonce_caller, attributes, hmac, .. } = command;
     let key = keyed(session, in_force.bytes());
-    let expected = Active::hmac_sha256(&key, &[&command_hash(), nonce_caller, nonce_tpm, &[*attributes]]);
+    let expected =
+        Active::hmac_sha256(&key, &[&command_hash(RH_LOCKOUT), nonce_caller, nonce_tpm, &[*attributes]]);
     if !crate::ct_eq(&expected, hmac) {
         return None;
     }

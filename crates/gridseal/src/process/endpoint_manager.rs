@@ -22,6 +22,7 @@ use gridseal_trust::{
         init::decode_registered,
         registrar::Rules,
         relay::{RELAY_BATCH_MAX, RelayItem, RelayPull, RelayWork},
+        witness::WitnessPolicy,
     },
     measured::{ImaKeys, PolicySet},
 };
@@ -78,6 +79,8 @@ pub struct Setup {
     pub hellos_per_hour: u32,
     /// What is due by the calendar.
     orders: config::Orders,
+    /// Who has to have signed the heads of manufacturers' logs.
+    pub witnesses: WitnessPolicy,
 }
 
 /// Reads configuration and keys.
@@ -93,6 +96,7 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
     let setup = Setup {
         hellos_per_hour: config.hellos_per_hour,
         orders: config.orders,
+        witnesses: witnesses(config.witnesses.as_ref())?,
         rules: Rules {
             policies,
             endorsements: endorsements.clone(),
@@ -121,6 +125,16 @@ pub fn set_up(path: &Path) -> Result<(Setup, std::path::PathBuf)> {
         },
     };
     Ok((setup, dir))
+}
+
+fn witnesses(config: Option<&config::Witnesses>) -> Result<WitnessPolicy> {
+    let Some(config::Witnesses { required, keys }) = config else { return Ok(WitnessPolicy::default()) };
+    let named: std::collections::BTreeSet<&String> = keys.iter().collect();
+    if *required == 0 || *required > named.len() {
+        bail!("witnesses: {required} of {} different keys cannot be asked for", named.len());
+    }
+    let witnesses = named.into_iter().map(|key| parse_public_key(key)).collect::<Result<_>>()?;
+    Ok(WitnessPolicy { witnesses, required: *required })
 }
 
 /// The signed policies of the configuration, each verified, as one set.

@@ -38,9 +38,9 @@ pub struct Meter {
 }
 
 /// Runs a meter out of its directory, until its ownership has come to an end for good.
-pub async fn run(dir: &Path) -> Result<()> {
-    let meter = Meter::power_on(dir, false)?;
-    let mut owner = onboard::Shell::start(&meter)?;
+pub async fn run(dir: &Path, button: bool) -> Result<()> {
+    let meter = Meter::power_on(dir, false, button)?;
+    let mut owner = onboard::Shell::start(&meter, button)?;
     let mut power_came = meter.load_record()?.installed.is_some();
     while owner.until_operating().await? {
         match push::run(&meter, &mut owner, std::mem::take(&mut power_came)).await? {
@@ -54,12 +54,16 @@ pub async fn run(dir: &Path) -> Result<()> {
 
 impl Meter {
     /// Reads the firmware and gives power to the root.
-    fn power_on(dir: &Path, is_quiet: bool) -> Result<Self> {
+    ///
+    /// Boot firmware keeps the platform's authorisation while the button is held, and until a recovery that began is done.
+    fn power_on(dir: &Path, is_quiet: bool, button: bool) -> Result<Self> {
         let (firmware, dir): (Firmware, _) = config::load(&dir.join("firmware.toml"))?;
         let name = format!("meter {}", firmware.serial);
         let observer = if is_quiet { Observer::quiet() } else { Observer::new(name).with_journal(&dir)? };
-        let root = SharedRoot::power_on(&firmware.root, firmware.measurements.as_ref(), &dir)?;
-        observer.event("powered", &[("root", &root.lock()?.assurance().name())]);
+        let recovers = button || load_record(&dir)?.recovery.is_some();
+        let power_on = if recovers { SharedRoot::recover_on } else { SharedRoot::power_on };
+        let root = power_on(&firmware.root, firmware.measurements.as_ref(), &dir)?;
+        observer.event("powered", &[("root", &root.lock()?.assurance().name()), ("button", &button)]);
         Ok(Self { firmware, dir, root, observer, powered_at: utc_now() })
     }
 
@@ -74,18 +78,21 @@ impl Meter {
         }
     }
 
-    fn record_path(&self) -> PathBuf {
-        self.dir.join("device.cbor")
-    }
-
     fn load_record(&self) -> Result<DeviceRecord> {
-        match read_if_there(&self.record_path())? {
-            None => Ok(DeviceRecord::default()),
-            Some(bytes) => DeviceRecord::decode(&bytes).context("device.cbor is no device record"),
-        }
+        load_record(&self.dir)
     }
 
     fn store_record(&self, record: &DeviceRecord) -> Result<()> {
-        write_atomic(&self.record_path(), &record.encode())
+        write_atomic(&self.dir.join(RECORD), &record.encode())
+    }
+}
+
+/// What a meter keeps on flash.
+const RECORD: &str = "device.cbor";
+
+fn load_record(dir: &Path) -> Result<DeviceRecord> {
+    match read_if_there(&dir.join(RECORD))? {
+        None => Ok(DeviceRecord::default()),
+        Some(bytes) => DeviceRecord::decode(&bytes).context("device.cbor is no device record"),
     }
 }

@@ -164,6 +164,7 @@ pub fn endpoint_manager(
         endorsement_issuers: Vec::new(),
         endorsement_required: false,
         policy_key: key,
+        witnesses: None,
         danger_accept_software_roots: anchor == Anchor::Software,
         danger_accept_open_platform: false,
         hellos_per_hour: gridseal_onboarding::endpoint_manager::HELLOS_PER_HOUR,

@@ -37,6 +37,9 @@ use crate::{
     process::meter::root::SharedRoot,
 };
 
+/// Directory of the recovery key, beside that of the voucher keys: to be kept offline.
+pub const RECOVERY: &str = "recovery";
+
 /// Which root of trust devices get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Anchor {
@@ -68,7 +71,8 @@ pub struct Vendor {
 impl Vendor {
     /// Opens a manufacturer's directory, or founds one: voucher keys there, the init server's keys in its own directory.
     pub fn open_or_found(dir: &Path, init_server: &Path, name: &str, init_host: &SocketAddr) -> Result<Self> {
-        let voucher = VoucherSigner::open_or_create(dir)?;
+        let mut voucher = VoucherSigner::open_or_create(dir)?;
+        voucher.found_recovery(dir, &dir.with_file_name(RECOVERY))?;
         let init_zone = Zone::open_or_create(init_server)?;
         let init: SigningKey<InitSigning> =
             SigningKey::new(&init_zone.load_or_generate::<InitSigning>("init")?)?;

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gridseal_crypto::{
     Key, PublicKey, SecondSigner, Signer, SigningKey,
-    role::{DeviceRootSecret, OwnerSecret, VoucherSecond, VoucherSigning},
+    role::{DeviceRootSecret, OwnerSecret, RecoverySecond, RecoverySigning, VoucherSecond, VoucherSigning},
 };
 use gridseal_io::{clock::utc_now, rng::OsRng};
 use gridseal_trust::enrol::{
@@ -16,15 +16,15 @@ use gridseal_trust::enrol::{
     document::{Entry, EntryKind, Header},
     label::LabelB,
     secrets::owner_secret,
-    shipment::{Papers, Shipment, Transfer},
-    voucher::{Voucher, VoucherKey},
+    shipment::{Papers, Shipment, Sold, Transfer},
+    voucher::{RecoveryKey, Voucher, VoucherKey},
     voucher_log::{LogEntry, LogProof, VoucherLog},
     wire::{Reader, encode},
 };
 use gridseal_types::{Digest, EkName};
 
 use super::{labels, owner::OwnerKeys};
-use crate::files::{Zone, read, read_if_there, write_atomic};
+use crate::files::{Zone, format_voucher_key, parse_voucher_key, read, read_if_there, write_atomic};
 
 /// Papers of a shipment.
 pub const SHIPMENT_FILE: &str = "shipment.cbor";
@@ -40,7 +40,12 @@ pub struct VoucherSigner {
     /// P-256 key: also signs manifests, releases and the log.
     pub key: SigningKey<VoucherSigning>,
     second: SecondSigner<VoucherSecond>,
+    /// Public halves of the recovery key, which is elsewhere.
+    recovery: Option<RecoveryKey>,
 }
+
+/// Public facts about the manufacturer's keys, in the directory of each kind: which recovery key, which voucher key.
+const TRUSTED: &str = "trusted.txt";
 
 impl VoucherSigner {
     /// Opens the keys in a directory, or draws them.
@@ -56,17 +61,94 @@ impl VoucherSigner {
     fn of(zone: &Zone) -> Result<Self> {
         let key = SigningKey::new(&zone.load_or_generate::<VoucherSigning>("voucher")?)?;
         let second = SecondSigner::new(&zone.load_or_generate_seed::<VoucherSecond>("voucher-second")?)?;
-        Ok(Self { key, second })
+        let trusted = read_trusted(zone)?;
+        Ok(Self { key, second, recovery: trusted.and_then(|trusted| trusted.recovery) })
+    }
+
+    /// Founds the recovery key in a directory of its own, to be kept offline, and lets both directories know of each other.
+    pub fn found_recovery(&mut self, dir: &Path, recovery: &Path) -> Result<()> {
+        let signer = RecoverySigner::open_or_create(recovery)?;
+        self.recovery = Some(signer.public());
+        let text = format_voucher_key(&self.trusted());
+        write_atomic(&dir.join(TRUSTED), text.as_bytes())?;
+        write_atomic(&recovery.join(TRUSTED), text.as_bytes())
     }
 
     /// The voucher key as a verifier trusts it.
     pub fn trusted(&self) -> VoucherKey {
-        VoucherKey { key: self.key.public(), second: Some(Digest(self.second.public().id())) }
+        VoucherKey {
+            key: self.key.public(),
+            second: Some(Digest(self.second.public().id())),
+            recovery: self.recovery,
+        }
     }
 
     /// A voucher without an owner, signed by both keys.
     pub fn issue(&self, header: Header) -> Result<Voucher> {
         Ok(Voucher::issue(header, &self.key, Some(&self.second))?)
+    }
+}
+
+fn read_trusted(zone: &Zone) -> Result<Option<VoucherKey>> {
+    let path = zone.dir().join(TRUSTED);
+    let Some(text) = read_if_there(&path)? else { return Ok(None) };
+    let text = String::from_utf8(text).with_context(|| format!("{} is not text", path.display()))?;
+    parse_voucher_key(text.trim()).map(Some).with_context(|| format!("{}", path.display()))
+}
+
+/// The manufacturer's recovery key with its second one: signs in place of owners who have vanished.
+pub struct RecoverySigner {
+    key: SigningKey<RecoverySigning>,
+    second: SecondSigner<RecoverySecond>,
+    /// The voucher key that it belongs to.
+    vendor: Option<VoucherKey>,
+}
+
+impl RecoverySigner {
+    /// Opens the keys in a directory, or draws them.
+    pub fn open_or_create(dir: &Path) -> Result<Self> {
+        Self::of(&Zone::open_or_create(dir)?)
+    }
+
+    /// Opens the keys in a directory.
+    pub fn open(dir: &Path) -> Result<Self> {
+        Self::of(&Zone::open(dir)?)
+    }
+
+    fn of(zone: &Zone) -> Result<Self> {
+        let key = SigningKey::new(&zone.load_or_generate::<RecoverySigning>("recovery")?)?;
+        let second = SecondSigner::new(&zone.load_or_generate_seed::<RecoverySecond>("recovery-second")?)?;
+        Ok(Self { key, second, vendor: read_trusted(zone)? })
+    }
+
+    fn public(&self) -> RecoveryKey {
+        RecoveryKey { key: self.key.public(), second: Some(Digest(self.second.public().id())) }
+    }
+
+    /// Signs an entry that makes a buyer the owner of a device whose present one has vanished; gives its serial number too.
+    pub fn recover(&self, sold: Sold, buyer: &OwnerKeys) -> Result<(String, Sold)> {
+        let vendor = self.vendor.context("this directory does not say whose recovery key it holds")?;
+        let mut voucher = Voucher::decode(&sold.voucher).context("voucher does not decode")?;
+        let verified = voucher
+            .verify(&[vendor])
+            .map_err(|code| anyhow::anyhow!("{code}: a voucher of the papers does not hold"))?;
+        let serial = verified.header.serial.clone();
+        if verified.owner().is_none() {
+            bail!("{serial} has no owner: sell it");
+        }
+        let entry = Entry {
+            index: 0,
+            epoch: verified.epoch.checked_add(1).context("last epoch")?,
+            kind: EntryKind::Recovery,
+            previous: Digest([0; 32]),
+            owner: buyer.owner,
+            encryption: buyer.encryption,
+            issued: utc_now(),
+            second_key: None,
+            owner_second: buyer.second,
+        };
+        voucher.extend(entry, &self.key, Some(&self.second))?;
+        Ok((serial, Sold { manifest: sold.manifest, voucher: voucher.encode() }))
     }
 }
 

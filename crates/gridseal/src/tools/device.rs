@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gridseal_io::{clock::utc_now, rng::OsRng};
 use gridseal_onboarding::endpoint_manager::{
-    installation,
+    installation::{self, By},
     orders::{self, OrderStatus},
     register::{self, DEVICES, RegisterEntry, Shipped},
     voucher_log,
@@ -16,7 +16,9 @@ use gridseal_onboarding::endpoint_manager::{
 use gridseal_store::SqliteRecords;
 use gridseal_trust::enrol::{
     delivery::{decode_delivery, hand_over},
+    delivery_list::{self, Points, Row, RowError},
     init::SignedRedirect,
+    installation::InstallRequest,
     label::{LabelA, LabelB},
     receipt::ReceiptFile,
     shipment::{Papers, Shipment, Sold, Transfer},
@@ -31,6 +33,7 @@ use gridseal_types::{
     },
 };
 
+use super::{mapping, witness};
 use crate::{
     files::{read, read_if_there, write_atomic},
     process::{
@@ -63,6 +66,17 @@ pub struct Register {
     /// them when the devices onboard next. For devices that were ours before and nobody else's since.
     #[arg(long)]
     recover: bool,
+    /// A witness's word on the head of the manufacturer's log that comes with the shipment; as often as there are words.
+    #[arg(long, value_name = "FILE")]
+    witnessed: Vec<PathBuf>,
+    /// Which device goes to which connection point: a list of the vendor (CSV with columns serial or label, point, model,
+    /// `device_type`, `system_title`), or TOML that names such a list and its columns. All of the shipment is imported, or,
+    /// when a row or a paper is wrong, nothing.
+    #[arg(long, value_name = "FILE", conflicts_with = "label")]
+    mapping: Option<PathBuf>,
+    /// Check everything that can be checked without the key service, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Shipment file of the manufacturer.
     shipment: PathBuf,
     /// Print one JSON object per device.
@@ -130,6 +144,7 @@ struct Intake<'a> {
     head: &'a LogHead,
     receipts: Option<&'a Path>,
     recovers: bool,
+    points: Points,
 }
 
 /// Takes a shipment into the register, or one device of it by its labels.
@@ -140,22 +155,118 @@ pub fn register(arguments: &Register) -> Result<()> {
     let head = LogHead::verify(&shipment.log_head, &setup.registration.voucher_keys).map_err(|code| {
         anyhow::anyhow!("{code}: the shipment's log is not signed by a manufacturer of `voucher_keys`")
     })?;
+    let words = witness::words(&arguments.witnessed)?;
+    let signed =
+        setup.witnesses.check(&head, &words).map_err(|code| witness::lacking(&setup.witnesses, code))?;
     let devices = match (&arguments.label, &arguments.insert) {
         (Some(label), Some(insert)) => vec![by_label(&setup, shipment.devices, label, insert)?],
         _ => with_deliveries(arguments, shipment.devices)?,
     };
-    let mut records = SqliteRecords::open(dir.join("register.db"))?;
-    records.transact(|view| voucher_log::remember(view, &head))?.map_err(|code| {
-        anyhow::anyhow!("{code}: read the manufacturer's log: gridseal import voucher-log")
-    })?;
     let count = devices.len();
+    let mut intake = Intake {
+        head: &head,
+        receipts: arguments.receipts.as_deref(),
+        recovers: arguments.recover,
+        points: Points::new(),
+    };
+    let mut records = SqliteRecords::open(dir.join("register.db"))?;
+    if arguments.mapping.is_some() || arguments.dry_run {
+        let list = arguments.mapping.as_deref().map(mapping::load).transpose()?;
+        match look_through(&setup, &records, &intake, (&devices, list))? {
+            Ok(points) => intake.points = points,
+            Err(errors) => return refuse_all(arguments, &errors),
+        }
+    }
+    if arguments.dry_run {
+        let bound = intake.points.len();
+        if arguments.json {
+            let told = serde_json::json!({"dry_run": true, "devices": count, "points": bound});
+            crate::observe::say(&told.to_string());
+        } else {
+            crate::observe::say(&format!(
+                "would register {count} devices, {bound} of them at connection points"
+            ));
+        }
+        return Ok(());
+    }
+    for seen in std::iter::once(&head).chain(&signed) {
+        records.transact(|view| voucher_log::remember(view, seen))?.map_err(|code| {
+            anyhow::anyhow!("{code}: read the manufacturer's log: gridseal import voucher-log")
+        })?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let intake = Intake { head: &head, receipts: arguments.receipts.as_deref(), recovers: arguments.recover };
     let refused = runtime.block_on(register_all(&setup, &mut records, &intake, (devices, arguments.json)))?;
     if refused > 0 {
         bail!("{refused} of {count} devices were refused");
     }
     Ok(())
+}
+
+/// The rows of a list, or every line that is wrong.
+type List = std::result::Result<Vec<Row>, Vec<RowError>>;
+
+/// Checks all papers, and compares them with a list where there is one, before anything is imported. Gives where devices
+/// go, or every device and row that is wrong.
+fn look_through(
+    setup: &Setup,
+    records: &SqliteRecords,
+    intake: &Intake<'_>,
+    (devices, list): (&[Delivered], Option<List>),
+) -> Result<std::result::Result<Points, Vec<RowError>>> {
+    let mut errors = Vec::new();
+    let mut checked = Vec::new();
+    for Delivered { papers, .. } in devices {
+        match checked_papers(setup, intake, papers)? {
+            Ok(device) => checked.push(device),
+            Err((serial, code)) => errors.push(RowError { line: 0, why: format!("{serial}: {code}") }),
+        }
+    }
+    let shipped: Vec<_> = checked
+        .iter()
+        .map(|device| delivery_list::Shipped {
+            device: device.device(),
+            serial: device.serial(),
+            model: device.model(),
+            device_type: device.device_type(),
+            system_title: device.system_title(),
+        })
+        .collect();
+    let assigned = match list {
+        None => Ok(Points::new()),
+        Some(rows) => rows.and_then(|rows| delivery_list::assign(&rows, &shipped)),
+    };
+    let points = match assigned {
+        Ok(points) => points,
+        Err(rows) => {
+            errors.extend(rows);
+            Points::new()
+        }
+    };
+    for (device, (line, point)) in &points {
+        let elsewhere = installation::of(records, device)?.map(|bound| bound.point);
+        if let Some(bound) = elsewhere.filter(|bound| bound != point) {
+            let why = format!("the device is at {bound} already: gridseal device return, then install");
+            errors.push(RowError { line: *line, why });
+        } else if installation::at(records, point)?.is_some_and(|other| other != *device) {
+            let why = format!("another device is at {point}: gridseal device exchange");
+            errors.push(RowError { line: *line, why });
+        }
+    }
+    errors.sort_by_key(|error| error.line);
+    Ok(if errors.is_empty() { Ok(points) } else { Err(errors) })
+}
+
+fn refuse_all(arguments: &Register, errors: &[RowError]) -> Result<()> {
+    for RowError { line, why } in errors {
+        let line = Some(*line).filter(|line| *line > 0);
+        if arguments.json {
+            crate::observe::say(&serde_json::json!({"line": line, "error": why}).to_string());
+        } else {
+            let place = line.map_or_else(|| "shipment".to_owned(), |line| format!("line {line}"));
+            crate::observe::say(&format!("{place}: {why}"));
+        }
+    }
+    bail!("{} errors; nothing was imported", errors.len());
 }
 
 /// The records of a delivery file are in the order of the shipment.
@@ -246,29 +357,13 @@ async fn register_chunk(
     let mut shipped = Vec::new();
     let mut deliveries = Vec::new();
     for Delivered { papers, secret } in devices {
-        let mut device = match Shipped::check(&setup.registration, &papers.manifest, &papers.voucher) {
+        let device = match checked_papers(setup, intake, papers)? {
             Ok(device) => device,
-            Err(code) => {
-                outcomes.push(("?".to_owned(), Some(code)));
+            Err((serial, code)) => {
+                outcomes.push((serial, Some(code)));
                 continue;
             }
         };
-        if let Err(fault) = device.endorse(&setup.registration, utc_now()) {
-            outcomes.push((device.serial().to_owned(), Some(fault.into())));
-            continue;
-        }
-        if let Err(code) = device.logged(intake.head, &papers.logged) {
-            outcomes.push((device.serial().to_owned(), Some(code)));
-            continue;
-        }
-        let receipt = match former_owners_receipt(setup, &device, intake.receipts)? {
-            Ok(receipt) => receipt,
-            Err(code) => {
-                outcomes.push((device.serial().to_owned(), Some(code)));
-                continue;
-            }
-        };
-        device.keep_receipt(receipt);
         deliveries.push(match secret {
             Secret::Delivered(record) => device.deliver(record.clone()),
             Secret::Typed(label) => {
@@ -319,10 +414,52 @@ async fn register_chunk(
             delegation: Some(delegation),
             voucher: device.voucher().to_vec(),
         };
+        let point = intake.points.get(&device.device()).map(|(_, point)| InstallRequest {
+            label: LabelA {
+                model: device.model().to_owned(),
+                serial: serial.clone(),
+                device: device.device(),
+            },
+            point: point.clone(),
+            at: now,
+        });
         records.transact(|view| Ok::<_, RecordsError>((device.enter(view, now, &payload, redirect)?, ())))?;
-        outcomes.push((serial, None));
+        // A device that was registered before this one failed is bound when it is imported again.
+        let bound = match point {
+            Some(request) => {
+                records.transact(|view| installation::bind(view, now, By::Operator, &request))?.err()
+            }
+            None => None,
+        };
+        outcomes.push((serial, bound));
     }
     Ok(outcomes)
+}
+
+/// The papers of a device, checked with all that came with them; or its serial number and why it is refused.
+fn checked_papers(
+    setup: &Setup,
+    intake: &Intake<'_>,
+    papers: &Papers,
+) -> Result<std::result::Result<Shipped, (String, Code)>> {
+    let mut device = match Shipped::check(&setup.registration, &papers.manifest, &papers.voucher) {
+        Ok(device) => device,
+        Err(code) => return Ok(Err(("?".to_owned(), code))),
+    };
+    let refused = |device: &Shipped, code| Ok(Err((device.serial().to_owned(), code)));
+    if let Err(fault) = device.endorse(&setup.registration, utc_now()) {
+        return refused(&device, fault.into());
+    }
+    if let Err(code) = device.logged(intake.head, &papers.logged) {
+        return refused(&device, code);
+    }
+    match former_owners_receipt(setup, &device, intake.receipts)? {
+        Ok(receipt) => {
+            device.keep_receipt(receipt);
+            Ok(Ok(device))
+        }
+        Err(code) => refused(&device, code),
+    }
 }
 
 /// The receipt of the owner before, verified, where one is asked for and there was an owner before.
@@ -331,7 +468,9 @@ fn former_owners_receipt(
     device: &Shipped,
     receipts: Option<&Path>,
 ) -> Result<std::result::Result<Option<Vec<u8>>, Code>> {
-    let Some(dir) = receipts.filter(|_| device.epoch() > 1) else { return Ok(Ok(None)) };
+    // An owner who has vanished gives no receipt.
+    let had_owner = device.epoch() > 1 && !device.is_recovered();
+    let Some(dir) = receipts.filter(|_| had_owner) else { return Ok(Ok(None)) };
     let path = dir.join(format!("{}.receipt", device.serial()));
     let Some(bytes) = read_if_there(&path)? else {
         eprintln!("{}: no receipt {}", device.serial(), path.display());

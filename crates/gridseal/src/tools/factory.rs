@@ -1,4 +1,4 @@
-//! `gridseal factory make` and `sell`.
+//! `gridseal factory make`, `sell`, `release` and `recover`.
 
 use std::{
     net::SocketAddr,
@@ -6,17 +6,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use gridseal_trust::enrol::shipment::Transfer;
+use gridseal_trust::enrol::shipment::{Papers, Shipment, Sold, Transfer};
 use gridseal_types::DeviceType;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config,
-    files::{parse_digest, parse_public_key, read},
+    files::{parse_digest, parse_public_key, read, write_atomic},
     setup::{
         factory::{self, Anchor, Order, Vendor},
         owner::OwnerKeys,
-        sale::{self, Stock, VoucherSigner},
+        sale::{self, RecoverySigner, Stock, VoucherSigner},
     },
 };
 
@@ -84,6 +84,29 @@ pub struct Release {
     /// Where the buyer's shipment and delivery files go.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
+}
+
+/// Arguments of `factory recover`.
+#[derive(Debug, clap::Args)]
+pub struct Recover {
+    /// Directory of the recovery key, as `factory make` has made it; offline.
+    #[arg(long, value_name = "DIR")]
+    keys: PathBuf,
+    /// Papers of the devices as they were sold last: a shipment file, or papers of `device papers`.
+    #[arg(long, value_name = "FILE")]
+    papers: PathBuf,
+    /// Public keys of the next owner, as `ceremony owner` wrote them.
+    #[arg(long, value_name = "FILE")]
+    buyer: PathBuf,
+    /// Where the signed transfer goes.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    /// Say what would be signed, and sign nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Serial numbers; without any, all devices of the papers.
+    #[arg(value_name = "SERIAL")]
+    serials: Vec<String>,
 }
 
 /// What a device is.
@@ -177,6 +200,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.inserts {
         println!("labels B, each an owner secret: {}", arguments.out.join("inserts").display());
     }
+    println!("recovery key, to be kept offline: {}", arguments.out.join(factory::RECOVERY).display());
     println!("init server: gridseal init-server --config {}", init_dir.join("config.toml").display());
     Ok(())
 }
@@ -220,6 +244,41 @@ pub fn release(arguments: &Release) -> Result<()> {
     println!("{} devices go to their next owners", serials.len());
     println!("papers for the buyer: {}", to.join(sale::SHIPMENT_FILE).display());
     println!("owner secrets, for the buyer alone: {}", to.join(sale::DELIVERY_FILE).display());
+    Ok(())
+}
+
+/// Signs devices over to a new owner in place of one who has vanished.
+pub fn recover(arguments: &Recover) -> Result<()> {
+    let Recover { keys, papers: path, buyer: to_whom, to, dry_run, serials } = arguments;
+    let (signer, buyer) = (RecoverySigner::open(keys)?, buyer(to_whom)?);
+    let bytes = read(path)?;
+    let papers = match Shipment::decode(&bytes) {
+        Ok(shipment) => {
+            let sold = |papers: Papers| Sold { manifest: papers.manifest, voucher: papers.voucher };
+            shipment.devices.into_iter().map(sold).collect()
+        }
+        Err(_) => Transfer::decode(&bytes).with_context(|| format!("{} are no papers", path.display()))?.0,
+    };
+    let mut signed = Vec::new();
+    for sold in papers {
+        let (serial, sold) = signer.recover(sold, &buyer)?;
+        if serials.is_empty() || serials.contains(&serial) {
+            signed.push((serial, sold));
+        }
+    }
+    let is_there = |serial: &&String| signed.iter().any(|(known, _)| known == *serial);
+    if let Some(missing) = serials.iter().find(|serial| !is_there(serial)) {
+        bail!("{} has no papers of {missing}", path.display());
+    }
+    if *dry_run {
+        println!("would sign {} devices over; nothing was signed", signed.len());
+        return Ok(());
+    }
+    let count = signed.len();
+    write_atomic(to, &Transfer(signed.into_iter().map(|(_, sold)| sold).collect()).encode())?;
+    println!("{count} devices signed over: {}", to.display());
+    println!("give it to the release service (factory release), which logs it first come, first served;");
+    println!("at each device somebody then holds the button while power comes");
     Ok(())
 }
 

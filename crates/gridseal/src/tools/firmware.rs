@@ -57,7 +57,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Usage("model and identifier have 1 to 64 bytes, contents 1 byte to 16 MiB".into())
     })?;
     write_atomic(&arguments.out, &image)?;
-    let trusted = VoucherKey { key: key.public(), second: Some(Digest(second.public().id())) };
+    let trusted =
+        VoucherKey { key: key.public(), second: Some(Digest(second.public().id())), recovery: None };
     println!("[image]");
     println!("model = {:?}", arguments.model);
     println!("key = \"{}\"", format_voucher_key(&trusted));

@@ -8,6 +8,7 @@ use gridseal_onboarding::endpoint_manager::voucher_log;
 use gridseal_store::SqliteRecords;
 use gridseal_trust::enrol::voucher_log::VoucherLog;
 
+use super::witness;
 use crate::{files::read, observe::say, process::endpoint_manager::set_up};
 
 /// Arguments of `import voucher-log`.
@@ -19,6 +20,9 @@ pub struct Arguments {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    /// A witness's word on the head of this log; as often as there are words.
+    #[arg(long, value_name = "FILE")]
+    witnessed: Vec<PathBuf>,
     /// The log as the manufacturer publishes it.
     log: PathBuf,
 }
@@ -30,7 +34,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         VoucherLog::open(&read(&arguments.log)?, &setup.registration.voucher_keys).map_err(|code| {
             anyhow::anyhow!("{code}: {} is no log of a manufacturer of ours", arguments.log.display())
         })?;
+    let words = witness::words(&arguments.witnessed)?;
+    let signed =
+        setup.witnesses.check(&head, &words).map_err(|code| witness::lacking(&setup.witnesses, code))?;
     let mut records = SqliteRecords::open(dir.join("register.db"))?;
+    // Heads that witnesses have signed are of this log too.
+    for other in signed.iter().filter(|signed| signed.head.size < head.head.size) {
+        records
+            .transact(|view| voucher_log::remember(view, other))?
+            .map_err(|code| witness::lacking(&setup.witnesses, code))?;
+    }
     let found = records.transact(|view| voucher_log::read(view, utc_now(), &head, &log))?;
     let found = found.map_err(|code| {
         anyhow::anyhow!(

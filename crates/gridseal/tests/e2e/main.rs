@@ -3,7 +3,7 @@
 //! What each module proves: `attacks` every row of the table of attacks, `demo` the one command, `faults` and `power`
 //! kill -9 at every step, `ports` bad input at every port, `borders` who can reach whom, `zones` that keys stay where they
 //! belong, `takeover` that a taken-over `keys` repeats no nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
-//! `attest` endorsement keys and measured software, `ownership` what an owner does with a meter until its end,
+//! `attest` endorsement keys and measured software, `ownership` what an owner does with a meter until its end, `recovery` what becomes of a meter whose owner has vanished,
 //! `rotation` key changes and kill -9 at each of their steps, `claim` the take-over of a meter with its manufacturer's keys,
 //! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears, `dlms_client` what the
 //! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees, `dlms_probe` what
@@ -46,6 +46,7 @@ mod peer;
 mod pg;
 mod ports;
 mod power;
+mod recovery;
 mod rotation;
 // The search of the demo itself: what is proven here is what the demo relies on.
 #[allow(dead_code, unreachable_pub, reason = "the demo uses more of it")]

@@ -30,7 +30,7 @@ fn answered(site: &mut Site, order: &str) {
     site.expect(order, |told| told.is("endpoint-manager", "answered") && told.field("order") == order);
 }
 
-fn started(anchor: &'static str, what: &str) -> (Site, String) {
+pub(crate) fn started(anchor: &'static str, what: &str) -> (Site, String) {
     let mut site = Site::new(what, Plan { anchor, ..Plan::default() });
     hurry(&site, "owner");
     site.kill("endpoint-manager");
@@ -108,7 +108,7 @@ fn onboarding_11_a_meter_is_attested_rekeyed_renewed_held_and_brought_to_its_end
 }
 
 /// A buyer with processes of his own, at the addresses of the seller's kind.
-fn add_buyer(site: &mut Site) {
+pub(crate) fn add_buyer(site: &mut Site) {
     let [config, config_inner, keys, pki, headend, headend_inner] = std::array::from_fn(|at| {
         let host = match at {
             0 | 4 => site.addresses.config.ip(),

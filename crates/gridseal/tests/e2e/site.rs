@@ -223,6 +223,11 @@ impl Site {
 
     /// Starts a server by its name, one of a second owner, `buyer NAME`, or a meter: `meter SERIAL`.
     pub(crate) fn start(&mut self, name: &str) {
+        self.start_with(name, &[]);
+    }
+
+    /// The same, with more arguments.
+    pub(crate) fn start_with(&mut self, name: &str, more: &[&str]) {
         let mut arguments: Vec<String> = Vec::new();
         if let Some(serial) = name.strip_prefix("meter ") {
             arguments.extend(["meter".into(), "run".into(), "--dir".into(), text(&self.factory(serial))]);
@@ -233,6 +238,7 @@ impl Site {
             let dir = if name == "init-server" { self.factory(name) } else { self.owner(name) };
             arguments.extend([name.into(), "--config".into(), text(&dir.join("config.toml"))]);
         }
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let errors = self.scratch.path().join(format!("{}.err", name.replace(' ', "-")));
         let mut child = Command::new(GRIDSEAL)
             .args(&arguments)

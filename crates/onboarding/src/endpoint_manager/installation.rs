@@ -67,6 +67,14 @@ pub fn of<R: Records>(records: &R, device: &EkName) -> Result<Option<Installatio
     Overlay::new(records).load(INSTALLATIONS, device.as_bytes())
 }
 
+/// The device at a connection point.
+///
+/// # Errors
+/// [`RecordsError`] from the store.
+pub fn at<R: Records>(records: &R, point: &str) -> Result<Option<EkName>, RecordsError> {
+    device_at(&Overlay::new(records), point)
+}
+
 fn device_at<R: Records>(overlay: &Overlay<'_, R>, point: &str) -> Result<Option<EkName>, RecordsError> {
     overlay.load(POINTS, point.as_bytes())
 }

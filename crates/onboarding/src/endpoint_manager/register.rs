@@ -294,6 +294,24 @@ impl Shipped {
         &self.manifest.serial
     }
 
+    /// Model.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.manifest.model
+    }
+
+    /// What it is.
+    #[must_use]
+    pub const fn device_type(&self) -> DeviceType {
+        self.manifest.device_type
+    }
+
+    /// DLMS system title.
+    #[must_use]
+    pub const fn system_title(&self) -> SystemTitle {
+        self.system_title
+    }
+
     /// Encoded voucher.
     #[must_use]
     pub fn voucher(&self) -> &[u8] {
@@ -330,6 +348,12 @@ impl Shipped {
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.voucher.epoch
+    }
+
+    /// Whether the manufacturer's recovery key has put us in the place of an owner who has vanished.
+    #[must_use]
+    pub fn is_recovered(&self) -> bool {
+        self.voucher.is_recovered()
     }
 
     /// Hash of that entry.
@@ -402,6 +426,7 @@ impl Shipped {
     ) -> Result<Vec<Write>, RecordsError> {
         let mut overlay = Overlay::new(records);
         let device = self.manifest.ek_name;
+        let is_recovered = self.voucher.is_recovered();
         let known = overlay.load::<RegisterEntry>(DEVICES, device.as_bytes())?;
         let known = known.filter(|known| known.epoch == self.voucher.epoch);
         if known.is_none() {
@@ -454,6 +479,10 @@ impl Shipped {
             detail: &entry.serial,
         };
         audit::append(&mut overlay, now, act)?;
+        if is_recovered {
+            let act = Act { act: "device.recovery-entry", detail: &entry.epoch, ..act };
+            audit::append(&mut overlay, now, act)?;
+        }
         if let Some(receipt) = self.receipt {
             overlay.put(RECEIPTS, &receipt_key(&device, entry.epoch.saturating_sub(1)), receipt);
         }

@@ -65,7 +65,11 @@ impl Factory {
     }
 
     pub fn voucher_key(&self) -> VoucherKey {
-        VoucherKey { key: self.voucher.public(), second: Some(Digest(self.second.public().id())) }
+        VoucherKey {
+            key: self.voucher.public(),
+            second: Some(Digest(self.second.public().id())),
+            recovery: None,
+        }
     }
 
     pub fn init_key(&self) -> SigningKey<InitSigning> {

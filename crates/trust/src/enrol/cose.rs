@@ -40,6 +40,8 @@ pub enum SignedType {
     Policy,
     /// Head of the log of voucher entries, by the manufacturer.
     Log,
+    /// A witness's word on such a head.
+    Witness,
     /// Manifest of a firmware image.
     Firmware,
 }
@@ -64,6 +66,7 @@ impl SignedType {
             Self::Receipt => "gso1-receipt",
             Self::Policy => "gso1-policy",
             Self::Log => "gso1-log",
+            Self::Witness => "gso1-witness",
             Self::Firmware => "gsf1-manifest",
         }
     }

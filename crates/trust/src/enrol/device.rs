@@ -11,13 +11,16 @@ mod check;
 mod ending;
 mod orders;
 mod record;
+mod recovery;
 mod table;
+mod transitions;
 
 pub use ending::OFFER_TIME;
 pub use record::{
     Accepted, DeliveredKey, DeviceRecord, Ended, Ending, EndingStage, Installed, Orders, OwnerChain,
     RenewedKeys,
 };
+pub use transitions::{TRANSITIONS, Transition};
 
 use alloc::{collections::VecDeque, string::String, vec::Vec};
 use core::time::Duration;
@@ -170,6 +173,10 @@ pub enum Event {
     OwnershipEnded(Kind),
     /// Nothing is left to do for this device.
     Decommissioned,
+    /// A recovery entry was accepted under the button: the owner before is locked out from here on.
+    RecoveryAccepted,
+    /// The owner before is gone from the root and from the flash; the way to the new one begins.
+    Recovered,
 }
 
 /// What the shell tells.
@@ -198,12 +205,40 @@ pub enum Input<'i> {
     TerminusRefused,
     /// The terminus has refused a confirmed device for long, and the owner did not answer its questions for orders either.
     OwnerLost,
+    /// The button was held while power came: boot firmware saw it, and the root was started for a recovery. Taken in every
+    /// state; what it allows is one recovery entry, for a few minutes.
+    Presence,
     /// Ask the owner for orders: on every connection to the terminus, and every few minutes.
     FetchOrders,
     /// The peer has taken the last [`Output::Transmit`] and answers nothing.
     Taken,
     /// [`Output::Wipe`] is done, durably.
     Wiped,
+}
+
+impl Input<'_> {
+    /// Name, as [`TRANSITIONS`] has it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Root(Ok(_)) => "root-done",
+            Self::Root(Err(_)) => "root-failed",
+            Self::Random(_) => "random",
+            Self::Persisted => "persisted",
+            Self::Received(_) => "received",
+            Self::NoReply => "no-reply",
+            Self::Timeout => "timeout",
+            Self::CounterBegun => "counter-begun",
+            Self::TerminusAccepted => "terminus-accepted",
+            Self::TerminusRefused => "terminus-refused",
+            Self::OwnerLost => "owner-lost",
+            Self::Presence => "presence",
+            Self::FetchOrders => "fetch-orders",
+            Self::Taken => "taken",
+            Self::Wiped => "wiped",
+        }
+    }
 }
 
 /// The shell gave an input that the state does not take. The state is unchanged.
@@ -303,6 +338,8 @@ enum State {
     /// It has arrived, which is being stored.
     StoringEnd,
     Decommissioned,
+    /// A recovery up to this epoch.
+    Recovering(gridseal_types::Epoch, recovery::Recovering),
     /// A session was given up: its TPM sessions are closed before the wait.
     Flushing,
     /// Random value for a wait, whose ceiling is the first one doubled so often.
@@ -347,6 +384,8 @@ pub struct Device {
     is_renewing: bool,
     /// Sessions that are still tried to find an owner who has lost his records.
     seek_tries: Option<u8>,
+    /// When the button was held.
+    present_at: Option<Tick>,
     reply_due: Option<Tick>,
     outputs: VecDeque<Output>,
 }
@@ -379,6 +418,7 @@ impl Device {
             powered: Tick(0),
             is_renewing: false,
             seek_tries: None,
+            present_at: None,
             reply_due: None,
             outputs: VecDeque::new(),
         }
@@ -450,6 +490,7 @@ impl Device {
         }
         let is_current = |verified: &VerifiedRedirect, description: &Description| {
             verified.voucher.epoch >= description.epoch
+                && verified.voucher.recovered().is_none_or(|recovered| recovered <= description.epoch)
                 && description.pin.is_none_or(|pin| verified.voucher.contains(&pin).is_ok())
         };
         let is_current = match (&self.verified, &self.description) {
@@ -508,6 +549,7 @@ impl State {
             Self::Offering => "offering-last-result",
             Self::StoringEnd => "storing-last-word",
             Self::Decommissioned => "decommissioned",
+            Self::Recovering(_, step) => step.name(),
             Self::Flushing => "flushing",
             Self::Jittering { .. } => "jittering",
             Self::Waiting { .. } => "waiting",

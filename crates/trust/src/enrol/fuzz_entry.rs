@@ -9,7 +9,7 @@ use core::fmt::Debug;
 
 use super::{
     cose::Sign1,
-    delivery,
+    delivery, delivery_list,
     document::{Delegation, Entry, Header, Manifest, Policy, Redirect},
     init::{
         InitChallenge, InitHello, InitProof, InitRedirect, decode_registered, decode_registration,
@@ -45,6 +45,11 @@ pub fn document(bytes: &[u8]) {
     round_trip(bytes, Delegation::decode, Delegation::encode);
     round_trip(bytes, Redirect::decode, Redirect::encode);
     round_trip(bytes, Policy::decode, Policy::encode);
+}
+
+/// A vendor's delivery list.
+pub fn list(bytes: &[u8]) {
+    delivery_list::fuzz_entry(bytes);
 }
 
 /// A voucher: what decodes is checked against no key, so that every check but a signature's is reached.

@@ -316,7 +316,84 @@ impl core::fmt::Debug for Registrar {
     }
 }
 
+impl Input<'_> {
+    /// Name, as [`TRANSITIONS`] has it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Message(_) => "message",
+            Self::Keys(KeyReply::Refused { .. }) => "keys-refused",
+            Self::Keys(_) => "keys",
+            Self::Certificate(CertificateReply::Refused { .. }) => "certificate-refused",
+            Self::Certificate(_) => "certificate",
+            Self::Persisted => "persisted",
+        }
+    }
+}
+
+impl State {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::SealingChallenge(_) => "sealing-challenge",
+            Self::OpeningEvidence { .. } => "opening-evidence",
+            Self::SealingCommands { .. } => "sealing-commands",
+            Self::OpeningResponses { .. } => "opening-responses",
+            Self::Confirming { .. } => "confirming",
+            Self::Certifying { .. } => "certifying",
+            Self::SealingProvision { .. } => "sealing-provision",
+            Self::OpeningInstalled { .. } => "opening-installed",
+            Self::SealingDone { .. } => "sealing-done",
+            Self::Storing => "storing",
+            Self::StoringRefusal(_) => "storing-refusal",
+        }
+    }
+}
+
+/// State, input, next state; names as [`Registrar::state_name`] and [`Input::name`] give them.
+pub type Transition = (&'static str, &'static str, &'static str);
+
+/// Every step of a session that has begun, as data: what [`Registrar::handle`] does, and nothing else. The simulation takes
+/// each of them, and fails for one that is not here.
+pub const TRANSITIONS: &[Transition] = &[
+    ("certifying", "certificate", "sealing-provision"),
+    ("certifying", "certificate-refused", "idle"),
+    ("confirming", "keys", "certifying"),
+    ("confirming", "keys-refused", "idle"),
+    ("idle", "message", "idle"),
+    ("idle", "message", "opening-evidence"),
+    ("idle", "message", "opening-installed"),
+    ("idle", "message", "opening-responses"),
+    ("opening-evidence", "keys", "idle"),
+    ("opening-evidence", "keys", "sealing-commands"),
+    ("opening-evidence", "keys", "storing-refusal"),
+    ("opening-evidence", "keys-refused", "idle"),
+    ("opening-installed", "keys", "idle"),
+    ("opening-installed", "keys", "sealing-done"),
+    ("opening-installed", "keys-refused", "idle"),
+    ("opening-responses", "keys", "confirming"),
+    ("opening-responses", "keys", "idle"),
+    ("opening-responses", "keys-refused", "idle"),
+    ("sealing-challenge", "keys", "storing"),
+    ("sealing-challenge", "keys-refused", "idle"),
+    ("sealing-commands", "keys", "storing"),
+    ("sealing-commands", "keys-refused", "idle"),
+    ("sealing-commands", "keys-refused", "storing-refusal"),
+    ("sealing-done", "keys", "storing"),
+    ("sealing-done", "keys-refused", "idle"),
+    ("sealing-provision", "keys", "storing"),
+    ("sealing-provision", "keys-refused", "idle"),
+    ("storing", "persisted", "idle"),
+    ("storing-refusal", "persisted", "idle"),
+];
+
 impl Registrar {
+    /// Name of the state.
+    #[must_use]
+    pub const fn state_name(&self) -> &'static str {
+        self.state.name()
+    }
+
     /// Begins a session with a C1 whose seal the key service has opened.
     ///
     /// # Errors

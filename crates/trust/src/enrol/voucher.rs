@@ -31,12 +31,24 @@ pub struct VoucherKey {
     pub key: PublicKey,
     /// SHA-256 of its ML-DSA-65 key: header and first entry must then name it and carry its signature.
     pub second: Option<Digest>,
+    /// The manufacturer's recovery key, when it has one: signs entries in place of an owner who has vanished. Who trusts
+    /// several of them names the voucher key once for each.
+    pub recovery: Option<RecoveryKey>,
+}
+
+/// A manufacturer's recovery key, as a verifier trusts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveryKey {
+    /// P-256 key.
+    pub key: PublicKey,
+    /// SHA-256 of its ML-DSA-65 key: a recovery entry must then name it and carry its signature.
+    pub second: Option<Digest>,
 }
 
 impl From<PublicKey> for VoucherKey {
-    /// A key without a second one.
+    /// A key without a second one, and without a recovery key.
     fn from(key: PublicKey) -> Self {
-        Self { key, second: None }
+        Self { key, second: None, recovery: None }
     }
 }
 
@@ -78,7 +90,7 @@ impl Voucher {
         Ok(voucher)
     }
 
-    /// Adds an entry, signed by the owner before it or, as the first, by the manufacturer. Index and link are set here, and
+    /// Adds an entry, signed by the owner before it, by the manufacturer as the first, or by a recovery key. Index and link are set here, and
     /// the entry names `second`.
     ///
     /// # Errors
@@ -201,8 +213,8 @@ impl Voucher {
 
     /// Checks the whole chain.
     ///
-    /// `voucher_keys` are the manufacturer's keys that the verifier trusts. Recovery entries are refused: they need
-    /// recovery keys and physical presence, which this version has not.
+    /// `voucher_keys` are the manufacturer's keys that the verifier trusts. That a recovery entry is there says
+    /// [`VerifiedVoucher::recovered`]: a device takes one only with its button held.
     ///
     /// # Errors
     /// [`Code::Voucher`].
@@ -216,14 +228,18 @@ impl Voucher {
         let parsed = Header::decode(header.payload).map_err(|_| Code::Voucher)?;
         let mut second = SecondSignatures { items: &self.second, last: None };
         second.check(0, SignedType::Voucher, header.payload, parsed.second_key, vendor.second)?;
+        let recoveries = voucher_keys.iter().filter(|trusted| trusted.key == vendor.key);
+        let signers =
+            Signers { vendor, recovery: recoveries.filter_map(|trusted| trusted.recovery).collect() };
         let mut chain = VerifiedVoucher {
             header: parsed,
             owner: None,
             epoch: 0,
+            recovered: None,
             hashes: alloc::vec![SignedType::Voucher.hash(header.payload)],
         };
         for entry in &self.entries {
-            chain.append(&Sign1::decode(entry).map_err(|_| Code::Voucher)?, vendor, &mut second)?;
+            chain.append(&Sign1::decode(entry).map_err(|_| Code::Voucher)?, &signers, &mut second)?;
         }
         Ok(chain)
     }
@@ -231,6 +247,12 @@ impl Voucher {
 
 fn named<R: Role>(signer: &SecondSigner<R>) -> Digest {
     Digest(signer.public().id())
+}
+
+/// Whom a verifier trusts beside the owners that a voucher names.
+struct Signers<'k> {
+    vendor: &'k VoucherKey,
+    recovery: Vec<RecoveryKey>,
 }
 
 /// The second signatures of a voucher, checked in order.
@@ -287,6 +309,8 @@ pub struct VerifiedVoucher {
     owner: Option<Owner>,
     /// Epoch of the last entry.
     pub epoch: Epoch,
+    /// Epoch of the last recovery entry.
+    recovered: Option<Epoch>,
     /// Hash of each element, header first.
     hashes: Vec<Digest>,
 }
@@ -303,18 +327,24 @@ impl VerifiedVoucher {
     fn append(
         &mut self,
         signed: &Sign1<'_>,
-        vendor: &VoucherKey,
+        signers: &Signers<'_>,
         second: &mut SecondSignatures<'_>,
     ) -> Result<(), Code> {
         let entry = Entry::decode(signed.payload).map_err(|_| Code::Voucher)?;
-        let (signer, known) = match &self.owner {
-            Some(owner) => (owner.key, owner.second),
-            None => (vendor.key, vendor.second),
-        };
-        let epoch = match (entry.kind, &self.owner) {
-            (EntryKind::Transfer, _) => self.epoch.checked_add(1).ok_or(Code::Voucher)?,
-            (EntryKind::Rekey, Some(_)) => self.epoch,
-            (EntryKind::Rekey, None) | (EntryKind::Recovery, _) => return Err(Code::Voucher),
+        let next = self.epoch.checked_add(1).ok_or(Code::Voucher);
+        let (epoch, signer, known) = match (entry.kind, &self.owner) {
+            (EntryKind::Transfer, None) => (next?, signers.vendor.key, signers.vendor.second),
+            (EntryKind::Transfer, Some(owner)) => (next?, owner.key, owner.second),
+            (EntryKind::Rekey, Some(owner)) => (self.epoch, owner.key, owner.second),
+            //= onboarding 7.5: a recovery entry is signed by a key of firmware's second, offline set
+            (EntryKind::Recovery, Some(_)) => {
+                let mut trusted = signers.recovery.iter();
+                let key = trusted.find(|trusted| key_id(&trusted.key) == signed.key_id);
+                let key = key.ok_or(Code::Voucher)?;
+                (next?, key.key, key.second)
+            }
+            // Nobody is there to be recovered from: the manufacturer sells.
+            (EntryKind::Rekey | EntryKind::Recovery, None) => return Err(Code::Voucher),
         };
         let links = entry.index == self.index().saturating_add(1)
             && entry.epoch == epoch
@@ -325,6 +355,9 @@ impl VerifiedVoucher {
         second.check(self.hashes.len(), SignedType::Entry, signed.payload, entry.second_key, known)?;
         self.hashes.push(SignedType::Entry.hash(signed.payload));
         self.epoch = epoch;
+        if entry.kind == EntryKind::Recovery {
+            self.recovered = Some(epoch);
+        }
         self.owner =
             Some(Owner { key: entry.owner, encryption: entry.encryption, second: entry.owner_second });
         Ok(())
@@ -346,6 +379,18 @@ impl VerifiedVoucher {
     #[must_use]
     pub fn hashes(&self) -> &[Digest] {
         &self.hashes
+    }
+
+    /// Epoch of the last recovery entry, `None` without one. A device whose counter is below it has not taken it yet.
+    #[must_use]
+    pub const fn recovered(&self) -> Option<Epoch> {
+        self.recovered
+    }
+
+    /// Whether the last change of owner was a recovery: the owner before has released nothing.
+    #[must_use]
+    pub fn is_recovered(&self) -> bool {
+        self.recovered == Some(self.epoch)
     }
 
     /// The current owner key, `None` while unsold.

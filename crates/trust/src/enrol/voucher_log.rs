@@ -106,6 +106,13 @@ impl VoucherLog {
         self.sorted.range(from..=to).map(|entry| &entry.entry)
     }
 
+    /// Whether two entries follow the same element.
+    #[must_use]
+    pub fn is_forked(&self) -> bool {
+        let pairs = self.sorted.iter().zip(self.sorted.iter().skip(1));
+        pairs.into_iter().any(|(one, next)| one.previous == next.previous)
+    }
+
     /// Size and root of the first `size` entries; `None` when there are fewer.
     #[must_use]
     pub fn head_at(&self, size: u64) -> Option<Head> {
@@ -274,6 +281,7 @@ impl LogProof {
 pub(super) fn fuzz_entry(bytes: &[u8]) {
     assert_eq!(decode_file(bytes), decode_file(bytes), "equal input gives equal output");
     assert_eq!(decode_head(bytes), decode_head(bytes), "equal input gives equal output");
+    super::witness::fuzz_entry(bytes);
     assert!(VoucherLog::open(bytes, &[]).is_err(), "without a key nothing is verified");
 }
 
@@ -310,6 +318,8 @@ mod tests {
     fn a_fork_in_the_log_is_seen() {
         let log = VoucherLog::new(alloc::vec![entry(1, 2), entry(5, 6), entry(1, 4)]);
         assert_eq!(log.successors(&digest(1)).count(), 2);
+        assert!(log.is_forked());
+        assert!(!VoucherLog::new(alloc::vec![entry(1, 2), entry(5, 6), entry(2, 4)]).is_forked());
         assert_eq!(log.successors(&digest(5)).count(), 1);
         assert_eq!(log.successors(&digest(2)).count(), 0);
         assert!(log.contains(&entry(1, 4)) && !log.contains(&entry(5, 4)));

@@ -94,6 +94,8 @@ pub struct SoftwareRoot {
     kept: Option<NonVolatile>,
     volatile: Volatile,
     platform_open: bool,
+    /// Boot firmware has kept the platform's authorisation.
+    platform_kept: bool,
     measurements: Option<Box<dyn MeasurementSource + Send>>,
     certificate: Vec<u8>,
 }
@@ -116,6 +118,7 @@ impl SoftwareRoot {
             kept: None,
             volatile: Volatile::new(),
             platform_open: false,
+            platform_kept: false,
             measurements: None,
             certificate: Vec::new(),
         }
@@ -124,6 +127,7 @@ impl SoftwareRoot {
     /// Loses what a TPM loses with its power: sessions and PCR values.
     pub fn power_cut(&mut self) {
         self.volatile = Volatile::new();
+        self.platform_kept = false;
         if let Some(kept) = &mut self.kept {
             kept.reset_count = kept.reset_count.wrapping_add(1);
         }
@@ -162,6 +166,11 @@ impl SoftwareRoot {
     /// Makes the root report a platform hierarchy that anybody local can use, as a device with bad firmware does.
     pub const fn set_platform_open(&mut self, is_open: bool) {
         self.platform_open = is_open;
+    }
+
+    /// Starts as boot firmware does that saw the button: [`RootRequest::Clear`] is possible until power goes.
+    pub const fn start_for_recovery(&mut self) {
+        self.platform_kept = true;
     }
 
     /// Number of sessions that are open now.
@@ -452,6 +461,11 @@ impl DeviceRoot for SoftwareRoot {
                 self.volatile.sessions.clear();
                 Ok(RootReply::Done)
             }
+            RootRequest::Clear if self.platform_kept => {
+                self.volatile.sessions.clear();
+                self.clear().map(|()| RootReply::Done)
+            }
+            RootRequest::Clear => Err(RootError::Unsuitable),
         }
     }
 }

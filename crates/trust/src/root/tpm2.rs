@@ -18,7 +18,9 @@ use alloc::{boxed::Box, vec::Vec};
 use gridseal_crypto::{
     Key, Rng, random,
     role::{AuthValue, DeviceRootSecret},
-    tpm::{AuthInForce, ChangeAuth, change_auth_command},
+    tpm::{
+        AuthInForce, ChangeAuth, Clear, change_auth_command, platform_clear_command, platform_clear_confirmed,
+    },
 };
 use gridseal_types::{Digest, N16, service::keys::TpmSession};
 
@@ -51,6 +53,10 @@ pub struct Tpm2Root<T> {
     measurements: Option<Box<dyn MeasurementSource + Send>>,
     /// Read once: the endorsement key is the same for the device's life.
     endorsement_public: Option<Vec<u8>>,
+    /// The next boot is for a recovery.
+    keeps_platform: bool,
+    /// What has closed the platform hierarchy, kept since a boot for a recovery.
+    platform: Option<Key<AuthValue, 32>>,
 }
 
 impl<T> core::fmt::Debug for Tpm2Root<T> {
@@ -69,6 +75,8 @@ impl<T: TpmTransport> Tpm2Root<T> {
             endorsement: EndorsementKind::P256,
             measurements: None,
             endorsement_public: None,
+            keeps_platform: false,
+            platform: None,
         }
     }
 
@@ -86,6 +94,12 @@ impl<T: TpmTransport> Tpm2Root<T> {
         self
     }
 
+    /// Boot firmware saw the button: the next [`Tpm2Root::boot`] keeps platformAuth in memory, and [`RootRequest::Clear`]
+    /// is possible. Only where nothing before it has closed the platform hierarchy.
+    pub const fn start_for_recovery(&mut self) {
+        self.keeps_platform = true;
+    }
+
     /// The transport, to cut its power in a test.
     pub const fn transport_mut(&mut self) -> &mut T {
         &mut self.transport
@@ -100,6 +114,8 @@ impl<T: TpmTransport> Tpm2Root<T> {
     /// # Errors
     /// [`RootError`] when the TPM does not answer or does not start.
     pub fn boot(&mut self) -> Result<(), RootError> {
+        self.platform = None;
+        let keeps_platform = core::mem::take(&mut self.keeps_platform);
         let startup = Call { cc: cc::STARTUP, handles: &[], auths: &[], parameters: &[0, 0] };
         match self.run(&startup) {
             Ok(_) | Err(RootError::Refused { rc: rc::INITIALIZE, .. }) => {}
@@ -107,13 +123,15 @@ impl<T: TpmTransport> Tpm2Root<T> {
         }
         self.flush_all()?;
         if self.read_public(DEVICE_ROOT_HANDLE)?.is_some() && self.is_platform_open()? {
-            self.close_platform()?;
+            let platform = self.close_platform()?;
+            self.platform = Some(platform).filter(|_| keeps_platform);
         }
         Ok(())
     }
 
-    /// Sets a random platformAuth and forgets it. The platform hierarchy stays enabled: N_root lives in it.
-    fn close_platform(&mut self) -> Result<(), RootError> {
+    /// Sets a random platformAuth, to be forgotten but for a recovery. The platform hierarchy stays enabled: N_root lives in
+    /// it.
+    fn close_platform(&mut self) -> Result<Key<AuthValue, 32>, RootError> {
         let session = self.own_session()?;
         let new: Key<AuthValue, 32> = Key::generate(&mut *self.rng).map_err(|_| RootError::Rng)?;
         let command = change_auth_command(&ChangeAuth {
@@ -128,12 +146,38 @@ impl<T: TpmTransport> Tpm2Root<T> {
         });
         let response = wire::transmit(&mut self.transport, &command)?;
         match wire::response_code(&response)? {
-            0 => Ok(()),
+            0 => Ok(new),
             rc => {
                 self.flush_context(session.handle)?;
                 Err(RootError::Refused { command: cc::HIERARCHY_CHANGE_AUTH, rc })
             }
         }
+    }
+
+    /// TPM2_Clear by the platform hierarchy, in a session salted with the endorsement key: platformAuth is not on the bus.
+    fn clear_by_platform(&mut self) -> Result<(), RootError> {
+        if self.platform.is_none() {
+            return Err(RootError::Unsuitable);
+        }
+        self.flush_all()?;
+        let session = self.own_session()?;
+        let nonce_caller = random::<16>(&mut *self.rng).map_err(|_| RootError::Rng)?;
+        let platform = self.platform.as_ref().ok_or(RootError::Unsuitable)?;
+        let clear = Clear {
+            session_handle: session.handle,
+            session: &session.key,
+            in_force: AuthInForce::Value(platform),
+            nonce_tpm: session.nonce_tpm,
+            nonce_caller,
+        };
+        let response = wire::transmit(&mut self.transport, &platform_clear_command(&clear))?;
+        let outcome = match wire::response_code(&response)? {
+            0 if platform_clear_confirmed(&clear, &response) => Ok(()),
+            0 => Err(RootError::Malformed),
+            rc => Err(RootError::Refused { command: cc::CLEAR, rc }),
+        };
+        self.flush_all()?;
+        outcome
     }
 
     /// Whether an empty password still opens the platform hierarchy; a disabled hierarchy is a fault.
@@ -343,6 +387,7 @@ impl<T: TpmTransport> DeviceRoot for Tpm2Root<T> {
                 .with_loaded(STORAGE_ROOT_HANDLE, &tls, |root, key| root.sign(key, &message))
                 .map(RootReply::Signature),
             RootRequest::Flush => self.flush_all().map(|()| RootReply::Done),
+            RootRequest::Clear => self.clear_by_platform().map(|()| RootReply::Done),
         }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) trait Bench {
     fn root(&mut self) -> &mut dyn DeviceRoot;
     /// Takes the power away without notice and gives it again, as far as firmware does before the application starts.
     fn power_cut(&mut self);
+    /// The same, with the button held.
+    fn start_for_recovery(&mut self);
     /// Loaded sessions and transient objects.
     fn loaded(&mut self) -> (usize, usize);
 }
@@ -481,6 +483,26 @@ pub(crate) fn cleared_by_its_owner(
     assert!(bool::from(owner_secret(bench, 2).ct_eq(&expected)), "N_root stays");
 }
 
+/// Boot firmware that saw the button clears the root without its owner; nobody else does.
+pub(crate) fn cleared_by_the_platform(bench: &mut dyn Bench, keys: &OwnerKeys) {
+    let before = describe(bench);
+    assert_eq!(before.permanent, OWNED);
+    assert_eq!(refusal(bench, RootRequest::Clear), RootError::Unsuitable);
+    bench.start_for_recovery();
+    assert!(!describe(bench).platform_open, "closed for all others");
+    for _ in 0..2 {
+        reply!(bench, RootRequest::Clear, RootReply::Done => ());
+    }
+    let after = describe(bench);
+    assert_eq!((after.permanent, bench.loaded()), (FRESH, (0, 0)));
+    assert_eq!((after.epoch, after.pin, &after.ek_public), (before.epoch, before.pin, &before.ek_public));
+    assert_eq!((after.generation, &after.iak_public), (before.generation, &before.iak_public));
+    let sign = RootRequest::Sign { tls: keys.tls.clone(), message: Vec::new() };
+    assert!(matches!(refusal(bench, sign), RootError::Refused { command: 0x157, .. }));
+    bench.power_cut();
+    assert_eq!(refusal(bench, RootRequest::Clear), RootError::Unsuitable);
+}
+
 /// Everything above in the order of a device's life; `foreign` are keys of another root.
 pub(crate) fn whole_life(bench: &mut dyn Bench, rng: &mut dyn Rng, foreign: &OwnerKeys) {
     manufacture(bench);
@@ -499,6 +521,8 @@ pub(crate) fn whole_life(bench: &mut dyn Bench, rng: &mut dyn Rng, foreign: &Own
     power_cut_keeps_what_is_durable(bench, &mut owner, &keys, &blobs);
     later_statements(bench, &mut owner, &keys);
     cleared_by_its_owner(bench, &mut owner, &keys, &blobs);
+    let (keys, _) = onboard(bench, &mut owner);
+    cleared_by_the_platform(bench, &keys);
     let (keys, _) = onboard(bench, &mut owner);
     wrong_lockout_authorisation(bench, &mut owner, &keys);
 }

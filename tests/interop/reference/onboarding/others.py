@@ -9,7 +9,7 @@ from .vectors import Vectors
 FILES = {
     "gso_framing": "_framing", "make_credential_ecc_p256": "_credential", "make_credential_rsa_2048": "_credential_rsa",
     "salted_session_hierarchy_change_auth": "_salted", "duplicate_import_ecc_p256": "_duplicate", "certify": "_certify",
-    "ek_certificate_rsa_2048": "_ek_certificate", "ml_dsa_65": "_ml_dsa",
+    "ek_certificate_rsa_2048": "_ek_certificate", "ml_dsa_65": "_ml_dsa", "gso_recovery": "_recovery",
 }
 
 
@@ -38,6 +38,44 @@ def _guarded(report, function, files, shapes):
         function(report, files, shapes)
     except (Refused, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         report.check(f"stopped: {type(error).__name__} {error}", False)
+
+
+def _recovery(report, files, shapes):
+    """A recovery entry under both keys, what must be refused, and a witness's word."""
+    get = _get(files["gso_recovery"])
+    voucher_key, owner, recovery, heir, witness = (
+        crypto.public_of(get(f"{name}_key_d")) for name in ("voucher", "owner", "recovery", "next", "witness"))
+
+    def trusted(second, recovery_second):
+        return {cose.key_id(voucher_key): (voucher_key, second, {cose.key_id(recovery): (recovery, recovery_second)})}
+
+    both = trusted(sha256(get("voucher_second")), sha256(get("recovery_second")))
+    voucher = papers.verify_voucher(shapes, get("voucher"), both)
+    report.equal("owner, epoch, head", (voucher.owner, voucher.epoch, voucher.head),
+                 (heir, files["gso_recovery"].raw("value.epoch"), get("voucher_head")))
+    report.check("owner before", owner != heir)
+    if not voucher.second_checked:
+        report.skip("second signatures: this version of `cryptography` has no ML-DSA-65")
+    plain = trusted(None, None)
+    report.equal("without second keys", papers.verify_voucher(shapes, get("plain"), plain).epoch, 2)
+    for name in ("vendor", "owner", "first", "epoch", "sale", "unknown"):
+        said = _code(papers.verify_voucher, shapes, get(f"refused_{name}"), plain)
+        report.equal(f"refused: {name}", said, "E_VOUCHER")
+    said = _code(papers.verify_voucher, shapes, get("plain"), {cose.key_id(voucher_key): (voucher_key, None)})
+    report.equal("no recovery key is trusted", said, "E_VOUCHER")
+    head = papers.verify_log_head(shapes, get("log_head"), plain)
+    log = cose.key_id(voucher_key)
+    report.check("witnessed", papers.witnessed(shapes, get("witness_word"), witness, head, log))
+    report.check("another list", not papers.witnessed(shapes, get("witness_other_word"), witness, head, log))
+    report.equal("another witness", _code(papers.witnessed, shapes, get("witness_word"), heir, head, log), "E_VOUCHER")
+
+
+def _code(action, *arguments):
+    try:
+        action(*arguments)
+    except Refused as refused:
+        return refused.code
+    return None
 
 
 def _get(vectors):

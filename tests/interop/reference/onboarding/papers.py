@@ -32,7 +32,8 @@ class Voucher:
 
 
 def verify_voucher(shapes, voucher, trusted):
-    """`trusted` has for the id of each voucher key its point and the id of its second key, or None."""
+    """`trusted` has for the id of each voucher key its point and the id of its second key, or None; and, where the maker
+    has recovery keys, the same of those by their ids."""
     return format_error("E_VOUCHER", _verify_voucher, shapes, voucher, trusted)
 
 
@@ -45,20 +46,25 @@ def _verify_voucher(shapes, data, trusted):
     must(len(items) == len(elements), "E_VOUCHER", "items of second signatures")
     maker = cose.signer_id(voucher[0])
     must(maker in trusted, "E_VOUCHER", "voucher key is not trusted")
-    signer, second = trusted[maker]
+    signer, second, *rest = trusted[maker]
+    recovery = rest[0] if rest else {}
     hashes, header, epoch, encryption, before, checked = [], None, 0, None, None, False
     for index, (element, item) in enumerate(zip(elements, items)):
         kind = "gso1-entry" if index else "gso1-voucher"
+        members = shapes.read("voucher-entry" if index else "voucher-header", cose.payload(element))
+        if index and members[3] == 1:
+            must(index > 1, "E_VOUCHER", "nobody is there to be recovered from")
+            must(cose.signer_id(element) in recovery, "E_VOUCHER", "recovery key is not trusted")
+            signer, second = recovery[cose.signer_id(element)]
         payload = cose.verify(element, kind, signer, "E_VOUCHER")
-        members = shapes.read("voucher-entry" if index else "voucher-header", payload)
         before, sure = _second(members.get(-1), item, second, before, kind.encode() + payload)
         checked = checked or sure
         if index == 0:
             header = members
         else:
             must(members[1] == index and members[4] == hashes[-1], "E_VOUCHER", "index or link")
-            must(members[3] == 0 or (members[3] == 2 and index > 1), "E_VOUCHER", "kind of entry")
-            epoch += members[3] == 0
+            must(members[3] in (0, 1) or (members[3] == 2 and index > 1), "E_VOUCHER", "kind of entry")
+            epoch += members[3] != 2
             must(members[2] == epoch, "E_VOUCHER", "epoch of an entry")
             signer = cose.point(members[5], "E_VOUCHER")
             encryption = cose.point(members[6], "E_VOUCHER")
@@ -160,6 +166,13 @@ def log_path(leaves, index):
     if index < split:
         return [*log_path(leaves[:split], index), log_root(leaves[split:])]
     return [*log_path(leaves[split:], index - split), log_root(leaves[:split])]
+
+
+def witnessed(shapes, word, witness, head, log):
+    """Whether this witness has signed this head of the log with that id: [size, root]."""
+    payload = format_error("E_VOUCHER", cose.verify, word, "gso1-witness", witness, "E_VOUCHER")
+    members = shapes.read("witness-word", payload)
+    return members[4] == log and [members[1], members[2]] == [head[1], head[2]]
 
 
 def log_proves(head, entry, proof):

@@ -65,8 +65,8 @@ pub async fn run(dir: &Path, concurrency: usize) -> Result<()> {
 }
 
 async fn one(dir: &Path) -> Result<Cost> {
-    let meter = Meter::power_on(dir, true)?;
-    let mut owner = onboard::Shell::start(&meter)?;
+    let meter = Meter::power_on(dir, true, false)?;
+    let mut owner = onboard::Shell::start(&meter, false)?;
     anyhow::ensure!(owner.until_operating().await?, "the device is decommissioned");
     push::reach(&meter, owner.record()).await?;
     let traffic = owner.traffic();

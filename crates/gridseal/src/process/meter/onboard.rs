@@ -104,9 +104,12 @@ pub struct Fetched {
 }
 
 impl<'m> Shell<'m> {
-    /// A machine with what the flash holds, switched on.
-    pub fn start(meter: &'m Meter) -> Result<Self> {
+    /// A machine with what the flash holds, switched on, maybe with the button held.
+    pub fn start(meter: &'m Meter, button: bool) -> Result<Self> {
         let mut machine = Device::new(firmware(&meter.firmware, meter.place()?)?, meter.load_record()?);
+        if button {
+            machine.handle(tick_now(), Input::Presence)?;
+        }
         machine.handle(tick_now(), Input::Start)?;
         let (_, ca) = der::pem::decode_vec(meter.firmware.init_server_ca.trim().as_bytes())
             .map_err(|error| anyhow::anyhow!("init_server_ca is not PEM: {error}"))?;
@@ -284,6 +287,8 @@ fn tell(observer: &Observer, event: Event, answer: &str) {
         }
         Event::OwnershipEnded(kind) => observer.event("ownership-ended", &[("order", &kind.name())]),
         Event::Decommissioned => observer.event("decommissioned", &[]),
+        Event::RecoveryAccepted => observer.event("recovery-accepted", &[]),
+        Event::Recovered => observer.event("recovered", &[]),
         Event::Unanswered => observer.event("unanswered", &[]),
         Event::RootFailed(error) => observer.event("root-failed", &[("error", &error)]),
         _ => {}

@@ -66,6 +66,7 @@ const fn changes_state(request: &RootRequest) -> bool {
             | RootRequest::RaiseEpoch
             | RootRequest::RaiseGeneration
             | RootRequest::Execute(_)
+            | RootRequest::Clear
     )
 }
 
@@ -127,6 +128,21 @@ impl DeviceRoot for Held<'_> {
 impl SharedRoot {
     /// Gives power to the root and does what firmware does before the application starts.
     pub fn power_on(config: &Root, measurements: Option<&Measurements>, dir: &Path) -> Result<Self> {
+        Self::started(config, measurements, dir, false)
+    }
+
+    /// The same, with the button held: the root can be cleared without its owner. A TPM device that something before us has
+    /// started cannot.
+    pub fn recover_on(config: &Root, measurements: Option<&Measurements>, dir: &Path) -> Result<Self> {
+        Self::started(config, measurements, dir, true)
+    }
+
+    fn started(
+        config: &Root,
+        measurements: Option<&Measurements>,
+        dir: &Path,
+        recovers: bool,
+    ) -> Result<Self> {
         let logs = measurements.map(|logs| LogFiles::new(logs, dir));
         let root = match config {
             Root::Device { path, endorsement } => {
@@ -135,6 +151,9 @@ impl SharedRoot {
                         .with_endorsement((*endorsement).into()),
                     logs,
                 );
+                if recovers {
+                    root.start_for_recovery();
+                }
                 root.boot().context("the TPM does not start")?;
                 AnyRoot::Device(root)
             }
@@ -144,6 +163,9 @@ impl SharedRoot {
                     Tpm2Root::new(swtpm, Box::new(OsRng)).with_endorsement((*endorsement).into()),
                     logs,
                 );
+                if recovers {
+                    root.start_for_recovery();
+                }
                 root.boot().context("the TPM emulator does not start")?;
                 AnyRoot::Emulator(root)
             }
@@ -156,6 +178,9 @@ impl SharedRoot {
                 };
                 if let Some(logs) = logs {
                     root.set_measurements(Box::new(logs));
+                }
+                if recovers {
+                    root.start_for_recovery();
                 }
                 AnyRoot::Software { root, zone, state }
             }

@@ -36,6 +36,10 @@ pub struct DeviceRecord {
     /// What the owner before is still to be told, once an order has ended its ownership.
     #[n(7)]
     pub ended: Option<Ended>,
+    /// Epoch of a recovery entry that was accepted under the button; the redirect is the new owner's. Gone when nothing of the
+    /// owner before is left.
+    #[n(8)]
+    pub recovery: Option<Epoch>,
 }
 
 /// What orders have left on flash; gone with the owner that gave them.

@@ -39,10 +39,15 @@ impl Device {
     pub fn handle(&mut self, now: Tick, input: Input<'_>) -> Result<(), Unexpected> {
         let state = core::mem::replace(&mut self.state, State::Off);
         match (state, input) {
+            (state, Input::Presence) => {
+                self.state = state;
+                self.present(now);
+            }
             (State::Off, Input::Start) => self.power_came(now),
             (State::Describing, Input::Root(Ok(RootReply::Described(description)))) => {
                 self.described(now, description);
             }
+            (State::Recovering(epoch, step), input) => return self.recovering((epoch, step), input),
             (State::NamingInit, Input::Random(bytes)) => self.say_init_hello(now, bytes),
             (State::AwaitingRedirect { m, wire, is_proof }, Input::Received(answer)) => {
                 self.init_answered(now, (m, wire, is_proof), answer);
@@ -56,10 +61,16 @@ impl Device {
                 self.transmit(now, Peer::InitServer, wire.clone());
                 self.state = State::AwaitingRedirect { m, wire, is_proof: true };
             }
-            (State::StoringRedirect, Input::Persisted) => {
-                self.event(Event::OwnerFound);
-                self.make_keys();
-            }
+            (State::StoringRedirect, Input::Persisted) => match self.record.recovery {
+                Some(epoch) => {
+                    self.event(Event::RecoveryAccepted);
+                    self.recover(epoch);
+                }
+                None => {
+                    self.event(Event::OwnerFound);
+                    self.make_keys();
+                }
+            },
             (State::MakingKeys, Input::Root(Ok(RootReply::Keys(keys)))) => {
                 self.record.keys = Some(keys);
                 self.outputs.push_back(Output::Persist);
@@ -168,7 +179,8 @@ impl Device {
     /// operates has its own way to its terminus.
     fn power_came(&mut self, now: Tick) {
         self.powered = now;
-        if self.record.installed.is_some() {
+        let has_way = self.record.installed.is_some() || self.record.recovery.is_some();
+        if has_way || self.present_at.is_some() {
             self.describe();
         } else {
             self.jitter(State::Off, START_DOUBLINGS);
@@ -182,6 +194,12 @@ impl Device {
 
     fn described(&mut self, now: Tick, description: Description) {
         self.description = Some(description);
+        if let Some(epoch) = self.record.recovery {
+            return self.recover(epoch);
+        }
+        if self.is_present(now) && !self.is_told_ending() {
+            return self.name_init();
+        }
         let ending = self.record.orders.ending.as_ref().map(|ending| ending.stage);
         match ending {
             Some(EndingStage::Told) => self.finish(now),
@@ -198,9 +216,13 @@ impl Device {
         if self.seek_tries.is_none() && self.verify_stored_redirect() {
             self.make_keys();
         } else {
-            self.outputs.push_back(Output::Random(NONCE_SIZE));
-            self.state = State::NamingInit;
+            self.name_init();
         }
+    }
+
+    fn name_init(&mut self) {
+        self.outputs.push_back(Output::Random(NONCE_SIZE));
+        self.state = State::NamingInit;
     }
 
     fn operate(&mut self) {
@@ -294,9 +316,20 @@ impl Device {
 
     fn redirect_received(&mut self, now: Tick, (m, wire, is_proof): (Nonce, Vec<u8>, bool), answer: &[u8]) {
         self.reply_due = None;
-        match self.check_redirect(answer, &m) {
+        let checked = self.check_redirect(answer, &m).and_then(|(answer, verified)| {
+            self.check_recovery(now, &verified)?;
+            Ok((answer, verified))
+        });
+        match checked {
+            Ok((_, verified)) if self.is_at_home(&verified) => {
+                // Nothing to recover from: what is installed goes on.
+                self.present_at = None;
+                self.event(Event::Refused(Code::State));
+                self.describe();
+            }
             Ok((answer, verified)) => {
                 self.failures = 0;
+                self.record.recovery = self.recovery_in(&verified);
                 self.record.redirect_seq = Some((verified.redirect.epoch, verified.redirect.seq));
                 self.record.redirect = Some(answer.signed);
                 self.verified = Some(verified);

@@ -236,6 +236,7 @@ impl SoftwareRoot {
             kept: Some(kept),
             volatile: Volatile::new(),
             platform_open: saved_root.platform_open,
+            platform_kept: false,
             measurements: None,
             certificate: Vec::new(),
         })

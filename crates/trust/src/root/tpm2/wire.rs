@@ -15,6 +15,7 @@ use crate::{
 /// Command codes, TPM 2.0 Library, Part 2.
 pub(super) mod cc {
     pub(in super::super) const EVICT_CONTROL: u32 = 0x120;
+    pub(in super::super) const CLEAR: u32 = 0x126;
     pub(in super::super) const HIERARCHY_CHANGE_AUTH: u32 = 0x129;
     pub(in super::super) const NV_DEFINE_SPACE: u32 = 0x12a;
     pub(in super::super) const CREATE_PRIMARY: u32 = 0x131;
