@@ -12,6 +12,7 @@
 mod calendar;
 mod coverage;
 mod device;
+pub mod errands;
 mod fleet;
 mod owner;
 mod report;

@@ -5,7 +5,8 @@ use std::{sync::OnceLock, time::Duration};
 use gridseal_crypto::{
     Key, PublicKey, SecondSigner, Signer, SigningKey,
     role::{
-        CaSigning, Dek, DeviceRootSecret, InitSigning, OwnerSigning, Role, VoucherSecond, VoucherSigning,
+        CaSigning, Dek, DeviceRootSecret, InitSigning, OwnerSecond, OwnerSigning, RecoverySecond,
+        RecoverySigning, Role, VoucherSecond, VoucherSigning,
     },
     sha256,
 };
@@ -22,7 +23,7 @@ use gridseal_trust::{
         document::{Delegation, Entry, EntryKind, Header, Manifest, OutOfDate, Policy},
         registrar::Rules,
         secrets::{OwnerSecretExt, owner_secret},
-        voucher::{Voucher, VoucherKey},
+        voucher::{RecoveryKey, Voucher, VoucherKey},
     },
     measured::PolicySet,
     root::{DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
@@ -52,6 +53,9 @@ const MEASURED: [(u8, &[u8]); 2] = [(0, b"firmware 1"), (4, b"boot loader 1")];
 /// The manufacturer of all runs.
 pub(crate) struct Vendor {
     voucher: SigningKey<VoucherSigning>,
+    /// The voucher key as everybody trusts it. A second key is verified where a voucher names one.
+    trusted: VoucherKey,
+    recovery: SigningKey<RecoverySigning>,
     init_public: PublicKey,
     /// The init server.
     pub(crate) init: InitServer<SigningKey<InitSigning>>,
@@ -100,8 +104,13 @@ pub(crate) fn vendor() -> &'static Vendor {
         let voucher = signing_key::<VoucherSigning>("voucher", 0);
         let init = signing_key::<InitSigning>("init", 0);
         let init_public = init.public();
-        let init = InitServer::new(init, vec![voucher.public().into()]);
-        Vendor { voucher, init_public, init }
+        let recovery = signing_key::<RecoverySigning>("recovery", 0);
+        let trusted = VoucherKey {
+            recovery: Some(RecoveryKey { key: recovery.public(), second: None }),
+            ..voucher.public().into()
+        };
+        let init = InitServer::new(init, vec![trusted]);
+        Vendor { voucher, trusted, recovery, init_public, init }
     })
 }
 
@@ -129,7 +138,7 @@ impl Owner {
             not_after: UtcTime(START.0 + ROOT_DAYS * 86_400),
         };
         let delegation = sign(&signing, SignedType::Delegation, &delegation.encode()).expect("own key");
-        let vouchers = vec![vendor().voucher.public().into()];
+        let vouchers = vendor().voucher_keys();
         let keystore = Keystore::open(&file, dek(number), delegation, vouchers).expect("own keystore");
         Self {
             signing,
@@ -141,21 +150,24 @@ impl Owner {
 
     /// Sells a device to another owner: the voucher with an entry for him, and that entry.
     pub(crate) fn sell_to(&self, voucher: &[u8], to: &Self, now: UtcTime) -> (Vec<u8>, Vec<u8>) {
+        let (voucher, entry, _) = self.entry(voucher, EntryKind::Transfer, to, now);
+        (voucher, entry)
+    }
+
+    /// One more entry of a device's voucher, signed by this owner: the voucher with it, the entry, its second signature.
+    /// There is one where the entry before names this owner's second key.
+    pub(crate) fn entry(
+        &self,
+        voucher: &[u8],
+        kind: EntryKind,
+        to: &Self,
+        now: UtcTime,
+    ) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
         let voucher = Voucher::decode(voucher).expect("own voucher");
-        let verified = voucher.verify(&vendor().voucher_keys()).expect("own voucher");
-        let entry = Entry {
-            index: verified.index() + 1,
-            epoch: verified.epoch + 1,
-            kind: EntryKind::Transfer,
-            previous: verified.head(),
-            owner: to.signing.public(),
-            encryption: to.encryption,
-            issued: now,
-            second_key: None,
-            owner_second: None,
-        };
-        let entry = sign(&self.signing, SignedType::Entry, &entry.encode()).expect("own key");
-        (voucher.continued(&entry, &[]).encode(), entry)
+        let is_double = !voucher.second.is_empty();
+        let second = second_key::<OwnerSecond>("owner second");
+        let entry = next_entry(&voucher, kind, to, (now, is_double));
+        extended(voucher, entry, &self.signing, is_double.then_some(&second))
     }
 
     /// What the owner decided for all devices.
@@ -184,7 +196,7 @@ impl Owner {
     /// What the owner's register accepts.
     pub(crate) fn registration_rules(&self) -> RegistrationRules {
         RegistrationRules {
-            voucher_keys: vec![vendor().voucher.public().into()],
+            voucher_keys: vendor().voucher_keys(),
             owner: self.signing.public(),
             danger_accept_software_roots: true,
             config_urls: vec!["https://config.example:8443".into()],
@@ -196,8 +208,22 @@ impl Owner {
 }
 
 impl Vendor {
+    /// Puts another owner in the place of one who has vanished: the voucher with the recovery entry.
+    pub(crate) fn recover(&self, voucher: &[u8], to: &Owner, now: UtcTime) -> Vec<u8> {
+        let voucher = Voucher::decode(voucher).expect("own voucher");
+        let is_double = !voucher.second.is_empty();
+        let second = second_key::<RecoverySecond>("recovery second");
+        let entry = next_entry(&voucher, EntryKind::Recovery, to, (now, is_double));
+        extended(voucher, entry, &self.recovery, is_double.then_some(&second)).0
+    }
+
     /// Makes a device and sells it to an owner.
     pub(crate) fn make(&self, seed: u64, number: u32, owner: &Owner) -> Made {
+        self.make_signed(seed, number, owner, false)
+    }
+
+    /// The same; `is_double`: every element of its voucher is signed by second keys too.
+    pub(crate) fn make_signed(&self, seed: u64, number: u32, owner: &Owner, is_double: bool) -> Made {
         let serial = format!("GS-{number:07}");
         let [a, b, c, d] = number.to_be_bytes();
         let title = SystemTitle([b'G', b'S', b'L', 0, a, b, c, d]);
@@ -234,13 +260,13 @@ impl Vendor {
             n_commit: first_secret.commitment(),
             second_key: None,
         };
-        let voucher = self.sell(header, owner);
+        let voucher = self.sell(header, owner, is_double);
         let release = Release { ek_name: name, epoch: 1, serial: serial.clone(), entry: Digest([0; 32]) };
         let mut rng = HashRng::new(seed, "delivery", number.into());
         let delivery = deliver(&release, &first_secret, &self.voucher, &owner.encryption, &mut rng);
         let firmware = Firmware {
             init_keys: vec![self.init_public],
-            voucher_keys: vec![self.voucher.public().into()],
+            voucher_keys: self.voucher_keys(),
             subject: serial.clone(),
             pace: PACE,
             place: None,
@@ -259,7 +285,7 @@ impl Vendor {
     /// Hands the next owner's secret of a device out, encrypted to him: for the last entry of this voucher.
     pub(crate) fn release(&self, seed: u64, number: u32, voucher: &[u8], to: &Owner) -> Vec<u8> {
         let voucher = Voucher::decode(voucher).expect("own voucher");
-        let verified = voucher.verify(&[self.voucher.public().into()]).expect("own voucher");
+        let verified = voucher.verify(&self.voucher_keys()).expect("own voucher");
         let device_root = Key::<DeviceRootSecret, 32>::generate(&mut device_root_of(seed, number));
         let secret = owner_secret(&device_root.expect("the generator does not fail"), verified.epoch);
         let release = Release {
@@ -274,32 +300,56 @@ impl Vendor {
 
     /// Whose vouchers are believed.
     pub(crate) fn voucher_keys(&self) -> Vec<VoucherKey> {
-        vec![self.voucher.public().into()]
+        vec![self.trusted]
     }
 
     fn sign(&self, kind: SignedType, payload: &[u8]) -> Vec<u8> {
         sign(&self.voucher, kind, payload).expect("own key")
     }
 
-    /// A voucher with entry 1: to the owner. Second signatures are left to other tests: here they would cost more than the
-    /// rest of a run.
-    fn sell(&self, header: Header, owner: &Owner) -> Voucher {
-        let entry = Entry {
-            index: 1,
-            epoch: 1,
-            kind: EntryKind::Transfer,
-            previous: Digest([0; 32]),
-            owner: owner.signing.public(),
-            encryption: owner.encryption,
-            issued: START,
-            second_key: None,
-            owner_second: None,
-        };
-        let none = None::<&SecondSigner<VoucherSecond>>;
-        let mut voucher = Voucher::issue(header, &self.voucher, none).expect("own key");
-        voucher.extend(entry, &self.voucher, none).expect("own key");
+    /// A voucher with entry 1: to the owner. Second signatures cost more than the rest of a run, so most have none.
+    fn sell(&self, header: Header, owner: &Owner, is_double: bool) -> Voucher {
+        let second = second_key::<VoucherSecond>("voucher second");
+        let second = is_double.then_some(&second);
+        let mut voucher = Voucher::issue(header, &self.voucher, second).expect("own key");
+        let entry = next_entry(&voucher, EntryKind::Transfer, owner, (START, is_double));
+        voucher.extend(entry, &self.voucher, second).expect("own key");
         voucher
     }
+}
+
+/// A second, post-quantum key.
+fn second_key<R: Role>(label: &str) -> SecondSigner<R> {
+    let seed = Key::generate(&mut HashRng::new(0, label, 0)).expect("the generator does not fail");
+    SecondSigner::new(&seed).expect("a seed was drawn")
+}
+
+/// The next entry of a voucher; its place and link are set when it is signed.
+fn next_entry(voucher: &Voucher, kind: EntryKind, to: &Owner, (issued, is_double): (UtcTime, bool)) -> Entry {
+    let epoch = voucher.verify(&vendor().voucher_keys()).map_or(0, |verified| verified.epoch);
+    Entry {
+        index: 0,
+        epoch: epoch + u32::from(kind != EntryKind::Rekey),
+        kind,
+        previous: Digest([0; 32]),
+        owner: to.signing.public(),
+        encryption: to.encryption,
+        issued,
+        second_key: None,
+        owner_second: is_double.then(|| Digest(second_key::<OwnerSecond>("owner second").public().id())),
+    }
+}
+
+fn extended<R: Role, S: Role>(
+    mut voucher: Voucher,
+    entry: Entry,
+    key: &SigningKey<R>,
+    second: Option<&SecondSigner<S>>,
+) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    voucher.extend(entry, key, second).expect("own key");
+    let entry = voucher.entries.last().cloned().unwrap_or_default();
+    let second = voucher.second.last().cloned().unwrap_or_default();
+    (voucher.encode(), entry, second)
 }
 
 /// Measures what the policy of [`Owner::rules`] allows.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use gridseal_crypto::Rng;
 use gridseal_headend::{
     admission::{Standing, lookup, record},
     memory::MemoryAdmissions,
@@ -80,6 +81,12 @@ pub(super) struct Side<'e> {
     names: BTreeMap<SystemTitle, EkName>,
     /// The last that the endpoint manager has told.
     events: VecDeque<String>,
+    /// Of how many answers of the key service and the authority in a million there is trouble: they refuse, or what a device
+    /// has sealed is something else than it should be.
+    pub(super) trouble: u32,
+    /// The same once: after so many answers, and how: 0 says something else, 1 refuses, 2 says nothing that has a form.
+    pub(super) trouble_at: (u64, u64),
+    answers: u64,
     /// A planted fault: no certificate before the one on record has ended.
     pub(super) is_slow: bool,
 }
@@ -110,6 +117,9 @@ impl<'e> Side<'e> {
             quarantined: Vec::new(),
             names: BTreeMap::new(),
             events: VecDeque::new(),
+            trouble: 0,
+            trouble_at: (u64::MAX, 1),
+            answers: 0,
             is_slow: false,
         }
     }
@@ -311,10 +321,14 @@ impl<'e> Side<'e> {
             match output {
                 Output::Keys(task, request) => {
                     let reply = self.ask(request)?;
+                    let reply = self.troubled(reply);
                     self.tell(now, Input::Keys(task, reply))?;
                 }
                 Output::Certificate(task, request) => {
-                    let reply = self.certificate(now, &request);
+                    let reply = match self.is_troubled() {
+                        true => CertificateReply::Refused { code: Code::Busy },
+                        false => self.certificate(now, &request),
+                    };
                     self.tell(now, Input::Certificate(task, reply))?;
                 }
                 Output::Commit => {
@@ -343,6 +357,44 @@ impl<'e> Side<'e> {
             }
         }
         Ok(())
+    }
+
+    /// The config server forgets everything.
+    pub(super) fn relay_restarts(&mut self) {
+        self.relay = ConfigServer::new(self.connection << 32);
+    }
+
+    fn is_troubled(&mut self) -> bool {
+        self.answers += 1;
+        if self.answers == self.trouble_at.0 {
+            return true;
+        }
+        // Without trouble nothing is drawn.
+        if self.trouble == 0 {
+            return false;
+        }
+        let mut drawn = [0; 4];
+        self.rng.fill(&mut drawn).expect("a hash does not fail");
+        u64::from(u32::from_be_bytes(drawn)) * 1_000_000 < u64::from(self.trouble) << 32
+    }
+
+    fn troubled(&mut self, reply: KeyReply) -> KeyReply {
+        if !self.is_troubled() {
+            return reply;
+        }
+        match reply {
+            KeyReply::Opened { mut body } if self.trouble_at.1 != 1 => {
+                // A short body begins with the transcript; in a long one the evidence is in the middle.
+                let at = match (self.trouble_at.1, body.len()) {
+                    (2, _) => 0,
+                    (_, size) if size > 1_000 => size / 2,
+                    _ => 10,
+                };
+                body.get_mut(at).into_iter().for_each(|byte| *byte ^= 1);
+                KeyReply::Opened { body }
+            }
+            _ => KeyReply::Refused { code: Code::Busy },
+        }
     }
 
     fn certificate(&mut self, now: UtcTime, request: &CertificateRequest) -> CertificateReply {
