@@ -126,14 +126,7 @@ fn counted(all: &mut Repeated, now: Tick) -> Vec<Counted> {
         for ((event, cause), repeats) in causes.iter_mut().filter(|(_, repeats)| repeats.due <= now) {
             if repeats.count > 0 {
                 let Repeats { count, first, last, .. } = *repeats;
-                counted.push(Counted {
-                    source: *source,
-                    event: *event,
-                    cause: cause.clone(),
-                    count,
-                    first,
-                    last,
-                });
+                counted.push(Counted { source: *source, event, cause: cause.clone(), count, first, last });
                 repeats.count = 0;
                 repeats.wait = repeats.wait.saturating_mul(2).min(COUNT_LONGEST);
             }
