@@ -214,7 +214,8 @@ impl<R: Records> Work<'_, R> {
     /// Rule S13: whether everything may be exchanged with the device. `Ok(false)`: only what its keys prove, and probes of
     /// its state.
     fn may_exchange(&self, slot: &Slot) -> Result<bool, Stop> {
-        let age_s = self.now.0.saturating_sub(slot.attested_at.0);
+        // One from the future is as good as none: somebody's clock is wrong (rule S14).
+        let age_s = self.now.0.abs_diff(slot.attested_at.0);
         let fresh = !slot.attested || age_s <= self.core.attestation_age_max_s;
         match slot.state {
             state if state.may_exchange() && fresh => Ok(true),

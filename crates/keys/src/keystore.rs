@@ -12,7 +12,7 @@ use gridseal_trust::enrol::{
     document::{Delegation, Use},
     voucher::VoucherKey,
 };
-use gridseal_types::service::keys::Bytes;
+use gridseal_types::{UtcTime, service::keys::Bytes};
 
 use crate::{DataKeys, KeysError};
 
@@ -108,6 +108,8 @@ pub struct Keystore {
     /// Encoded COSE_Sign1 under which K_config works.
     pub(crate) delegation: Vec<u8>,
     pub(crate) generation: u32,
+    /// Until when the delegation holds.
+    pub(crate) delegated_until: UtcTime,
     /// Manufacturers' keys, against which delivery records are checked.
     pub(crate) voucher_keys: Vec<VoucherKey>,
     #[cfg(feature = "danger-inventory")]
@@ -148,6 +150,7 @@ impl Keystore {
             encryption,
             auth_root,
             generation: parsed.generation,
+            delegated_until: parsed.not_after,
             delegation,
             voucher_keys,
         })

@@ -82,6 +82,16 @@ impl<R: Records> Work<'_, R> {
         Ok(opened(&self.core.keystore.dek, &context(&self.core.keystore.tenant, device, version), bytes)?)
     }
 
+    /// The time that a device is told, signed: it never lets its floor fall again within an epoch, so a clock that is fast
+    /// here or at the endpoint manager would keep its owner out for as long. No later than either clock says, and nothing at
+    /// all once the delegation under which it is signed has ended.
+    pub(crate) fn signed_time(&self, told: UtcTime) -> Result<UtcTime, Stop> {
+        if self.now > self.core.keystore.delegated_until {
+            return Err(Code::Time.into());
+        }
+        Ok(told.min(self.now))
+    }
+
     fn session(&self, sid: &Sid) -> Result<SessionEntry, Stop> {
         self.records.load(SESSIONS, sid.as_bytes())?.ok_or(Stop::Refused(Code::Nonce))
     }
@@ -599,7 +609,7 @@ impl<R: Records> Work<'_, R> {
                 generation: self.core.keystore.generation,
                 entry: request.entry,
             },
-            now: request.now,
+            now: self.signed_time(request.now)?,
         };
         let payload = Configuration { th5: request.th5, config }.encode();
         session.configuration = config_digest(&payload);
@@ -635,10 +645,11 @@ impl<R: Records> Work<'_, R> {
         if !activation.receipt_verifies(th6, receipt) {
             return Err(Code::Act.into());
         }
-        let payload = FinishedPayload { th7, now }.encode();
+        let payload = FinishedPayload { th7, now: self.signed_time(now)? }.encode();
         let wire = self.seal_signed(&root, Step::DONE, sid, SignedType::C8, &payload)?;
         entry.state = DeviceState::Operating;
-        entry.attested_at = entry.attested_at.max(attested_at);
+        // Not the later of both: what is on record may come from a clock that was fast (rule S14).
+        entry.attested_at = attested_at;
         entry.claim = claim_after(entry.claim, ClaimState::Claimed).unwrap_or(entry.claim);
         self.audit("device.state", &session.device, &entry.state.name())?;
         let before = self.load_device(entry)?;

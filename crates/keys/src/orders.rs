@@ -118,12 +118,12 @@ impl<R: Records> Work<'_, R> {
             tunnels: Vec::new(),
             outcome: None,
         };
+        let now = self.signed_time(self.now)?;
         let task = self.task(&mut device, &mut order, request.act)?;
         let kind = task.kind();
         order.kind = kind.number();
         let entry = &mut device.entry;
-        let payload =
-            Order { ek_name: entry.device, epoch: entry.epoch, seq: order.seq, task, now: self.now }.encode();
+        let payload = Order { ek_name: entry.device, epoch: entry.epoch, seq: order.seq, task, now }.encode();
         let signed = self.core.keystore.sign(SignedType::Order, &payload)?;
         let key = self.owner_secret(entry)?.seal_order(order.seq, &order.r);
         let body = OrderBody { signed: signed.clone(), delegation: self.core.keystore.delegation.clone() };
@@ -208,7 +208,7 @@ impl<R: Records> Work<'_, R> {
                     generation: self.core.keystore.generation,
                     entry: provision.entry,
                 },
-                now: self.now,
+                now: self.signed_time(self.now)?,
             }
             .into(),
         ))

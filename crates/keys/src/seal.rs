@@ -83,7 +83,7 @@ impl<R: Records> Work<'_, R> {
         if !slot.state.may_exchange() {
             return Err(Denial::StateForbids.into());
         }
-        let age_s = self.now.0.saturating_sub(slot.attested_at.0);
+        let age_s = self.now.0.abs_diff(slot.attested_at.0);
         if slot.attested && age_s > self.core.attestation_age_max_s {
             return Err(Denial::AttestationStale.into());
         }

@@ -4,6 +4,12 @@ use gridseal_types::UtcTime;
 
 use crate::row::{ROW_STATUS_POWER_DOWN, Row};
 
+/// A clock that went back further than this was wrong before, seconds.
+pub(crate) const SET_BACK_MAX_S: u64 = 86_400;
+
+/// 2000-01-01T00:00:00Z: a clock below this was never set, and no row can say when it was measured.
+const CLOCK_SET_FROM: UtcTime = UtcTime(946_684_800);
+
 /// Simulated consumption: a function of its own seed and of the interval, so that a restart changes nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Consumption {
@@ -64,9 +70,19 @@ impl LoadProfile {
     pub fn powered_on(&mut self, now: UtcTime) {
         let interval_s = u64::from(self.interval_s);
         let end = UtcTime(now.0 / interval_s * interval_s);
+        self.forget_future(end);
         if self.last_end.is_none_or(|last_end| last_end < end) {
             self.has_gap = self.last_end.is_some();
             self.last_end = Some(end);
+        }
+    }
+
+    /// A row from far ahead comes from a clock that was fast, and must not keep the meter from measuring until that time has
+    /// come (rule S14). A clock that was set back by less waits: the same interval is never captured twice (rule S7).
+    fn forget_future(&mut self, end: UtcTime) {
+        if self.last_end.is_some_and(|last_end| last_end.0.saturating_sub(end.0) > SET_BACK_MAX_S) {
+            self.last_end = Some(end);
+            self.has_gap = true;
         }
     }
 
@@ -85,6 +101,11 @@ impl LoadProfile {
         let interval_s = u64::from(self.interval_s);
         let end = UtcTime(now.0 / interval_s * interval_s);
         let start = UtcTime(end.0.checked_sub(interval_s)?);
+        // No head-end takes such a row, and those behind it would wait for ever.
+        if start < CLOCK_SET_FROM {
+            return None;
+        }
+        self.forget_future(end);
         if self.last_end.is_some_and(|last_end| last_end >= end) {
             return None;
         }
@@ -134,6 +155,25 @@ mod tests {
         assert_eq!(again.capture(UtcTime(1_800_009_200)), None);
         let after = again.capture(UtcTime(1_800_009_900)).unwrap();
         assert_eq!((after.start, after.status), (UtcTime(1_800_009_000), ROW_STATUS_POWER_DOWN));
+    }
+
+    #[test]
+    fn s14_a_clock_that_was_ten_years_fast_does_not_stop_the_profile_and_an_hour_back_repeats_nothing() {
+        let resume = |last: Option<&Row>| LoadProfile::resume(900, Consumption::new(1, 500), last);
+        let mut profile = resume(None);
+        let now = 1_800_000_000;
+        assert_eq!(profile.capture(UtcTime(9_000)), None, "1970: the clock was never set");
+        profile.capture(UtcTime(now)).unwrap();
+        assert_eq!(profile.capture(UtcTime(now - 3_600)), None, "an hour back");
+        let late = profile.capture(UtcTime(now + 900)).unwrap();
+        let fast = profile.capture(UtcTime(now + 3_650 * 86_400)).unwrap();
+        for (mut profile, at) in [(profile, now + 1_800), (resume(Some(&fast)), now + 1_800)] {
+            profile.powered_on(UtcTime(at));
+            assert_eq!(profile.capture(UtcTime(at)), None, "when it ended is known, not when it began");
+            let next = profile.capture(UtcTime(at + 900)).unwrap();
+            assert_eq!((next.start, next.status), (UtcTime(at), ROW_STATUS_POWER_DOWN));
+            assert!(next.start >= late.end() && next.energy_wh >= fast.energy_wh);
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use gridseal_dlms::{
 };
 use gridseal_types::{Kind, SystemTitle, Tick, UtcTime};
 
-use crate::row::Row;
+use crate::{load_profile::SET_BACK_MAX_S, row::Row};
 use keys::KeyRing;
 use record::{Kept, Record};
 use request::Answer;
@@ -130,6 +130,11 @@ pub enum Event {
     },
     /// The head-end sent what it must not; the link counts as down. The shell closes it and connects anew.
     LinkRefused(DecodeError),
+    /// The clock was set back by more than a day: so many rows of times that are yet to come were dropped.
+    FutureForgotten {
+        /// Rows.
+        count: usize,
+    },
     /// The last counter value of this key is used: rows wait until the key is changed.
     CounterExhausted,
     /// A row whose time no date-time expresses was not taken.
@@ -158,7 +163,7 @@ pub enum PushError {
     /// The answer names a record that is not the one being persisted.
     #[error("no such record is being persisted")]
     NotPersisting,
-    /// The row does not begin after the one before it.
+    /// The row does not begin after the one before it, nor more than a day before that.
     #[error("row does not begin after the last one")]
     RowNotLater,
 }
@@ -345,8 +350,11 @@ impl Push {
     }
 
     fn captured(&mut self, row: Row) -> Result<(), PushError> {
-        if self.last_row.is_some_and(|last| row.start <= last.start) {
-            return Err(PushError::RowNotLater);
+        if let Some(last) = self.last_row.filter(|last| row.start <= last.start) {
+            if last.start.0.saturating_sub(row.start.0) <= SET_BACK_MAX_S {
+                return Err(PushError::RowNotLater);
+            }
+            self.forget_future(row.start);
         }
         let long_invoke_id = LongInvokeId::confirmed(self.next_invoke_id);
         if self.queue.len() >= QUEUE_ROWS_MAX {
@@ -360,6 +368,16 @@ impl Push {
             self.version += 1;
         }
         Ok(())
+    }
+
+    /// Rows that begin later than the one that ends now come from a clock that was fast. No head-end takes them, and those
+    /// behind them would wait until that time has come; the register goes on, so their energy is in the next row.
+    fn forget_future(&mut self, now: UtcTime) {
+        let before = self.queue.len();
+        self.queue.retain(|entry| entry.row.start < now);
+        let count = before - self.queue.len();
+        self.version += 1;
+        self.event(Event::FutureForgotten { count });
     }
 
     fn connected(&mut self) {

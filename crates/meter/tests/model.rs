@@ -406,6 +406,20 @@ fn a_full_queue_refuses_the_new_row_with_an_event_and_few_frames_are_in_flight()
 }
 
 #[test]
+fn s14_rows_of_a_clock_that_was_years_fast_do_not_block_those_of_the_right_one() {
+    let mut push = Push::begin(CONFIG, keys());
+    let far =
+        gridseal_meter::Row { start: gridseal_types::UtcTime(row(0).start.0 + 3_650 * 86_400), ..row(0) };
+    for row in [row(0), far, row(1)] {
+        push.handle(Tick(0), Input::Captured(row)).unwrap();
+        let (rest, _) = persist_all(&mut push, Tick(0));
+        let forgotten = rest.contains(&Output::Event(Event::FutureForgotten { count: 1 }));
+        assert_eq!(forgotten, row == self::row(1));
+    }
+    assert_eq!((push.queued_count(), push.last_row()), (2, Some(&row(1))));
+}
+
+#[test]
 fn bad_input_changes_nothing() {
     let (mut push, _, record) = in_flight();
     assert_eq!(push.handle(Tick(1), Input::Captured(row(0))), Err(PushError::RowNotLater));

@@ -3,8 +3,12 @@
 
 #[path = "onboarding/challenge.rs"]
 mod challenge;
+#[path = "onboarding/clocks.rs"]
+mod clocks;
 #[path = "onboarding/device.rs"]
 mod device;
+#[path = "onboarding/flips.rs"]
+mod flips;
 #[path = "onboarding/orders.rs"]
 mod orders;
 #[path = "onboarding/places.rs"]

@@ -127,8 +127,8 @@ impl<S: Signer> Authority<S> {
     /// nothing and changes nothing.
     ///
     /// Refusals: [`Code::Refused`] for a caller without the right, [`Code::Csr`] for a request without proof of possession
-    /// or for a key that another holder has, [`Code::Format`] for texts that fit no certificate, [`Code::Busy`] when
-    /// records, randomness or key store failed.
+    /// or for a key that another holder has, [`Code::Format`] for texts that fit no certificate, [`Code::Time`] when the
+    /// authority itself is not valid by its clock, [`Code::Busy`] when records, randomness or key store failed.
     pub fn decide(
         &self,
         call: Call<'_>,
@@ -147,6 +147,10 @@ impl<S: Signer> Authority<S> {
         rng: &mut dyn Rng,
         records: &impl CertificateRecords,
     ) -> Result<(CertificateReply, Option<CertificateRecord>), Code> {
+        let own = self.issuer.certificate();
+        if call.now < own.not_before() || call.now > own.not_after() {
+            return Err(Code::Time);
+        }
         let Wanted { holder, key, rest_min, draft } = self.wanted(call)?;
         if let Some(record) = records.newest_for_key(&key).map_err(|_| Code::Busy)? {
             if record.holder != holder {
@@ -215,7 +219,9 @@ impl<S: Signer> Authority<S> {
         let certificate = Certificate::parse(&record.certificate)?;
         let rest = certificate.not_after().0.checked_sub(now.0)?;
         let is_ours = self.issuer.certificate().has_signed(&certificate);
-        (is_ours && rest > rest_min.as_secs()).then_some(certificate)
+        // One that begins later was made when this clock was fast, and serves nobody before.
+        let has_begun = certificate.not_before() <= now;
+        (is_ours && has_begun && rest > rest_min.as_secs()).then_some(certificate)
     }
 
     fn reply(&self, certificate: &Certificate) -> CertificateReply {

@@ -276,15 +276,31 @@ fn without_records_nothing_is_issued() {
 }
 
 #[test]
-fn after_the_end_of_the_authority_nothing_is_issued() {
+fn before_the_begin_and_after_the_end_of_the_authority_nothing_is_issued() {
     let records = Memory::default();
-    let late = UtcTime(NOW.0 + 4_000 * DAY_S);
-    let reply = decide_at(&authority(), &ldevid(1, request(&key(3))), "endpoint-manager", late, &records);
-    assert_eq!(refused(reply), Code::Busy);
+    for wrong in [UtcTime(0), UtcTime(NOW.0 + 4_000 * DAY_S)] {
+        let reply =
+            decide_at(&authority(), &ldevid(1, request(&key(3))), "endpoint-manager", wrong, &records);
+        assert_eq!(refused(reply), Code::Time);
+    }
     let near = UtcTime(NOW.0 + 3_900 * DAY_S);
     let reply = decide_at(&authority(), &ldevid(1, request(&key(3))), "endpoint-manager", near, &records);
     let chain = issued(reply);
     assert_eq!(Certificate::parse(&chain[0]).unwrap().not_after(), hierarchy().0.certificate().not_after());
+}
+
+#[test]
+fn s14_a_certificate_of_a_clock_that_was_fast_is_not_given_again() {
+    let records = Memory::default();
+    let decide = |now| {
+        let request = ldevid(1, request(&key(3)));
+        let chain = issued(decide_at(&authority(), &request, "endpoint-manager", now, &records));
+        Certificate::parse(&chain[0]).unwrap().not_before()
+    };
+    let fast = decide(UtcTime(NOW.0 + 3_000 * DAY_S));
+    let right = decide(NOW);
+    assert!(fast > NOW && right <= NOW, "{fast:?} {right:?}");
+    assert_eq!(decide(NOW), right, "the same again");
 }
 
 /// A key store that signs with another key than it says.

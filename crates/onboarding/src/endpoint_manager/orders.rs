@@ -48,6 +48,8 @@ const JOBS_MAX: usize = 16;
 const ATTEST_ANEW_S: u64 = 900;
 /// A poll is noted on record when the last one that was is so old.
 const HEARD_EVERY_S: u64 = 60;
+/// A time further ahead than this was told by a clock that was wrong, seconds.
+const CLOCK_STEP_MAX_S: u64 = 86_400;
 
 /// When what is due by the calendar, seconds.
 #[derive(Debug, Clone, Copy)]
@@ -305,7 +307,7 @@ impl Book {
         if !self.jobs.is_empty() {
             return;
         }
-        let age = now.0.saturating_sub(entry.attested_at.0);
+        let age = now.0.abs_diff(entry.attested_at.0);
         let is_stale = entry.state == DeviceState::Quarantined && entry.quarantine == Some(Code::Time);
         let gap = now.0.saturating_sub(self.polled_at.0);
         // Without a poll on record it comes from its onboarding, where it was attested.
@@ -317,7 +319,9 @@ impl Book {
         }
         let renews_at = entry.certificate.as_ref().map(|issued| {
             let life = issued.not_after.0.saturating_sub(issued.at.0);
-            issued.at.0.saturating_add(life / 3 * 2)
+            // A clock that was fast when it came says nothing about when it is due (rule S14).
+            let is_known = life > 0 && issued.at.0 <= now.0.saturating_add(CLOCK_STEP_MAX_S);
+            if is_known { issued.at.0.saturating_add(life / 3 * 2) } else { 0 }
         });
         if entry.state.may_exchange() && renews_at.is_some_and(|at| now.0 >= at) {
             self.jobs.push(Job::Renew { with_storage: rules.renew_storage });

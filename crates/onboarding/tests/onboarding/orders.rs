@@ -24,7 +24,7 @@ fn operating() -> World {
 }
 
 /// The device asks for orders and does what there is.
-fn fetch(world: &mut World) {
+pub(crate) fn fetch(world: &mut World) {
     world.meter.device.handle(world.now, Input::FetchOrders).expect("operating");
     world.run();
     tell_states(world);

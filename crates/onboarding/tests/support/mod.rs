@@ -35,6 +35,7 @@ use gridseal_trust::{
     enrol::{
         device::{Device, DeviceRecord, Event, Input, Output, Peer},
         init::{SignedRedirect, decode_registered, is_challenge, is_proof},
+        order,
         registrar::Rules,
         relay::{RelayItem, RelayPull},
         session::{Envelope, Step},
@@ -93,6 +94,12 @@ pub enum Leg {
     InitRedirect,
     /// C1 to C8.
     Session(Step),
+    /// A question for orders, an order, its result.
+    Poll,
+    Order,
+    Result,
+    /// Something else, as an error.
+    Other,
 }
 
 /// What becomes of a touched message.
@@ -151,6 +158,19 @@ impl CertificateRecords for Certificates {
     }
 }
 
+/// Whose clock is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Party {
+    /// The init server.
+    Init,
+    /// The endpoint manager.
+    Manager,
+    /// The key service.
+    Keys,
+    /// The certificate authority.
+    Authority,
+}
+
 /// Everything.
 pub struct World {
     pub now: Tick,
@@ -182,6 +202,8 @@ pub struct World {
     meanwhile: Option<(&'static str, Meanwhile)>,
     /// Whether each request to the key service is made twice, the second time without randomness.
     pub asks_twice: bool,
+    /// Whose clock is wrong, and by how many seconds.
+    pub wrong_clock: Option<(Party, i64)>,
     connection: u64,
     key_calls: u64,
 }
@@ -273,6 +295,7 @@ impl World {
             touches: VecDeque::new(),
             meanwhile: None,
             asks_twice: false,
+            wrong_clock: None,
             connection: 0,
             key_calls: 0,
             made,
@@ -284,6 +307,12 @@ impl World {
 
     pub fn utc(&self) -> UtcTime {
         UtcTime(START.0 + self.now.0 / 1000)
+    }
+
+    /// The time as a party's clock has it.
+    fn utc_of(&self, party: Party) -> UtcTime {
+        let shift = self.wrong_clock.filter(|(wrong, _)| *wrong == party).map_or(0, |(_, shift)| shift);
+        UtcTime(self.utc().0.saturating_add_signed(shift))
     }
 
     /// Enters another device of the same shipment in the register, without a secret: it only hangs somewhere.
@@ -447,19 +476,26 @@ impl World {
                 self.on_the_way(answered, reply)
             }
             Peer::ConfigServer => {
-                let leg = leg_of(&wire);
-                let wire = self.on_the_way(leg, wire)?;
+                let leg = |wire: &[u8]| match order_leg_of(wire) {
+                    Leg::Other => leg_of(wire),
+                    leg => leg,
+                };
+                let wire = self.on_the_way(leg(&wire), wire)?;
                 let reply = self.ask_relay(wire)?;
-                self.on_the_way(leg_of(&reply), reply)
+                self.on_the_way(leg(&reply), reply)
             }
             // The head-end relays as the config server does.
-            Peer::HeadEnd | Peer::FormerOwner => self.ask_relay(wire),
+            Peer::HeadEnd | Peer::FormerOwner => {
+                let wire = self.on_the_way(order_leg_of(&wire), wire)?;
+                let reply = self.ask_relay(wire)?;
+                self.on_the_way(order_leg_of(&reply), reply)
+            }
         }
     }
 
     /// A message to the init server.
     pub fn ask_init(&mut self, wire: &[u8]) -> Vec<u8> {
-        let utc = self.utc();
+        let utc = self.utc_of(Party::Init);
         let sources = (&self.init_records, &mut self.init_rng as &mut dyn Rng);
         let answer = self.challenges.answer(&self.init, sources, utc, wire).expect("records");
         self.init_refusals.extend(answer.refused);
@@ -507,7 +543,8 @@ impl World {
                     self.tell_manager(endpoint_manager::Input::Certificate(task, reply));
                 }
                 endpoint_manager::Output::Commit => {
-                    let writes = self.manager.writes(&self.register, self.utc()).expect("register");
+                    let now = self.utc_of(Party::Manager);
+                    let writes = self.manager.writes(&self.register, now).expect("register");
                     self.register.commit(writes).unwrap();
                     self.tell_manager(endpoint_manager::Input::Committed);
                 }
@@ -524,7 +561,8 @@ impl World {
     }
 
     fn tell_manager(&mut self, input: endpoint_manager::Input) {
-        self.manager.handle(&self.register, self.utc(), input).expect("register");
+        let now = self.utc_of(Party::Manager);
+        self.manager.handle(&self.register, now, input).expect("register");
     }
 
     /// One request to the key service, as the endpoint manager.
@@ -540,7 +578,8 @@ impl World {
         }
         let first = self.decide(request.clone());
         let name = name_of(&request);
-        let again = self.keys.decide(&self.key_records, self.utc(), &mut NoRng, vec![request]);
+        let now = self.utc_of(Party::Keys);
+        let again = self.keys.decide(&self.key_records, now, &mut NoRng, vec![request]);
         let again = again.unwrap_or_else(|error| panic!("{name} draws again: {error}"));
         assert_eq!(minicbor::to_vec(&again.replies).unwrap(), minicbor::to_vec([&first]).unwrap(), "{name}");
         assert_eq!(again.writes, [], "{name} changes something again");
@@ -551,14 +590,15 @@ impl World {
     pub fn decide(&mut self, request: KeyRequest) -> KeyReply {
         let mut rng = TestRng::new("keys", self.key_calls);
         self.key_calls += 1;
+        let now = self.utc_of(Party::Keys);
         let decision =
-            self.keys.decide(&self.key_records, self.utc(), &mut rng, vec![request]).expect("key service");
+            self.keys.decide(&self.key_records, now, &mut rng, vec![request]).expect("key service");
         self.key_records.commit(decision.writes).unwrap();
         decision.replies.into_iter().next().expect("one reply")
     }
 
     fn ask_authority(&mut self, request: &CertificateRequest) -> CertificateReply {
-        let call = Call { request, caller: ENDPOINT_MANAGER, now: self.utc() };
+        let call = Call { request, caller: ENDPOINT_MANAGER, now: self.utc_of(Party::Authority) };
         let mut rng = TestRng::new("authority", self.certificates.0.borrow().len() as u64);
         let (reply, record) = self.authority.decide(call, &mut rng, &self.certificates);
         self.certificates.0.borrow_mut().extend(record);
@@ -678,6 +718,15 @@ pub fn leg_of(wire: &[u8]) -> Leg {
     match Envelope::decode(wire).ok().and_then(|envelope| envelope.step()) {
         Some(step) => Leg::Session(step),
         None => Leg::InitRedirect,
+    }
+}
+
+fn order_leg_of(wire: &[u8]) -> Leg {
+    match order::Envelope::decode(wire) {
+        Ok(order::Envelope::Poll { .. }) => Leg::Poll,
+        Ok(order::Envelope::Order { .. }) => Leg::Order,
+        Ok(order::Envelope::Result { .. }) => Leg::Result,
+        _ => Leg::Other,
     }
 }
 

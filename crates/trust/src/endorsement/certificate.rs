@@ -252,7 +252,7 @@ impl Certificate {
             && !has_unknown_critical
     }
 
-    pub(super) fn is_valid_at(&self, now: UtcTime) -> bool {
+    pub(crate) fn is_valid_at(&self, now: UtcTime) -> bool {
         self.validity.0 <= now && now <= self.validity.1
     }
 }

@@ -22,7 +22,7 @@ use super::{
     wire::FormatError,
 };
 use crate::{
-    endorsement::{Assured, Endorsements, Fault},
+    endorsement::{Assured, Certificate, Endorsements, Fault},
     measured::{Appraisal, PolicySet, Progress, Reason, Verdict},
     tpm,
 };
@@ -301,6 +301,18 @@ struct Proven {
     appraisal: Appraisal,
 }
 
+/// A clock that is slower than the authority's by more than this is wrong, seconds.
+const CLOCK_BEHIND_MAX_S: u64 = 86_400;
+
+/// Whether a certificate that was just issued serves now: one of an authority with another year would lock its device out
+/// of the head-end (rule S14). A clock that is slow by less than a day makes no difference.
+#[must_use]
+pub fn is_timely(chain: &[Bytes], now: UtcTime) -> bool {
+    let leaf = chain.first().and_then(|der| Certificate::parse(&der.0).ok());
+    let soon = UtcTime(now.0.saturating_add(CLOCK_BEHIND_MAX_S));
+    leaf.is_some_and(|leaf| leaf.is_valid_at(now) || leaf.is_valid_at(soon))
+}
+
 /// One session.
 pub struct Registrar {
     facts: DeviceFacts,
@@ -503,6 +515,9 @@ impl Registrar {
                 State::Certifying { wire },
                 Input::Certificate(CertificateReply::Issued { chain, root, not_after }),
             ) => {
+                if !is_timely(&chain, now) {
+                    return Err(Code::Time);
+                }
                 self.record.issued =
                     Some(Issued { chain: chain.clone(), root: Bytes(root.clone()), not_after, at: now });
                 let provision = self.provision(now, &wire, chain, root)?;

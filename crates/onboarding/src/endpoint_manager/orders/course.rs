@@ -9,7 +9,7 @@ use gridseal_trust::{
             Answer, Envelope, Kind, QUOTE_PURPOSE, RENEWED_STORAGE_PURPOSE, RENEWED_TLS_PURPOSE, ResultBody,
         },
         receipt::{ReceiptFile, Statement},
-        registrar::Issued,
+        registrar::{Issued, is_timely},
         session::{encode_error, qualifying},
         voucher::Voucher,
     },
@@ -162,12 +162,12 @@ impl EndpointManager {
         book.schedule(&entry, &rules, now);
         let before = (book.last_seq, book.polled_at);
         book.last_seq = book.last_seq.max(last_seq);
-        if now.0.saturating_sub(book.polled_at.0) >= HEARD_EVERY_S {
+        if now.0.abs_diff(book.polled_at.0) >= HEARD_EVERY_S {
             book.polled_at = now;
         }
         if let Some(step) = &book.step {
             let is_accepted = last_seq >= step.seq;
-            let age = now.0.saturating_sub(step.made_at.0);
+            let age = now.0.abs_diff(step.made_at.0);
             if step.kind.ends_ownership() && is_accepted {
                 book.closing = Some((step.seq, step.digest));
                 (book.step, book.stage) = (None, Stage::Accepted);
@@ -368,7 +368,7 @@ impl EndpointManager {
             Answer::Resumed => {
                 book.finish_job();
                 let may = entry.state.may_probe()
-                    && now.0.saturating_sub(entry.attested_at.0) < self.order_rules.attest_max_s;
+                    && now.0.abs_diff(entry.attested_at.0) < self.order_rules.attest_max_s;
                 if may { EntryChange::Resumed } else { EntryChange::Nothing }
             }
             // Before the TPM was cleared this is no end: the receipt is still to come.
@@ -475,6 +475,9 @@ impl EndpointManager {
             // The answer stays with the device and comes again.
             return self.refuse(task, &entry.serial, Code::Csr);
         };
+        if !is_timely(&chain, now) {
+            return self.refuse(task, &entry.serial, Code::Time);
+        }
         let issued = Issued { chain, root: Bytes(root), not_after, at: now };
         book.step = None;
         book.stage = Stage::Certified { tls_pub, storage_pub, issued };

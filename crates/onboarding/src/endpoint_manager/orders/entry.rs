@@ -94,7 +94,8 @@ pub(super) fn apply<R: Records>(
         }
         EntryChange::Attested(at, Appraisal { verdict, policy, progress }) => {
             entry.software = Some(Software { verdict, policy, progress });
-            entry.attested_at = entry.attested_at.max(at);
+            // Not the later of both: what is on record may come from a clock that was fast (rule S14).
+            entry.attested_at = at;
             entry.state_pending = true;
             // Another one may be told right now.
             entry.revision = entry.revision.saturating_add(1);

@@ -47,13 +47,15 @@ pub fn watch<R: Records>(
         }
         let before = entry.clone();
         let polled_at = Book::of(&overlay, &entry.device)?.polled_at;
-        let silent_s = now.0.saturating_sub(polled_at.max(entry.attested_at).0);
+        let heard_at = [polled_at, entry.attested_at].into_iter().filter(|at| *at <= now).max();
+        let silent_s = now.0.saturating_sub(heard_at.unwrap_or(UtcTime(0)).0);
         if silent_s >= rules.silence_s && entry.silent_since.is_none() {
             entry.silent_since = Some(UtcTime(now.0.saturating_sub(silent_s)));
             alarms.push(Alarm { serial: entry.serial.clone(), what: "silent", for_s: silent_s });
             note(&mut overlay, now, &entry, ("device.silent", format!("{silent_s} s")))?;
         }
-        let age_s = now.0.saturating_sub(entry.attested_at.0);
+        // One from the future was told by a clock that was wrong: it says nothing (rule S14).
+        let age_s = now.0.abs_diff(entry.attested_at.0);
         if age_s >= rules.attest_max_s {
             entry.state = DeviceState::Quarantined;
             entry.quarantine = Some(Code::Time);

@@ -136,7 +136,10 @@ impl Device {
                 self.reply_due = None;
                 self.asked(now, secret, answer);
             }
-            (Ordering::Asking { secret, wire, via: Peer::HeadEnd }, Input::NoReply | Input::Timeout) => {
+            (
+                Ordering::Asking { secret, wire, via: Peer::HeadEnd },
+                Input::NoReply | Input::Timeout | Input::Taken,
+            ) => {
                 let via = Peer::ConfigServer;
                 self.transmit(now, via, wire.clone());
                 self.state = State::Ordering(Ordering::Asking { secret, wire, via });
@@ -175,7 +178,7 @@ impl Device {
             }
             (
                 Ordering::Asking { .. } | Ordering::Telling(_),
-                Input::NoReply | Input::Timeout | Input::Received(_),
+                Input::NoReply | Input::Timeout | Input::Received(_) | Input::Taken,
             ) => {
                 self.event(Event::Unanswered);
                 self.fetched(now, false);

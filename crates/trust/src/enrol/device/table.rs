@@ -166,7 +166,10 @@ impl Device {
                 self.event(Event::RootFailed(error));
                 self.flush();
             }
-            (waiting, Input::NoReply | Input::Timeout) if waiting.awaits_reply() => self.unanswered(waiting),
+            // "Taken" is no answer to a question: whoever says so has not answered.
+            (waiting, Input::NoReply | Input::Timeout | Input::Taken) if waiting.awaits_reply() => {
+                self.unanswered(waiting);
+            }
             (state, _) => {
                 self.state = state;
                 return Err(Unexpected);
