@@ -10,6 +10,7 @@ pub mod blackout;
 pub mod group;
 pub mod keys;
 pub mod life;
+pub mod machines;
 pub mod onboarding;
 mod random;
 mod works;
