@@ -17,7 +17,8 @@ use gridseal_io::rng::OsRng;
 use gridseal_trust::enrol::voucher::{RecoveryKey, VoucherKey};
 use gridseal_types::Digest;
 
-/// Replaces a file by one atomic rename; durable when this returns.
+/// Replaces a file by one atomic rename; durable when this returns. What cannot be written whole is not left behind: on a
+/// full disk it would take the room that the next try needs.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().context("path has no directory")?;
     let temporary = path.with_extension("new");
@@ -29,7 +30,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::rename(&temporary, path)?;
         File::open(dir)?.sync_all()
     };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    write()
+        .inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Removes a file that may be absent; durable when this returns.

@@ -106,7 +106,7 @@ const ROWS: [Row; 40] = [
     row("A11", "attestation-key-of-another-tpm", 2, meter::foreign_attestation_key),
     row("A12", "software-key-as-tpm-key", 1, meter::software_key),
     row("A13", "unrestricted-attestation-key", 1, meter::unrestricted_key),
-    row("A14", "modified-software", 1, meter::modified_software),
+    row("A14", "modified-software", 2, meter::modified_software),
     row("A15", "old-owner-reclaims", 2, owner::old_owner),
     row("A16", "tpm-reset-by-thief", 1, thief::reset),
     row("A17", "lock-out-by-power-cuts", 1, thief::power_cuts),

@@ -19,7 +19,7 @@ use gridseal_crypto::{Key, Signer, SigningKey, role::ServiceTls};
 use gridseal_dlms::apdu::tag;
 use gridseal_headend::{
     BatchId, ConnectionId, Event, Ingest, Input, Output, PushModel, ReadingStore,
-    admission::{self, Change, Standing},
+    admission::{self, AdmissionError, Change, Standing},
     key_change::{self, KeyChanges, Pace, Question},
 };
 use gridseal_io::{
@@ -28,10 +28,10 @@ use gridseal_io::{
     tls::{Alpn, Identity, ServerTls, TlsKey, accept, server_for_clients},
 };
 use gridseal_onboarding::config_server::Limits as Rates;
-use gridseal_store::SqliteReadings;
+use gridseal_store::{ReadingsError, SqliteReadings};
 use gridseal_trust::csr::{assemble_csr, csr_to_be_signed};
 use gridseal_types::{
-    Digest, SystemTitle,
+    Digest, SystemTitle, UtcTime,
     service::{
         Batch,
         admission::{Admission, AdmissionReply},
@@ -54,6 +54,9 @@ use crate::{
 
 /// Path of the admissions.
 pub const PATH: &str = "/headend/v1/admissions";
+/// Longest life of the head-end's own TLS key (rule S4), and shortest pause between two of them.
+const CERTIFICATE_LIFE_S: u64 = 24 * 3_600;
+const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
 /// Connections of meters at a time.
 const CONNECTIONS_MAX: usize = 65_536;
 /// Events that may wait for the ingest machine.
@@ -90,7 +93,7 @@ pub async fn run(path: &Path) -> Result<()> {
     drop(zone);
 
     let (wire, events) = mpsc::channel(QUEUE);
-    let (field_tls, renew_at) = certificate(&pki).await?;
+    let (field_tls, renew) = certificate(&pki).await?;
     let (tls_sender, tls) = watch::channel(field_tls);
     let admissions = admissions(Arc::clone(&store), wire.clone(), observer.clone());
     let orders = Relay::new(Rates::DEFAULT, ORDERS_HOLD, config.log_frames, observer.clone())?;
@@ -112,15 +115,15 @@ pub async fn run(path: &Path) -> Result<()> {
         serve(&observer, "inner", inner),
         accept_meters(listener, tls, (store, wire), orders, observer.clone()),
         shell.run(events),
-        renew(pki, renew_at, tls_sender, observer.clone()),
+        renew_always(pki, renew, tls_sender, observer.clone()),
     )?;
     drop(planted);
     Ok(())
 }
 
 /// A TLS certificate for the field side, for a key that lives in this process only and at most 24 hours (rule S4).
-/// Returns the settings and when to renew them.
-async fn certificate(pki: &Client) -> Result<(ServerTls, u64)> {
+/// Returns the settings and after what time to renew them.
+async fn certificate(pki: &Client) -> Result<(ServerTls, Duration)> {
     let key = SigningKey::new(&Key::<ServiceTls, 32>::generate_scalar(&mut OsRng)?)?;
     let to_be_signed = csr_to_be_signed("headend", &key.public());
     let csr = assemble_csr(&to_be_signed, &key.sign(&to_be_signed)?);
@@ -139,26 +142,33 @@ async fn certificate(pki: &Client) -> Result<(ServerTls, u64)> {
     let CertificateReply::Issued { chain, root, not_after } = reply else {
         bail!("the certificate authority issues no certificate for the head-end");
     };
-    let now = utc_now().0;
     let identity = Identity::new(chain.into_iter().map(|der| der.0).collect(), TlsKey::software(key))?;
     // HTTP for orders; a meter that names nothing speaks DLMS.
-    Ok((
-        server_for_clients(&identity, &[root], Alpn::Http1)?,
-        now + (not_after.0.saturating_sub(now)) * 2 / 3,
-    ))
+    Ok((server_for_clients(&identity, &[root], Alpn::Http1)?, renew_after(not_after, utc_now())))
 }
 
-async fn renew(pki: Client, mut at: u64, tls: watch::Sender<ServerTls>, observer: Observer) -> Result<()> {
+/// Two thirds of what is left of a certificate. Whatever the calendar says: one that is wrong must neither let it expire nor
+/// ask for another all the time (rule S14).
+fn renew_after(not_after: UtcTime, now: UtcTime) -> Duration {
+    let left_s = not_after.0.saturating_sub(now.0).min(CERTIFICATE_LIFE_S);
+    Duration::from_secs(left_s * 2 / 3).max(RENEWAL_PAUSE)
+}
+
+async fn renew_always(
+    pki: Client,
+    mut after: Duration,
+    tls: watch::Sender<ServerTls>,
+    observer: Observer,
+) -> Result<()> {
     loop {
-        let wait = at.saturating_sub(utc_now().0).max(1);
-        tokio::time::sleep(Duration::from_secs(wait)).await;
+        tokio::time::sleep(after).await;
         match certificate(&pki).await {
             Ok((settings, next)) => {
                 tls.send_replace(settings);
-                at = next;
+                after = next;
                 observer.event("certificate-renewed", &[]);
             }
-            Err(_) => at = utc_now().0 + 60,
+            Err(_) => after = RENEWAL_PAUSE,
         }
     }
 }
@@ -171,11 +181,15 @@ fn admissions(store: Store, wire: mpsc::Sender<Wire>, observer: Observer) -> Rou
         move |_, batch: Vec<Admission>| {
             let (store, wire, observer) = (Arc::clone(&store), wire.clone(), observer.clone());
             async move {
-                let recorded = batch.clone();
+                let (recorded, events) = (batch.clone(), observer.clone());
                 let work = move || {
                     let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
                     let change = |one| {
-                        admission::record(&mut *store, one).ok().map(|change| change == Change::Applied)
+                        let change = admission::record(&mut *store, one).inspect_err(|error| match error {
+                            AdmissionError::Store(error) => store_failed(&events, error),
+                            other => events.event("admission-refused", &[("error", other)]),
+                        });
+                        change.ok().map(|change| change == Change::Applied)
                     };
                     recorded.iter().map(change).collect::<Option<Vec<bool>>>()
                 };
@@ -191,6 +205,11 @@ fn admissions(store: Store, wire: mpsc::Sender<Wire>, observer: Observer) -> Rou
             }
         },
     )
+}
+
+/// What could not be stored is not acknowledged, so that it comes again; the operator has to know why.
+fn store_failed(observer: &Observer, error: &ReadingsError) {
+    observer.event("store-failed", &[("code", &error.code()), ("error", error)]);
 }
 
 async fn accept_meters(
@@ -366,10 +385,11 @@ impl Shell {
             match output {
                 Output::Open { batch, apdus } => self.open(batch, apdus),
                 Output::Store { batch, readings } => {
-                    let store = Arc::clone(&self.store);
+                    let (store, observer) = (Arc::clone(&self.store), self.observer.clone());
                     let work = move || {
                         let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-                        ReadingStore::store(&mut *store, &readings).ok()
+                        let stored = ReadingStore::store(&mut *store, &readings);
+                        stored.inspect_err(|error| store_failed(&observer, error)).ok()
                     };
                     let input = match tokio::task::spawn_blocking(work).await.ok().flatten() {
                         Some(outcomes) => Input::Stored { batch, outcomes },
@@ -498,4 +518,19 @@ fn danger_plant(dir: &Path, file: &Path) -> Result<Planted> {
     let raw = keys.values().map(hex::decode).collect::<Result<Vec<_>, _>>()?;
     crate::files::write_atomic(&dir.join("planted.bin"), &raw.concat())?;
     Ok(Planted { _raw: raw })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s14_a_wrong_clock_neither_lets_the_certificate_expire_nor_asks_for_one_all_the_time() {
+        let day = 86_400;
+        let issued = UtcTime(1_800_000_000);
+        let end = UtcTime(issued.0 + day);
+        assert_eq!(renew_after(end, issued), Duration::from_secs(day * 2 / 3));
+        assert_eq!(renew_after(end, UtcTime(0)), Duration::from_secs(day * 2 / 3), "1970");
+        assert_eq!(renew_after(end, UtcTime(issued.0 + 3_650 * day)), RENEWAL_PAUSE, "ten years on");
+    }
 }

@@ -72,7 +72,12 @@ pub async fn run(path: &Path) -> Result<()> {
                     observer.frame(config.log_frames, "sent", &reply);
                     Reply::Body(reply)
                 }
-                _ => Reply::Refused(Refusal::Busy(Duration::from_secs(5))),
+                failed => {
+                    if let Ok(Err(error)) = failed {
+                        observer.event("store-failed", &[("code", &error.code())]);
+                    }
+                    Reply::Refused(Refusal::Busy(Duration::from_secs(5)))
+                }
             }
         }
     });

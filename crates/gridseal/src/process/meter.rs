@@ -40,10 +40,14 @@ pub struct Meter {
 /// Runs a meter out of its directory, until its ownership has come to an end for good.
 pub async fn run(dir: &Path, button: bool) -> Result<()> {
     let meter = Meter::power_on(dir, false, button)?;
-    let mut owner = onboard::Shell::start(&meter, button)?;
+    meter.while_rooted(live(&meter, button)).await
+}
+
+async fn live(meter: &Meter, button: bool) -> Result<()> {
+    let mut owner = onboard::Shell::start(meter, button)?;
     let mut power_came = meter.load_record()?.installed.is_some();
     while owner.until_operating().await? {
-        match push::run(&meter, &mut owner, std::mem::take(&mut power_came)).await? {
+        match push::run(meter, &mut owner, std::mem::take(&mut power_came)).await? {
             push::Left::Refused => owner.tell(Input::TerminusRefused)?,
             push::Left::Lost => owner.tell(Input::OwnerLost)?,
             push::Left::Ordered => {}
@@ -65,6 +69,15 @@ impl Meter {
         let root = power_on(&firmware.root, firmware.measurements.as_ref(), &dir)?;
         observer.event("powered", &[("root", &root.lock()?.assurance().name()), ("button", &button)]);
         Ok(Self { firmware, dir, root, observer, powered_at: utc_now() })
+    }
+
+    /// Works as long as the root answers. A meter without its root can do nothing but try for ever: it ends, so that whoever
+    /// watches over it starts it anew.
+    async fn while_rooted<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            lost = self.root.lost() => Err(lost),
+        }
     }
 
     /// Connection point that was read from the meter board's tag, or typed, when the meter was mounted.

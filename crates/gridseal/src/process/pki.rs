@@ -64,8 +64,13 @@ pub async fn run(path: &Path) -> Result<()> {
             let (authority, records) = (Arc::clone(&authority), Arc::clone(&records));
             let (observer, caller) = (events.clone(), peer.service().unwrap_or_default().to_owned());
             async move {
+                let events = observer.clone();
                 let work = move || issue(&authority, &records, &observer, &caller, &requests);
-                match tokio::task::spawn_blocking(work).await {
+                let issued = tokio::task::spawn_blocking(work).await;
+                if let Ok(Err(error)) = &issued {
+                    events.event("store-failed", &[("code", &error.code())]);
+                }
+                match issued {
                     Ok(Ok(replies)) => Ok(replies),
                     _ => Err(Refusal::Busy(Duration::from_secs(1))),
                 }

@@ -151,7 +151,7 @@ fn row(victim: &str) -> Vec<String> {
 /// What must hold of a fleet when the faults are over.
 pub(crate) fn settled(site: &Site) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (serial, row) in site.register() {
+    for (serial, row) in site.register().into_iter().filter(|(serial, _)| site.meters.contains(serial)) {
         if row["state"] != "operating" || !row["quarantine"].is_null() {
             wrong.push(format!("{serial} is {row}"));
         }

@@ -1,7 +1,7 @@
 //! End to end: real processes, real links, real files.
 //!
 //! What each module proves: `attacks` every row of the table of attacks, `demo` the one command, `faults` and `power`
-//! kill -9 at every step, `ports` bad input at every port, `borders` who can reach whom, `zones` that keys stay where they
+//! kill -9 at every step, `tpm_kill` the same of the TPM at each of its commands, `no_room` full disks at each write, `clocks` calendars that are wrong, `ports` bad input at every port, `borders` who can reach whom, `zones` that keys stay where they
 //! belong, `takeover` that a taken-over `keys` repeats no nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
 //! `attest` endorsement keys and measured software, `ownership` what an owner does with a meter until its end, `recovery` what becomes of a meter whose owner has vanished,
 //! `rotation` key changes and kill -9 at each of their steps, `claim` the take-over of a meter with its manufacturer's keys,
@@ -24,6 +24,7 @@ mod attacks;
 mod attest;
 mod borders;
 mod claim;
+mod clocks;
 mod demo;
 mod dlms_client;
 mod dlms_decode;
@@ -38,6 +39,7 @@ mod keys;
 mod lmn;
 mod machine;
 mod mbus;
+mod no_room;
 mod ownership;
 mod peer;
 // A PostgreSQL server, as the tests of the store start it.
@@ -57,4 +59,5 @@ mod station;
 mod storage;
 mod takeover;
 mod tools;
+mod tpm_kill;
 mod zones;

@@ -48,6 +48,21 @@ fn property(state: &Path, property: u32) -> u32 {
     u32::from_be_bytes(response[23..27].try_into().unwrap())
 }
 
+/// What must hold of the TPM of a meter that its owner has and that nobody runs: never locked, and owned.
+pub(crate) fn check_tpm(state: &Path) -> Vec<String> {
+    let permanent = property(state, PERMANENT);
+    let counter = property(state, LOCKOUT_COUNTER);
+    let mut wrong = Vec::new();
+    if counter != 0 || permanent & IN_LOCKOUT != 0 {
+        wrong.push(format!("lock-out counter {counter}, permanent {permanent:#x}"));
+    }
+    // Owned, and by the one whose register says operating: see `settled`.
+    if permanent & (OWNER_AUTH_SET | LOCKOUT_AUTH_SET) != OWNER_AUTH_SET | LOCKOUT_AUTH_SET {
+        wrong.push(format!("nobody owns the TPM, permanent {permanent:#x}"));
+    }
+    wrong
+}
+
 #[test]
 fn onboarding_9_a17_power_cuts_at_each_step_never_lock_the_tpm() {
     if !has_tpm_emulator() {
@@ -62,18 +77,8 @@ fn onboarding_9_a17_power_cuts_at_each_step_never_lock_the_tpm() {
         if let Err(why) = cell(&mut site, "meter", moment, &serial) {
             failures.push(format!("power cut at {moment:?}, meter {serial}: {why}"));
         }
-        let state = site.factory(&serial).join("tpm");
-        let permanent = property(&state, PERMANENT);
-        let counter = property(&state, LOCKOUT_COUNTER);
-        if counter != 0 || permanent & IN_LOCKOUT != 0 {
-            failures.push(format!(
-                "power cut at {moment:?}: lock-out counter {counter}, permanent {permanent:#x}"
-            ));
-        }
-        // Owned, and by the one whose register says operating: see `settled`.
-        if permanent & (OWNER_AUTH_SET | LOCKOUT_AUTH_SET) != OWNER_AUTH_SET | LOCKOUT_AUTH_SET {
-            failures.push(format!("power cut at {moment:?}: nobody owns the TPM, permanent {permanent:#x}"));
-        }
+        let wrong = check_tpm(&site.factory(&serial).join("tpm"));
+        failures.extend(wrong.into_iter().map(|what| format!("power cut at {moment:?}: {what}")));
     }
     if failures.is_empty() {
         failures = settled(&site);

@@ -129,6 +129,8 @@ pub(crate) struct Site {
     /// Serial numbers.
     pub(crate) meters: Vec<String>,
     pub(crate) log: Vec<Told>,
+    /// What processes that start from now on find in their environment besides ours.
+    pub(crate) environment: Vec<(&'static str, std::ffi::OsString)>,
     running: BTreeMap<String, Running>,
     lines: Receiver<Told>,
     sender: Sender<Told>,
@@ -137,12 +139,22 @@ pub(crate) struct Site {
 impl Site {
     /// Sets up everything, starts the servers and registers the meters; no meter is switched on.
     pub(crate) fn new(what: &str, plan: Plan) -> Self {
+        let mut site = Self::shipped(what, plan);
+        site.register_shipment();
+        site.start("endpoint-manager");
+        site.await_ready("endpoint-manager");
+        site
+    }
+
+    /// The same before the meters are registered, without an endpoint manager.
+    pub(crate) fn shipped(what: &str, plan: Plan) -> Self {
         let (sender, lines) = channel();
         let mut site = Self {
             scratch: Scratch::new(what),
             addresses: Addresses::choose(plan.field),
             meters: Vec::new(),
             log: Vec::new(),
+            environment: Vec::new(),
             running: BTreeMap::new(),
             lines,
             sender,
@@ -154,7 +166,22 @@ impl Site {
         for name in ["init-server", "pki", "keys", "config-server", "headend"] {
             site.await_ready(name);
         }
-        let (manager, shipment) = (site.owner("endpoint-manager/config.toml"), site.factory("shipment.cbor"));
+        site
+    }
+
+    /// The endpoint manager, started anew, asks meters to come back at once.
+    pub(crate) fn hurry(&mut self) {
+        let path = self.owner("endpoint-manager/config.toml");
+        let old = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, old.replace("poll_s = 900", "poll_s = 1")).unwrap();
+        self.kill("endpoint-manager");
+        self.start("endpoint-manager");
+        self.await_ready("endpoint-manager");
+    }
+
+    /// Enters the meters in the owner's register.
+    pub(crate) fn register_shipment(&self) {
+        let (manager, shipment) = (self.owner("endpoint-manager/config.toml"), self.factory("shipment.cbor"));
         gridseal_ok(&[
             "device".as_ref(),
             "register".as_ref(),
@@ -162,9 +189,6 @@ impl Site {
             manager.as_os_str(),
             shipment.as_os_str(),
         ]);
-        site.start("endpoint-manager");
-        site.await_ready("endpoint-manager");
-        site
     }
 
     pub(crate) fn owner(&self, path: &str) -> PathBuf {
@@ -239,11 +263,13 @@ impl Site {
             arguments.extend([name.into(), "--config".into(), text(&dir.join("config.toml"))]);
         }
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let errors = self.scratch.path().join(format!("{}.err", name.replace(' ', "-")));
+        let errors = self.errors_of(name);
         let mut child = Command::new(GRIDSEAL)
             .args(&arguments)
             // Should this test be killed, its end of the pipe closes and the process ends too.
             .arg("--with-parent")
+            .env("GRIDSEAL_DANGER_CLOCK", self.clock_of(name))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::options().create(true).append(true).open(errors).unwrap())
@@ -326,6 +352,33 @@ impl Site {
         // Core and TPM emulator end by themselves when their parent is gone.
         let all_ended = eventually(Duration::from_secs(10), || !started.iter().any(|id| is_alive(*id)));
         assert!(all_ended, "{name} was killed, what it had started lives on");
+    }
+
+    /// Forgets a process that has ended by itself; its exit status.
+    pub(crate) fn reap(&mut self, name: &str) -> std::process::ExitStatus {
+        let mut ended = self.running.remove(name).unwrap_or_else(|| panic!("{name} does not run"));
+        ended.0.wait().unwrap()
+    }
+
+    /// What a process has written to its standard error since it first started.
+    pub(crate) fn errors(&self, name: &str) -> String {
+        std::fs::read_to_string(self.errors_of(name)).unwrap_or_default()
+    }
+
+    /// Makes the calendar clock of a process wrong by so many seconds, from now on and when it starts anew.
+    pub(crate) fn shift_clock(&self, name: &str, seconds: i64) {
+        let path = self.clock_of(name);
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, seconds.to_string()).unwrap();
+        std::fs::rename(fresh, path).unwrap();
+    }
+
+    fn clock_of(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(format!("{}.clock", name.replace(' ', "-")))
+    }
+
+    fn errors_of(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(format!("{}.err", name.replace(' ', "-")))
     }
 
     pub(crate) fn is_running(&mut self, name: &str) -> bool {

@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
-use gridseal_types::Kind;
+use gridseal_types::{Kind, records::RecordsError};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use super::records::meaning_of;
 
 /// How long a transaction waits for that of another process before it fails.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +60,21 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Stable name, as in logs: that of the record stores where disk or database failed.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Sqlite(error) => meaning_of(error).code(),
+            Self::Io(error) if error.kind() == io::ErrorKind::StorageFull => RecordsError::Full.code(),
+            Self::Io(_) => RecordsError::Failed.code(),
+            Self::Exposed { .. } => "store.exposed",
+            Self::Foreign { .. } => "store.foreign",
+            Self::Journal => "store.journal",
+            Self::Version { .. } => "store.version",
+            Self::Key => "store.key",
+        }
+    }
+
     /// Whether it is worth another try.
     #[must_use]
     pub fn kind(&self) -> Kind {

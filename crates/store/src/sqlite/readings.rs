@@ -5,12 +5,13 @@ use std::path::Path;
 
 use gridseal_crypto::{EnvelopeError, Key, Rng, RngError, role::Dek};
 use gridseal_headend::{LIST_MAX, ReadingFilter, ReadingStore, StoreOutcome};
-use gridseal_types::{Kind, ObisCode, Reading, ReadingKey, SystemTitle, UtcTime};
+use gridseal_types::{Kind, ObisCode, Reading, ReadingKey, SystemTitle, UtcTime, records::RecordsError};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::{
     access::{self, Access},
     connection::{self, OpenError, Schema},
+    records::meaning_of,
     sealing::{Content, Place, Sealer, commitment},
 };
 
@@ -96,6 +97,18 @@ impl ReadingsError {
         match self {
             Self::Sqlite(_) | Self::Envelope(EnvelopeError::Rng(_)) => Kind::Transient,
             _ => Kind::Local,
+        }
+    }
+
+    /// Stable name, as in logs: that of the record stores where the database failed.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Sqlite(error) => meaning_of(error).code(),
+            Self::Envelope(EnvelopeError::Rng(_)) => RecordsError::Failed.code(),
+            Self::Envelope(_) | Self::Content => RecordsError::Damaged.code(),
+            Self::Start { .. } => "reading.start",
+            Self::Access => "reading.access",
         }
     }
 }

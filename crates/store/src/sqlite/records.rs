@@ -346,12 +346,23 @@ fn apply(connection: &Connection, changes: &[Tagged]) -> rusqlite::Result<()> {
 
 /// What an error means for the caller; the cause is for the operator. SQLite's messages hold no values.
 fn failed(step: &'static str, error: &rusqlite::Error) -> RecordsError {
+    let meaning = meaning_of(error);
+    tracing::error!(code = meaning.code(), step, %error, "record store failed");
+    meaning
+}
+
+/// SQLITE_IOERR_SHMSIZE: the index of the write-ahead log finds no room on the disk.
+const NO_ROOM_FOR_INDEX: i32 = 10 | (19 << 8);
+
+/// What an error of SQLite means for who asked.
+pub(super) fn meaning_of(error: &rusqlite::Error) -> RecordsError {
     use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase};
-    let meaning = match error.sqlite_error_code() {
+    if error.sqlite_error().is_some_and(|error| error.extended_code == NO_ROOM_FOR_INDEX) {
+        return RecordsError::Full;
+    }
+    match error.sqlite_error_code() {
         Some(DiskFull) => RecordsError::Full,
         Some(DatabaseCorrupt | NotADatabase) => RecordsError::Damaged,
         _ => RecordsError::Failed,
-    };
-    tracing::error!(code = meaning.code(), step, %error, "record store failed");
-    meaning
+    }
 }

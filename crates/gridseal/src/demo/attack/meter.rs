@@ -222,15 +222,36 @@ pub(super) fn unrestricted_key(stage: &mut Stage<'_>) -> Result<Verdict> {
     Ok(Verdict::refused(heard))
 }
 
-/// A14: other software was booted, and measured.
+/// A log that tells of one event in PCR 0: header of a crypto-agile log with SHA-256 digests, and the event.
+fn told_event(digest: [u8; 32]) -> Vec<u8> {
+    let algorithms: &[u8] = &[1, 0, 0, 0, 0x0b, 0, 32, 0, 0];
+    let spec_id = [&b"Spec ID Event03\0"[..], &[0; 8], algorithms].concat();
+    let size = u32::try_from(spec_id.len()).unwrap_or(0).to_le_bytes();
+    let header = [&[0; 4][..], &[3, 0, 0, 0], &[0; 20], &size, &spec_id].concat();
+    [&header[..], &[0; 4], &[1, 0, 0, 0], &[1, 0, 0, 0, 0x0b, 0], &digest, &[0; 4]].concat()
+}
+
+/// A14: other software was booted, and measured; another meter also hands over a log that tells of something else.
 pub(super) fn modified_software(stage: &mut Stage<'_>) -> Result<Verdict> {
-    let device = stage.victim()?;
+    let (device, liar) = (stage.victim()?, stage.victim()?);
     let mut puppet = stage.puppet(&device)?;
     puppet.chip.measure([0x66; 32])?;
     let (heard, mut puppet) = refused_by_manager(stage, puppet, Code::Policy)?;
     let unowned = puppet.chip.description()?.permanent & 5 == 0;
     let no_commands = !puppet.heard.iter().any(|wire| is_step(wire, Step::COMMANDS));
-    Ok(Verdict::refused(heard).and(unowned && no_commands, "no C4, the TPM has no owner"))
+    drop(puppet);
+    let mut puppet = stage.puppet(&liar)?;
+    puppet.chip.measure([0x66; 32])?;
+    puppet.on_root(|request, chip| {
+        let mut reply = chip.perform(request)?;
+        if let RootReply::Attested(attested) = &mut reply {
+            attested.logs.event_log = told_event([0x11; 32]);
+        }
+        Ok(reply)
+    });
+    let (_, mut puppet) = refused_by_manager(stage, puppet, Code::Quote)?;
+    let liar_unowned = puppet.chip.description()?.permanent & 5 == 0;
+    Ok(Verdict::refused(heard).and(unowned && liar_unowned && no_commands, "no C4, the TPM has no owner"))
 }
 
 /// A31: between C3 and the ownership commands the power is cut and other software is booted.

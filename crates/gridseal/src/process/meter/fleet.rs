@@ -67,8 +67,11 @@ pub async fn run(dir: &Path, concurrency: usize) -> Result<()> {
 async fn one(dir: &Path) -> Result<Cost> {
     let meter = Meter::power_on(dir, true, false)?;
     let mut owner = onboard::Shell::start(&meter, false)?;
-    anyhow::ensure!(owner.until_operating().await?, "the device is decommissioned");
-    push::reach(&meter, owner.record()).await?;
+    let work = async {
+        anyhow::ensure!(owner.until_operating().await?, "the device is decommissioned");
+        push::reach(&meter, owner.record()).await
+    };
+    meter.while_rooted(work).await?;
     let traffic = owner.traffic();
     Ok(Cost { round_trips: traffic.round_trips, bytes: traffic.bytes })
 }

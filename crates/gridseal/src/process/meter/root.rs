@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -18,6 +18,8 @@ use gridseal_trust::{
     },
 };
 
+use tokio::sync::Notify;
+
 use crate::{
     config::{Measurements, Root},
     files::{Zone, read_if_there, write_atomic},
@@ -28,7 +30,7 @@ use crate::{
 enum AnyRoot {
     Device(Tpm2Root<DeviceFile>),
     Emulator(Tpm2Root<Swtpm>),
-    Software { root: SoftwareRoot, zone: Zone, state: PathBuf },
+    Software { root: SoftwareRoot, zone: Zone, state: PathBuf, unsaved: Option<anyhow::Error> },
 }
 
 impl DeviceRoot for AnyRoot {
@@ -44,11 +46,12 @@ impl DeviceRoot for AnyRoot {
         match self {
             Self::Device(root) => root.perform(request),
             Self::Emulator(root) => root.perform(request),
-            Self::Software { root, zone, state } => {
+            Self::Software { root, zone, state, unsaved } => {
                 let changes = changes_state(&request);
                 let reply = root.perform(request)?;
-                if changes {
-                    save(root, zone, state).map_err(|_| RootError::Transport)?;
+                if changes && let Err(error) = save(root, zone, state) {
+                    *unsaved = Some(error);
+                    return Err(RootError::Transport);
                 }
                 Ok(reply)
             }
@@ -110,18 +113,31 @@ fn with_logs<T: TpmTransport>(root: Tpm2Root<T>, logs: Option<LogFiles>) -> Tpm2
 
 /// A root that the TLS stack, the onboarding and the push share.
 #[derive(Clone)]
-pub struct SharedRoot(Arc<Mutex<AnyRoot>>);
+pub struct SharedRoot(Arc<Shared>);
+
+struct Shared {
+    root: Mutex<AnyRoot>,
+    /// It did not answer once.
+    lost: Notify,
+}
 
 /// Somebody holds the root.
-pub struct Held<'r>(MutexGuard<'r, AnyRoot>);
+pub struct Held<'r> {
+    root: MutexGuard<'r, AnyRoot>,
+    lost: &'r Notify,
+}
 
 impl DeviceRoot for Held<'_> {
     fn assurance(&self) -> Assurance {
-        self.0.assurance()
+        self.root.assurance()
     }
 
     fn perform(&mut self, request: RootRequest) -> Result<RootReply, RootError> {
-        self.0.perform(request)
+        let reply = self.root.perform(request);
+        if matches!(reply, Err(RootError::Transport)) {
+            self.lost.notify_one();
+        }
+        reply
     }
 }
 
@@ -182,19 +198,34 @@ impl SharedRoot {
                 if recovers {
                     root.start_for_recovery();
                 }
-                AnyRoot::Software { root, zone, state }
+                AnyRoot::Software { root, zone, state, unsaved: None }
             }
         };
-        Ok(Self(Arc::new(Mutex::new(root))))
+        Ok(Self(Arc::new(Shared { root: Mutex::new(root), lost: Notify::new() })))
     }
 
     /// The root for one or several operations.
     pub fn lock(&self) -> Result<Held<'_>> {
-        Ok(Held(self.0.lock().map_err(|_| anyhow!("an operation of the root has failed before"))?))
+        let root = self.0.root.lock().map_err(|_| anyhow!("an operation of the root has failed before"))?;
+        Ok(Held { root, lost: &self.0.lost })
     }
 
     /// Does one operation.
     pub fn perform(&self, request: RootRequest) -> Result<RootReply, RootError> {
-        self.0.lock().map_err(|_| RootError::Transport)?.perform(request)
+        self.lock().map_err(|_| RootError::Transport)?.perform(request)
+    }
+
+    /// Ready once the root has not answered: a TPM that lost its power, or state that could not be saved. Sessions, closed
+    /// platform hierarchy and measurements may be gone, and only a start of the whole device brings them back.
+    pub async fn lost(&self) -> anyhow::Error {
+        self.0.lost.notified().await;
+        let mut root = self.0.root.lock().unwrap_or_else(PoisonError::into_inner);
+        let cause = match &mut *root {
+            AnyRoot::Software { unsaved, .. } => unsaved.take(),
+            _ => None,
+        };
+        cause
+            .unwrap_or_else(|| RootError::Transport.into())
+            .context("the root of trust has to be started anew, with the whole device")
     }
 }
