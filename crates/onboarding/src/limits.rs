@@ -44,17 +44,16 @@ impl<K: Ord + Copy> Buckets<K> {
         let full_at = known.unwrap_or(0).clamp(now.0, now.0.saturating_add(HOUR_MS));
         let next = full_at.saturating_add(interval);
         let wait = next.saturating_sub(now.0.saturating_add(HOUR_MS));
-        if wait > 0 {
-            return Err(Duration::from_millis(wait));
-        }
         if let Some(known) = known {
             self.by_time.remove(&(known, name));
         } else {
             self.forget_surplus(now);
         }
-        self.full_at.insert(name, next);
-        self.by_time.insert((next, name));
-        Ok(())
+        // On a refusal too: it fills from now on, and not from a time that a clock once had.
+        let filled_at = if wait > 0 { full_at } else { next };
+        self.full_at.insert(name, filled_at);
+        self.by_time.insert((filled_at, name));
+        if wait > 0 { Err(Duration::from_millis(wait)) } else { Ok(()) }
     }
 
     /// Number of names that are listed.
