@@ -13,8 +13,9 @@ use crate::{
 const SHIFTS: [i64; 3] = [-1_900_000_000, -3_600, 10 * 365 * 86_400];
 /// How long a clock stays wrong when nothing goes on meanwhile.
 const WRONG_FOR: Duration = Duration::from_millis(1_500);
-/// How long a meter may take once all clocks are right.
-const RECOVERY_WITHIN: Duration = Duration::from_secs(40);
+/// How long a meter may take once all clocks are right. One whose answer was refused meanwhile offers it again after up to
+/// twice its pause between questions, and an answer that was refused once more doubles that.
+const RECOVERY_WITHIN: Duration = Duration::from_secs(150);
 
 /// Steps of a meter at which the clock steps on; wherever one does not come, time makes it step.
 const STEPS: [(&str, &str); 3] = [("sent", "C1"), ("sent", "C5"), ("operating", "")];

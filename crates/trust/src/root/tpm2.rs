@@ -160,6 +160,9 @@ impl<T: TpmTransport> Tpm2Root<T> {
             return Err(RootError::Unsuitable);
         }
         self.flush_all()?;
+        // A Clear before this one, whose answer was lost, took the endorsement key from its handle.
+        self.endorsement_public = None;
+        self.endorsement_public()?;
         let session = self.own_session()?;
         let nonce_caller = random::<16>(&mut *self.rng).map_err(|_| RootError::Rng)?;
         let platform = self.platform.as_ref().ok_or(RootError::Unsuitable)?;
