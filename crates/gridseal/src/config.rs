@@ -11,11 +11,13 @@ use gridseal_onboarding::endpoint_manager::orders::OrderRules;
 use gridseal_trust::root::EndorsementKind;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::files::directory_of;
+
 /// Reads a configuration file and the directory that its paths are relative to.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, PathBuf)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let config = toml::from_str(&text).with_context(|| format!("{} is not as it must be", path.display()))?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+    let dir = directory_of(path).to_path_buf();
     Ok((config, dir))
 }
 

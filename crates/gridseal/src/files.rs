@@ -17,10 +17,15 @@ use gridseal_io::rng::OsRng;
 use gridseal_trust::enrol::voucher::{RecoveryKey, VoucherKey};
 use gridseal_types::Digest;
 
+/// The directory that a file lies in: of a bare name, the current one.
+pub fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Replaces a file by one atomic rename; durable when this returns. What cannot be written whole is not left behind: on a
 /// full disk it would take the room that the next try needs.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().context("path has no directory")?;
+    let dir = directory_of(path);
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let mut file =
@@ -39,7 +44,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Removes a file that may be absent; durable when this returns.
 pub fn remove(path: &Path) -> Result<()> {
-    let dir = path.parent().context("path has no directory")?;
+    let dir = directory_of(path);
     let removed = match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => File::open(dir).and_then(|dir| dir.sync_all()),
@@ -252,4 +257,15 @@ pub fn format_voucher_key(trusted: &VoucherKey) -> String {
 /// Prints a public key as [`parse_public_key`] reads it.
 pub fn format_public_key(key: &PublicKey) -> String {
     hex::encode(key.point())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_lies_in_the_current_directory() {
+        assert_eq!(directory_of(Path::new("act.cbor")), Path::new("."));
+        assert_eq!(directory_of(Path::new("owner/act.cbor")), Path::new("owner"));
+    }
 }

@@ -29,6 +29,8 @@ pub fn run<F>(with_parent: bool, process: impl FnOnce() -> F) -> Result<()>
 where
     F: Future<Output = Result<()>>,
 {
+    // Every process holds keys, be it only those of its TLS (rule S4).
+    gridseal_io::confine::forbid_core_files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         // Before anything says that it is ready: who reads that may ask it to stop at once.

@@ -37,6 +37,14 @@ pub enum ConfineError {
 /// [`ConfineError::Dumps`].
 pub fn forbid_dumps() -> Result<(), ConfineError> {
     prctl::set_dumpable(false).map_err(ConfineError::Dumps)?;
+    forbid_core_files()
+}
+
+/// No core file: a process that crashes leaves nothing of its memory.
+///
+/// # Errors
+/// [`ConfineError::Dumps`].
+pub fn forbid_core_files() -> Result<(), ConfineError> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(ConfineError::Dumps)
 }
 

@@ -16,9 +16,9 @@ use gridseal_pki::{
 };
 use gridseal_trust::enrol::{
     cose::{SignedType, key_id, sign},
-    document::{Delegation, OutOfDate, Policy},
+    document::{Delegation, Entry, EntryKind, OutOfDate, Policy},
 };
-use gridseal_types::{Digest, UtcTime};
+use gridseal_types::{Digest, Epoch, UtcTime};
 
 use crate::{
     files::{Zone, read_if_there, write_atomic, write_certificates},
@@ -172,4 +172,21 @@ pub struct OwnerKeys {
     pub encryption: PublicKey,
     /// SHA-256 of the owner's second, post-quantum key.
     pub second: Option<Digest>,
+}
+
+impl OwnerKeys {
+    /// An entry that makes this owner the next one. Its place in the voucher is set when the voucher is extended.
+    pub fn next_entry(&self, kind: EntryKind, epoch: Epoch) -> Entry {
+        Entry {
+            index: 0,
+            epoch,
+            kind,
+            previous: Digest([0; 32]),
+            owner: self.owner,
+            encryption: self.encryption,
+            issued: utc_now(),
+            second_key: None,
+            owner_second: self.second,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use gridseal_crypto::{
 use gridseal_io::{clock::utc_now, rng::OsRng};
 use gridseal_trust::enrol::{
     delivery::{Release, deliver, encode_delivery},
-    document::{Entry, EntryKind, Header},
+    document::{EntryKind, Header},
     label::LabelB,
     secrets::owner_secret,
     shipment::{Papers, Shipment, Sold, Transfer},
@@ -136,17 +136,8 @@ impl RecoverySigner {
         if verified.owner().is_none() {
             bail!("{serial} has no owner: sell it");
         }
-        let entry = Entry {
-            index: 0,
-            epoch: verified.epoch.checked_add(1).context("last epoch")?,
-            kind: EntryKind::Recovery,
-            previous: Digest([0; 32]),
-            owner: buyer.owner,
-            encryption: buyer.encryption,
-            issued: utc_now(),
-            second_key: None,
-            owner_second: buyer.second,
-        };
+        let epoch = verified.epoch.checked_add(1).context("last epoch")?;
+        let entry = buyer.next_entry(EntryKind::Recovery, epoch);
         voucher.extend(entry, &self.key, Some(&self.second))?;
         Ok((serial, Sold { manifest: sold.manifest, voucher: voucher.encode() }))
     }
@@ -248,17 +239,7 @@ struct Handed {
 pub fn sell(vendor: &VoucherSigner, devices: Vec<Stocked>, buyer: &OwnerKeys, out: &Path) -> Result<()> {
     let mut handed = Vec::new();
     for mut device in devices {
-        let entry = Entry {
-            index: 1,
-            epoch: 1,
-            kind: EntryKind::Transfer,
-            previous: Digest([0; 32]),
-            owner: buyer.owner,
-            encryption: buyer.encryption,
-            issued: utc_now(),
-            second_key: None,
-            owner_second: buyer.second,
-        };
+        let entry = buyer.next_entry(EntryKind::Transfer, 1);
         device.voucher.extend(entry, &vendor.key, Some(&vendor.second))?;
         handed.push(Handed {
             manifest: device.manifest,

@@ -7,14 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use gridseal_crypto::{Signer, SigningKey, role::ConsentSigning};
-use gridseal_io::clock::utc_now;
 use gridseal_trust::enrol::{
     cose::Sign1,
     document::{Entry, EntryKind},
     shipment::{Sold, Transfer},
     voucher::Voucher,
 };
-use gridseal_types::Digest;
 
 use super::{consent::CONSENT_KEY, factory::OwnerFile};
 use crate::{
@@ -198,17 +196,8 @@ pub fn transfer(arguments: &TransferArguments) -> Result<()> {
         if last.owner != owner.public() {
             bail!("a device of the papers is not ours: its voucher names another owner key");
         }
-        let entry = Entry {
-            index: 0,
-            epoch: last.epoch + 1,
-            kind: EntryKind::Transfer,
-            previous: Digest([0; 32]),
-            owner: buyer.owner,
-            encryption: buyer.encryption,
-            issued: utc_now(),
-            second_key: None,
-            owner_second: buyer.second,
-        };
+        let epoch = last.epoch.checked_add(1).context("last epoch")?;
+        let entry = buyer.next_entry(EntryKind::Transfer, epoch);
         // A second signature where the entry that made us the owner names our second key.
         voucher.extend(entry, &owner, last.owner_second.is_some().then_some(&second))?;
         sold.push(Sold { manifest, voucher: voucher.encode() });

@@ -186,8 +186,6 @@ impl Counters {
                 writeln!(text, "{owner} received {} {counter}", hex::encode(peer.as_bytes()))?;
             }
         }
-        // A name without a directory is one in this directory.
-        let path = if path.parent() == Some(Path::new("")) { &Path::new(".").join(path) } else { path };
         files::write_atomic(path, text.as_bytes())
     }
 
