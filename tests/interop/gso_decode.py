@@ -323,7 +323,8 @@ class Evidence:
         manager = config("owner", "endpoint-manager", "config.toml")
         self.owner = bytes.fromhex(manager["owner_key"])
         self.policy_key = bytes.fromhex(manager["policy_key"])
-        voucher_key, second = manager["voucher_keys"][0].split(":")
+        # After a plus stands the recovery key, which signs nothing of an onboarding.
+        voucher_key, second = manager["voucher_keys"][0].partition("+")[0].split(":")
         self.voucher_key, self.voucher_second = bytes.fromhex(voucher_key), bytes.fromhex(second)
         self.urls, self.pins = manager["config_urls"], [bytes.fromhex(pin) for pin in manager["config_pins"]]
         self.terminus = manager["terminus"]
