@@ -59,7 +59,8 @@ pub enum ClaimError {
     },
     /// It has had a writer, but its marker is gone: whether it is the newest cannot be told.
     #[error(
-        "database stands at commit {found}, its marker is missing: whether it is the newest cannot be told"
+        "database stands at commit {found}, its marker is missing, which counts as 0: whether the database is the \
+         newest cannot be told"
     )]
     MarkerMissing {
         /// Number of the database's last commit.
@@ -68,6 +69,14 @@ pub enum ClaimError {
     /// Neither of the marker's two copies is whole.
     #[error("marker file is damaged")]
     MarkerDamaged,
+    /// A row is not what was written under its key.
+    #[error("row {key} of table {table} is damaged")]
+    Damaged {
+        /// Its table.
+        table: String,
+        /// Its key, in hex; one of a device begins with the device's Name.
+        key: String,
+    },
     /// Rows were put back to an older state, deleted or added.
     #[error("rows of the database do not add up: some were put back, deleted or added")]
     Altered,
@@ -94,6 +103,7 @@ impl ClaimError {
             Self::Stale { .. } => "store.stale",
             Self::MarkerMissing { .. } => "store.marker_missing",
             Self::MarkerDamaged => "store.marker_damaged",
+            Self::Damaged { .. } => RecordsError::Damaged.code(),
             Self::Altered => "store.altered",
             Self::Unauthenticated => "store.unauthenticated",
             Self::KeyMissing => "store.key_missing",

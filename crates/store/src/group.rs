@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel},
     },
@@ -22,7 +22,7 @@ pub const GROUP_QUEUE_MAX: usize = 256;
 /// is submitted: the next decision may rest on it. What a decision answers may leave when its [`Receipt`] says so.
 ///
 /// After a commit that failed nothing is committed any more: what was decided after it rests on what is not on record.
-/// The service is to be loaded again.
+/// The service is to be loaded again, after [`GroupCommit::recover`] or from a store that was opened anew.
 #[derive(Debug)]
 pub struct GroupCommit<R> {
     reader: R,
@@ -33,12 +33,24 @@ pub struct GroupCommit<R> {
     submitted: u64,
     /// Number of the last batch that is durable.
     committed: Arc<AtomicU64>,
-    queue: Option<SyncSender<Job>>,
+    /// Of the first commit that failed.
+    failed: Failure,
+    queue: Option<SyncSender<Work>>,
     worker: Option<JoinHandle<()>>,
 }
 
 /// Table and key of a row.
 type Place = (Table, Vec<u8>);
+
+type Failure = Arc<Mutex<Option<RecordsError>>>;
+
+/// What the writing thread is asked for.
+#[derive(Debug)]
+enum Work {
+    Commit(Job),
+    /// Forget that a commit has failed, and say so.
+    Recover(Sender<()>),
+}
 
 #[derive(Debug)]
 struct Job {
@@ -78,14 +90,16 @@ impl<R: Records> GroupCommit<R> {
     pub fn start(writer: impl Commit + Send + 'static, reader: R) -> Self {
         let (queue, jobs) = sync_channel(GROUP_QUEUE_MAX);
         let committed = Arc::new(AtomicU64::new(0));
-        let report = Arc::clone(&committed);
-        let worker = std::thread::spawn(move || work(writer, &jobs, &report));
+        let failed = Failure::default();
+        let report = (Arc::clone(&committed), Arc::clone(&failed));
+        let worker = std::thread::spawn(move || work(writer, &jobs, &report.0, &report.1));
         Self {
             reader,
             pending: BTreeMap::new(),
             batches: VecDeque::new(),
             submitted: 0,
             committed,
+            failed,
             queue: Some(queue),
             worker: Some(worker),
         }
@@ -106,9 +120,31 @@ impl<R: Records> GroupCommit<R> {
         let (done, receipt) = channel();
         // A worker that is gone drops the sender: the receipt then says so.
         if let Some(queue) = &self.queue {
-            let _ = queue.send(Job { number, writes, durability, done });
+            let _ = queue.send(Work::Commit(Job { number, writes, durability, done }));
         }
         Receipt(receipt)
+    }
+
+    /// Why nothing is committed any more, since a commit that failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<RecordsError> {
+        // Whoever holds it does nothing but read or set it.
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commits again after one that failed: the store shows what is durable and nothing of what was decided since, and
+    /// every receipt from before is resolved. What rests on memory is to be loaded again.
+    ///
+    /// # Errors
+    /// [`RecordsError::Uncertain`]: the writing thread is gone.
+    pub fn recover(&mut self) -> Result<(), RecordsError> {
+        let (done, resolved) = channel();
+        let queue = self.queue.as_ref().ok_or(RecordsError::Uncertain)?;
+        queue.send(Work::Recover(done)).map_err(|_| RecordsError::Uncertain)?;
+        resolved.recv().map_err(|_| RecordsError::Uncertain)?;
+        self.pending.clear();
+        self.batches.clear();
+        Ok(())
     }
 
     /// What is durable is read from the store again.
@@ -159,28 +195,43 @@ impl<R: Records> Records for GroupCommit<R> {
     }
 }
 
-fn work(mut records: impl Commit, jobs: &Receiver<Job>, committed: &AtomicU64) {
-    let mut failed: Option<RecordsError> = None;
-    let mut waiting: Option<Job> = None;
+fn work(mut records: impl Commit, jobs: &Receiver<Work>, committed: &AtomicU64, failed: &Failure) {
+    let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut waiting: Option<Work> = None;
     while let Some(first) = waiting.take().or_else(|| jobs.recv().ok()) {
+        let first = match first {
+            Work::Commit(job) => job,
+            Work::Recover(done) => {
+                *failed() = None;
+                let _ = done.send(());
+                continue;
+            }
+        };
         let mut group = vec![first];
         let mut count = group.iter().map(|job| job.writes.len()).sum::<usize>();
-        while let Ok(job) = jobs.try_recv() {
-            count = count.saturating_add(job.writes.len());
-            if count > GROUP_WRITES_MAX {
-                waiting = Some(job);
-                break;
+        while let Ok(work) = jobs.try_recv() {
+            match work {
+                Work::Commit(job) if count.saturating_add(job.writes.len()) <= GROUP_WRITES_MAX => {
+                    count = count.saturating_add(job.writes.len());
+                    group.push(job);
+                }
+                other => {
+                    waiting = Some(other);
+                    break;
+                }
             }
-            group.push(job);
         }
         let durability = group.iter().map(|job| job.durability).max().unwrap_or_default();
         let writes: Vec<Write> = group.iter_mut().flat_map(|job| std::mem::take(&mut job.writes)).collect();
-        let done = match failed {
+        let before = *failed();
+        let done = match before {
             Some(error) => Err(error),
             None if writes.is_empty() => Ok(()),
             None => records.commit_with(writes, durability),
         };
-        failed = failed.or(done.err());
+        if let (None, Err(error)) = (before, done) {
+            *failed() = Some(error);
+        }
         for Job { number, done: tell, .. } in group {
             if done.is_ok() {
                 committed.store(number, Ordering::Release);

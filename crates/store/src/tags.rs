@@ -6,7 +6,7 @@
 //! The sum is over integers modulo 2^256: adding a row and taking it away need no look at the others. Without the key
 //! its terms are random numbers to whoever changes the database.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use gridseal_crypto::{
     Key, ct_eq,
@@ -14,7 +14,7 @@ use gridseal_crypto::{
 };
 use gridseal_types::records::{RecordsError, Table, Write};
 
-use crate::fence::{Position, WRITER};
+use crate::fence::{ClaimError, Position, WRITER};
 
 const LABEL: &[u8] = b"gs-records-v1";
 /// Rows looked at in one go.
@@ -118,12 +118,14 @@ impl RowTags {
     }
 
     /// Checks all rows, and returns their sum.
-    pub(crate) fn check_all(&self, store: &impl Stored) -> Result<Sum, RecordsError> {
+    pub(crate) fn check_all(&self, store: &impl Stored) -> Result<Sum, ClaimError> {
         let mut sum = Sum::default();
         for_each_page(store, |rows| {
             for StoredRow { table, key, value, tag } in rows {
                 let tag = tag.as_deref().and_then(|tag| <&Tag>::try_from(tag).ok());
-                self.check(&table, &key, &value, tag.map(<[u8; 32]>::as_slice))?;
+                if self.check(&table, &key, &value, tag.map(<[u8; 32]>::as_slice)).is_err() {
+                    return Err(ClaimError::Damaged { table, key: hex_of(&key) });
+                }
                 if let Some(tag) = tag.filter(|_| table != WRITER) {
                     sum.add(tag);
                 }
@@ -150,10 +152,18 @@ impl RowTags {
     }
 }
 
-fn for_each_page(
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        // Into memory this cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+fn for_each_page<E: From<RecordsError>>(
     store: &impl Stored,
-    mut visit: impl FnMut(Vec<StoredRow>) -> Result<(), RecordsError>,
-) -> Result<(), RecordsError> {
+    mut visit: impl FnMut(Vec<StoredRow>) -> Result<(), E>,
+) -> Result<(), E> {
     let (mut table, mut key) = (String::new(), Vec::new());
     loop {
         let rows = store.page((&table, &key), PAGE)?;

@@ -103,6 +103,12 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Stable name, as in logs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        "store.unreachable"
+    }
+
     /// Whether it is worth another try.
     #[must_use]
     pub fn kind(&self) -> Kind {

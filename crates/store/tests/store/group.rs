@@ -140,6 +140,16 @@ fn after_a_failed_commit_nothing_that_rests_on_it_is_committed() {
     let third = group.submit(vec![put(3, 1)], Durability::Local);
     assert_eq!(third.wait(), Err(RecordsError::Full));
     assert!(begins.try_recv().is_err(), "the store was not even asked");
+    let is_there =
+        |group: &GroupCommit<Shared>, key: u32| group.get("a", &key.to_be_bytes()).unwrap().is_some();
+    assert_eq!((group.failure(), is_there(&group, 3)), (Some(RecordsError::Full), true));
+    // From here on as if nothing of it had been decided.
+    group.recover().unwrap();
+    assert_eq!((group.failure(), is_there(&group, 1), is_there(&group, 3)), (None, false, false));
+    let next = group.submit(vec![put(4, 1)], Durability::Local);
+    begins.recv().unwrap();
+    open.send(Ok(())).unwrap();
+    assert!(next.wait().is_ok() && is_there(&group, 4));
 }
 
 #[test]
