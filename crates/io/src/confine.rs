@@ -20,6 +20,9 @@ pub enum ConfineError {
     /// The kernel refused to make the process non-dumpable.
     #[error("cannot forbid dumps of this process: {0}")]
     Dumps(nix::Error),
+    /// The kernel refused to keep new privileges from the process.
+    #[error("cannot forbid new privileges: {0}")]
+    Privileges(nix::Error),
     /// The process may not lock as much memory as it will need.
     #[error("cannot lock memory: {0}; raise the limit (LimitMEMLOCK=infinity) or grant CAP_IPC_LOCK")]
     Memory(nix::Error),
@@ -46,6 +49,14 @@ pub fn forbid_dumps() -> Result<(), ConfineError> {
 /// [`ConfineError::Dumps`].
 pub fn forbid_core_files() -> Result<(), ConfineError> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(ConfineError::Dumps)
+}
+
+/// No program that this process starts gets more rights than it has.
+///
+/// # Errors
+/// [`ConfineError::Privileges`].
+pub fn forbid_privileges() -> Result<(), ConfineError> {
+    prctl::set_no_new_privs().map_err(ConfineError::Privileges)
 }
 
 /// Keeps all memory of this process, present and future, out of swap.
@@ -267,6 +278,8 @@ mod tests {
     fn child_works() {
         let path = std::env::temp_dir().join(format!("gridseal-confine-{}", std::process::id()));
         forbid_dumps().unwrap();
+        assert!(!prctl::get_dumpable().unwrap());
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
         filter_system_calls().unwrap();
         std::fs::write(&path, b"x").unwrap();
         let mut back = String::new();
