@@ -45,6 +45,12 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// Whether the service is there, and has too much to do.
+    #[must_use]
+    pub const fn is_busy(&self) -> bool {
+        matches!(self, Self::Status(429 | 503))
+    }
+
     /// Who has to act. Retry logic reads only this; what our services offer is idempotent.
     #[must_use]
     pub const fn kind(&self) -> Kind {

@@ -30,9 +30,8 @@ struct Daemon {
     /// Configuration file (TOML); paths in it are relative to it.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Stop when standard input ends: for a parent that started this process.
-    #[arg(long, hide = true)]
-    with_parent: bool,
+    #[command(flatten)]
+    start: process::Start,
 }
 
 #[derive(Debug, Subcommand)]
@@ -162,9 +161,8 @@ enum Meter {
         /// Somebody holds the button while power comes: a recovery entry of the manufacturer is taken for 10 minutes.
         #[arg(long)]
         button: bool,
-        /// Stop when standard input ends.
-        #[arg(long, hide = true)]
-        with_parent: bool,
+        #[command(flatten)]
+        start: process::Start,
     },
     /// Serve the COSEM objects of a simulated meter to DLMS clients, with the test keys of a lab file.
     Serve(meter::serve::Arguments),
@@ -301,27 +299,28 @@ pub fn run() -> Result<ExitCode> {
         Command::Factory(Factory::Release(arguments)) => tools::factory::release(&arguments)?,
         Command::Factory(Factory::Recover(arguments)) => tools::factory::recover(&arguments)?,
         Command::Ceremony(Ceremony::Approver(arguments)) => tools::ceremony::approver(&arguments)?,
-        Command::InitServer(d) => {
-            process::run(d.with_parent, || async move { init_server::run(&d.config).await })?
-        }
+        Command::InitServer(d) => process::run(d.start, || async move { init_server::run(&d.config).await })?,
         Command::ConfigServer(d) => {
-            process::run(d.with_parent, || async move { config_server::run(&d.config).await })?;
+            process::run(d.start, || async move { config_server::run(&d.config).await })?;
         }
         Command::EndpointManager(d) => {
-            process::run(d.with_parent, || async move { endpoint_manager::run(&d.config).await })?;
+            process::run(d.start, || async move { endpoint_manager::run(&d.config).await })?;
         }
-        Command::Keys(d) => process::run(d.with_parent, || async move { keys::run(&d.config).await })?,
+        Command::Keys(d) => process::run(d.start, || async move { keys::run(&d.config).await })?,
         Command::KeysCore(d) => keys_core::run(&d.config)?,
-        Command::Pki(d) => process::run(d.with_parent, || async move { pki::run(&d.config).await })?,
-        Command::Headend(d) => process::run(d.with_parent, || async move { headend::run(&d.config).await })?,
-        Command::Meter(Meter::Run { dir, button, with_parent }) => {
-            process::run(with_parent, || async move { meter::run(&dir, button).await })?;
+        Command::Pki(d) => process::run(d.start, || async move { pki::run(&d.config).await })?,
+        Command::Headend(d) => process::run(d.start, || async move { headend::run(&d.config).await })?,
+        Command::Meter(Meter::Run { dir, button, start }) => {
+            process::run(start, || async move { meter::run(&dir, button).await })?;
         }
         Command::Meter(Meter::Serve(arguments)) => {
-            process::run(false, || async move { meter::serve::run(arguments).await })?;
+            process::run(process::Start::default(), || async move { meter::serve::run(arguments).await })?;
         }
         Command::Meter(Meter::Fleet { dir, concurrency }) => {
-            process::run(false, || async move { meter::fleet::run(&dir, concurrency).await })?;
+            process::run(
+                process::Start::default(),
+                || async move { meter::fleet::run(&dir, concurrency).await },
+            )?;
         }
         Command::Device(Device::Register(arguments)) | Command::Import(Import::Shipment(arguments)) => {
             tools::device::register(&arguments)?;

@@ -11,14 +11,25 @@ use gridseal_onboarding::endpoint_manager::orders::OrderRules;
 use gridseal_trust::root::EndorsementKind;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::files::directory_of;
+use crate::{
+    fault::{Coded, coded},
+    files::directory_of,
+};
 
 /// Reads a configuration file and the directory that its paths are relative to.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, PathBuf)> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let config = toml::from_str(&text).with_context(|| format!("{} is not as it must be", path.display()))?;
-    let dir = directory_of(path).to_path_buf();
-    Ok((config, dir))
+    let text = std::fs::read_to_string(path).with_context(|| Coded {
+        code: "config.unreadable",
+        message: format!("cannot read {}", path.display()),
+    })?;
+    // In one line: what is wrong, and where.
+    let config = toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count().saturating_add(1);
+        let what = error.message().replace('\n', " ");
+        coded("config.invalid", format!("{} is not as it must be: line {line}: {what}", path.display()))
+    })?;
+    Ok((config, directory_of(path).to_path_buf()))
 }
 
 /// Writes a configuration file.

@@ -17,9 +17,27 @@ use gridseal_io::rng::OsRng;
 use gridseal_trust::enrol::voucher::{RecoveryKey, VoucherKey};
 use gridseal_types::Digest;
 
+use crate::fault::{Coded, coded};
+
 /// The directory that a file lies in: of a bare name, the current one.
 pub fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Refuses a file or directory with one of these bits in its mode; one that is not there is in order.
+pub fn refuse_exposed(path: &Path, forbidden: u32) -> Result<()> {
+    let mode = match fs::metadata(path) {
+        Ok(metadata) => metadata.permissions().mode() & 0o777,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    };
+    if mode & forbidden == 0 {
+        return Ok(());
+    }
+    let what = if mode & forbidden & 0o022 == 0 { "read" } else { "changed" };
+    let message =
+        format!("{} may be {what} by others (mode {mode:o}): chmod {:o}", path.display(), mode & !forbidden);
+    Err(coded("keys.exposed", message))
 }
 
 /// Replaces a file by one atomic rename; durable when this returns. What cannot be written whole is not left behind: on a
@@ -89,13 +107,18 @@ impl Zone {
     /// Opens a zone.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(ZONE_KEY);
-        let mut bytes = read(&path)?;
+        let mut bytes = read(&path).context(Coded {
+            code: "zone.missing",
+            message: format!("{} opens the keys beside it and cannot be read", path.display()),
+        })?;
         let mode = fs::metadata(&path)?.permissions().mode();
         if mode & 0o077 != 0 {
-            bail!("{} may be read by others (mode {:o}): chmod 600", path.display(), mode & 0o777);
+            let message =
+                format!("{} may be read by others (mode {:o}): chmod 600", path.display(), mode & 0o777);
+            return Err(coded("zone.exposed", message));
         }
         let Some(dek) = Key::take_slice(&mut bytes) else {
-            bail!("{} is not a key file of 32 bytes", dir.join(ZONE_KEY).display());
+            return Err(coded("zone.damaged", format!("{} is not a key file of 32 bytes", path.display())));
         };
         Ok(Self { dir: dir.to_path_buf(), dek })
     }
@@ -267,5 +290,19 @@ mod tests {
     fn a_bare_name_lies_in_the_current_directory() {
         assert_eq!(directory_of(Path::new("act.cbor")), Path::new("."));
         assert_eq!(directory_of(Path::new("owner/act.cbor")), Path::new("owner"));
+    }
+
+    #[test]
+    fn what_others_may_change_is_refused_and_what_is_not_there_is_in_order() {
+        let dir = std::env::temp_dir().join(format!("gridseal-exposed-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let refused = |mode: u32, forbidden| {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            refuse_exposed(&dir, forbidden).is_err()
+        };
+        assert!(refused(0o777, 0o022) && refused(0o720, 0o022) && refused(0o704, 0o077));
+        assert!(!refused(0o755, 0o022) && !refused(0o700, 0o077));
+        fs::remove_dir(&dir).unwrap();
+        assert!(refuse_exposed(&dir, 0o077).is_ok());
     }
 }

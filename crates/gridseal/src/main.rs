@@ -7,6 +7,7 @@
 mod cli;
 mod config;
 mod demo;
+mod fault;
 mod files;
 mod lab;
 mod observe;
@@ -24,6 +25,7 @@ use gridseal_types::records::RecordsError;
 fn main() -> ExitCode {
     match cli::run() {
         Ok(code) => code,
+        Err(error) if error.is::<fault::Told>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("gridseal: {}", with_code(&error));
             if error.is::<tools::Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }

@@ -16,7 +16,10 @@ use std::{future::Future, path::Path};
 use anyhow::{Context, Result};
 use gridseal_api::{ServerEvent, server::Server};
 use gridseal_crypto::SigningKey;
-use gridseal_io::tls::{Alpn, ClientTls, Identity, TlsKey, mutual};
+use gridseal_io::{
+    confine,
+    tls::{Alpn, ClientTls, Identity, TlsKey, mutual},
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -24,20 +27,32 @@ use crate::{
     observe::Observer,
 };
 
+/// How a process is started.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct Start {
+    /// Stop when standard input ends: for a parent that started this process.
+    #[arg(long, hide = true)]
+    with_parent: bool,
+    /// Let others of the same user read this process's memory: for a search of it, in throw-away runs only.
+    #[arg(long, hide = true)]
+    danger_dumpable: bool,
+}
+
 /// Runs a process until it ends by itself, is asked to stop, or, when started so, its parent is gone.
-pub fn run<F>(with_parent: bool, process: impl FnOnce() -> F) -> Result<()>
+pub fn run<F>(start: Start, process: impl FnOnce() -> F) -> Result<()>
 where
     F: Future<Output = Result<()>>,
 {
-    // Every process holds keys, be it only those of its TLS (rule S4).
-    gridseal_io::confine::forbid_core_files()?;
+    // Before the first key is opened (rule S4). A key that is dumped lies in a file that nobody looks after.
+    if start.danger_dumpable { confine::forbid_core_files() } else { confine::forbid_dumps() }?;
+    confine::forbid_privileges()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         // Before anything says that it is ready: who reads that may ask it to stop at once.
         let stop = stop_signals()?;
         tokio::select! {
             result = process() => result,
-            () = stopped(stop, with_parent) => Ok(()),
+            () = stopped(stop, start.with_parent) => Ok(()),
         }
     });
     runtime.shutdown_background();

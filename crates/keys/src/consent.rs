@@ -81,6 +81,12 @@ impl<R: Records> Work<'_, R> {
         }
         let approvals = self.persons(consented)?;
         dual_control(&approvals)?;
+        if let (Some((from, to)), KeyRequest::Site(site)) = (act.epochs, &request) {
+            // What the two persons have read is what comes of it, or nothing does.
+            if self.site.row.epoch != from || self.epoch_after(site)? != Some(to) {
+                return Err(Denial::ConsentUsed.into());
+            }
+        }
         let detail = alloc::format!("{} {}: {}", name_of(&request), names(&approvals), act.reason);
         let reply = self.control(with_approvals(request, approvals))?;
         self.records.put(CONSENTS, act.id.as_bytes(), act.not_after.0.to_be_bytes().to_vec());

@@ -7,7 +7,7 @@ use gridseal_trust::audit::{self, Act};
 use gridseal_types::{
     Code, DeviceState, EkName, SystemTitle, UtcTime,
     records::{Durability, Overlay, Records, RecordsError},
-    service::keys::{Denial, ExchangeReply, KeyReply, KeyRequest, SiteMode},
+    service::keys::{Denial, ExchangeReply, KeyReply, KeyRequest, SiteMode, SiteRequest},
 };
 
 use crate::{
@@ -250,7 +250,7 @@ impl<R: Records> Work<'_, R> {
             other => other,
         };
         let name = name_of(&request);
-        let allowed = self.site.mode == SiteMode::Active || reads_only(&request);
+        let allowed = self.site.mode == SiteMode::Active || is_for_any_site(&request);
         let done = if allowed {
             self.control(request)
         } else {
@@ -426,17 +426,21 @@ fn title_of(request: &KeyRequest) -> Option<SystemTitle> {
     }
 }
 
-/// Whether a request changes nothing, so that a site that does not serve may answer it too; acts on the site judge for
-/// themselves.
-const fn reads_only(request: &KeyRequest) -> bool {
+/// Whether a request changes nothing, so that it can be answered when nothing can be put on record.
+#[must_use]
+pub const fn only_reads(request: &KeyRequest) -> bool {
     matches!(
         request,
         KeyRequest::KeyStatus { .. }
             | KeyRequest::KeyHistory { .. }
             | KeyRequest::CompromisePlan { .. }
-            | KeyRequest::Site(_)
-            | KeyRequest::Consented(_)
+            | KeyRequest::Site(SiteRequest::Status)
     )
+}
+
+/// Whether a site that does not serve may answer it too; acts on the site judge for themselves.
+const fn is_for_any_site(request: &KeyRequest) -> bool {
+    only_reads(request) || matches!(request, KeyRequest::Site(_) | KeyRequest::Consented(_))
 }
 
 pub(crate) const fn name_of(request: &KeyRequest) -> &'static str {

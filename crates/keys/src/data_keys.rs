@@ -7,9 +7,19 @@ use gridseal_crypto::{
     DataKey, EnvelopeError, Key, Rng, SealedUnder, WrappedKey,
     role::{Dek, KeystoreKek},
 };
-use gridseal_types::{UtcTime, service::keys::Bytes};
+use gridseal_types::{
+    UtcTime,
+    records::{Records, RecordsError},
+    service::keys::Bytes,
+};
 
-use crate::KeysError;
+use crate::{
+    KeysError,
+    record::{DEVICES, DeviceEntry, VERSIONS, VersionEntry},
+};
+
+/// Rows read at a time.
+const STEP: usize = 256;
 
 /// How long a data key wraps new keys, seconds: one year.
 ///
@@ -100,6 +110,37 @@ impl Default for DataKeysFile {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Whether keys on record are wrapped under a data key that has a number: then the file with the data keys has to be there.
+///
+/// # Errors
+/// [`RecordsError`].
+pub fn needs_data_keys(records: &impl Records) -> Result<bool, RecordsError> {
+    let is_numbered =
+        |envelope: &Bytes| WrappedKey(envelope.0.clone()).data_key_id().is_some_and(|id| id > 0);
+    let any = |table, is_under: &dyn Fn(&[u8]) -> Result<bool, RecordsError>| {
+        let mut after = Vec::new();
+        loop {
+            let rows = records.range(table, &after, STEP)?;
+            let Some((last, _)) = rows.last() else { return Ok(false) };
+            after.clone_from(last);
+            for (_, row) in &rows {
+                if is_under(row)? {
+                    return Ok(true);
+                }
+            }
+        }
+    };
+    let secret = |row: &[u8]| {
+        let entry: DeviceEntry = minicbor::decode(row).map_err(|_| RecordsError::Damaged)?;
+        Ok(is_numbered(&entry.secret))
+    };
+    let key = |row: &[u8]| {
+        let entry: VersionEntry = minicbor::decode(row).map_err(|_| RecordsError::Damaged)?;
+        Ok(is_numbered(&entry.envelope))
+    };
+    Ok(any(DEVICES, &secret)? || any(VERSIONS, &key)?)
 }
 
 /// Opened data keys, in the memory of `keys-core` only.

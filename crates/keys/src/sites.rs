@@ -24,7 +24,7 @@ use crate::{
     lease::{CounterLayout, Lease},
     phase::ChangeEvent,
     record::{CHANGES, ChangeEntry, DEVICES, DeviceEntry, ProofEntry, VERSIONS, VersionEntry},
-    site::next_of_site,
+    site::{EPOCHS_ROTATE, Site, next_of_site},
 };
 
 /// Rows of one export.
@@ -74,12 +74,12 @@ impl<R: Records> Work<'_, R> {
         Ok(ExchangeReply::Site(self.site_status()))
     }
 
-    const fn site_status(&self) -> SiteStatus {
+    fn site_status(&self) -> SiteStatus {
         SiteStatus {
             index: self.site.site.index,
             count: self.site.site.count,
             epoch: self.site.row.epoch,
-            highest: self.site.row.highest,
+            highest: self.highest_known(0),
             mode: self.site.mode,
             degraded_until: self.site.row.degraded_until,
         }
@@ -99,10 +99,36 @@ impl<R: Records> Work<'_, R> {
         self.take_epoch(above, "site.promoted", approvals)
     }
 
+    /// The next epoch of this site above every one that it knows of and the one named. An epoch that only the request names
+    /// may not use up the counters of a key: a slip of a pen would silence every meter, and no transfer of new keys could
+    /// be sealed any more.
+    fn next_epoch(&self, above: u32) -> Result<u32, Denial> {
+        let Site { index, count, .. } = self.site.site;
+        let known = self.highest_known(0);
+        let next = |above| next_of_site(above, index, count).ok_or(Denial::CounterExhausted);
+        let (at_least, epoch) = (next(known)?, next(known.max(above))?);
+        let mut pairs = self.traffic.slots.iter().flat_map(|slot| {
+            slot.active.iter().chain(slot.candidates()).map(|hot| (slot.layout, hot.first_epoch))
+        });
+        let counts = |layout: CounterLayout, epoch, first| layout.counter(epoch, first, 0).is_some();
+        let runs_out = |(layout, first)| counts(layout, at_least, first) && !counts(layout, epoch, first);
+        if above.saturating_sub(known) > EPOCHS_ROTATE || pairs.any(runs_out) {
+            return Err(Denial::CounterExhausted);
+        }
+        Ok(epoch)
+    }
+
+    /// The epoch in which an act leaves the site, where it gives it another.
+    pub(crate) fn epoch_after(&self, request: &SiteRequest) -> Result<Option<u32>, Denial> {
+        match request {
+            SiteRequest::Promote { above, .. } => self.next_epoch(*above).map(Some),
+            SiteRequest::Restore { witness, .. } => self.next_epoch(witness.unwrap_or_default()).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     fn take_epoch(&mut self, above: u32, act: &str, approvals: &[Approval]) -> Result<(), Stop> {
-        let site = self.site.site;
-        let known = self.highest_known(above);
-        let epoch = next_of_site(known, site.index, site.count).ok_or(Denial::CounterExhausted)?;
+        let epoch = self.next_epoch(above)?;
         let epoch = self.perhaps_reused(epoch);
         self.site.row.epoch = epoch;
         self.site.row.highest = epoch;
@@ -131,6 +157,8 @@ impl<R: Records> Work<'_, R> {
         if epoch <= self.site.row.epoch || self.site.mode == SiteMode::Standby {
             return Err(Denial::IllegalTransition.into());
         }
+        // It is above that one that the site is promoted again.
+        self.next_epoch(epoch)?;
         self.audit("site.fenced", &epoch, &self.site.row.epoch.clone())?;
         self.site.row.highest = self.site.row.highest.max(epoch);
         self.site.row.fenced = true;
@@ -148,6 +176,10 @@ impl<R: Records> Work<'_, R> {
         approvals: &[Approval],
     ) -> Result<(), Stop> {
         dual_control(approvals)?;
+        // A site that serves has nothing to restore: each epoch takes counters of every key.
+        if self.site.mode == SiteMode::Active {
+            return Err(Denial::IllegalTransition.into());
+        }
         if self.site.site.marker.is_none() && witness.is_none() {
             return Err(Denial::NoWitness.into());
         }

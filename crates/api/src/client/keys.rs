@@ -65,12 +65,13 @@ impl KeysCallError {
 
     /// Stable name, as in logs and in the answers of commands.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Denied(denial) => denial.name(),
             Self::Refused(code) => code.name(),
             Self::Answer => "ANSWER",
             Self::Full => "BUSY",
+            Self::Call(cause) if cause.is_busy() => "BUSY",
             Self::Call(_) => "UNREACHABLE",
         }
     }

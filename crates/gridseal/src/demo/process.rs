@@ -46,7 +46,8 @@ impl Process {
         let errors = std::fs::File::create(errors)?;
         let mut child = Command::new(program)
             .args(arguments)
-            .arg("--with-parent")
+            // Its memory is searched for keys, by the same user.
+            .args(["--with-parent", "--danger-dumpable"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)

@@ -3,7 +3,8 @@
 
 use std::{
     io::{BufReader, BufWriter, Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
+    pin::pin,
     process::{Child, Command, Stdio},
     sync::{Arc, mpsc},
     time::Duration,
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     config,
+    fault::{Coded, Told, coded},
     files::Zone,
     observe::Observer,
     process::{bind, inner_roots, serve, service_identity},
@@ -61,12 +63,19 @@ pub async fn run(path: &Path) -> Result<()> {
     let tls = server_for_clients(&service_identity(&zone)?, &inner_roots(&dir)?, Alpn::Http2)?;
     drop(zone);
     let (queue, jobs) = mpsc::sync_channel::<Job>(QUEUE);
-    let (ended, core_ended) = oneshot::channel();
+    let (ready, is_ready) = oneshot::channel();
     let (gone, core_gone) = oneshot::channel();
-    let core_config = path.to_path_buf();
-    std::thread::spawn(move || {
-        let _ = ended.send(drive_core(&core_config, &jobs, gone));
+    start_core(path, jobs, ready, gone)?;
+    // However it ends, whoever watches over this process shall start it again.
+    let mut core_gone = pin!(async {
+        let gone = core_gone.await;
+        gone.unwrap_or_else(|_| coded("core.gone", "keys-core is not heard any more"))
     });
+    // It has claimed its records and loaded them: before that nobody is served.
+    tokio::select! {
+        Ok(()) = is_ready => {}
+        error = &mut core_gone => return Err(error),
+    }
     let queue = Arc::new(queue);
     let events = observer.clone();
     let access = Access::Services(front::CALLERS);
@@ -83,12 +92,7 @@ pub async fn run(path: &Path) -> Result<()> {
     let server = bind(config.listen, tls, router, Limits::INNER).await?;
     tokio::select! {
         result = serve(&observer, "inner", server) => result,
-        result = core_ended => match result {
-            Ok(Err(error)) => Err(error.context("keys-core ended")),
-            _ => bail!("keys-core ended"),
-        },
-        // Without a request that would notice: whoever watches over this process shall start it again.
-        _ = core_gone => bail!("keys-core is gone"),
+        error = &mut core_gone => Err(error),
     }
 }
 
@@ -128,22 +132,17 @@ async fn answer(
     Ok(batch::join(allowed.len(), &all.collect::<Option<Vec<_>>>().ok_or(busy)?))
 }
 
-struct CoreProcess(Child);
-
-impl Drop for CoreProcess {
-    fn drop(&mut self) {
-        // The core ends when its standard input closes; a core that hangs is ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Who waits for the answers of one frame, and how many of them are whose.
 type Waiting = Vec<(usize, oneshot::Sender<Vec<u8>>)>;
 
-/// Starts the core and gives it frames, a few at a time. Jobs that wait while it has enough go into the next frame
-/// together, so that one decision serves them all.
-fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>, gone: oneshot::Sender<()>) -> Result<()> {
+/// Starts the core with a thread that gives it frames and one that passes its answers on. `ready` is told when it has
+/// loaded its records, `gone` why it has ended.
+fn start_core(
+    config: &Path,
+    jobs: mpsc::Receiver<Job>,
+    ready: oneshot::Sender<()>,
+    gone: oneshot::Sender<anyhow::Error>,
+) -> Result<()> {
     let program = std::env::current_exe().context("own program not found")?;
     let mut child = Command::new(program)
         .arg("keys-core")
@@ -153,17 +152,45 @@ fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>, gone: oneshot::Sende
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start keys-core")?;
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let _core = CoreProcess(child);
-    let mut to_core = BufWriter::new(stdin.context("keys-core has no input")?);
-    let from_core = BufReader::new(stdout.context("keys-core has no output")?);
+    let to_core = BufWriter::new(child.stdin.take().context("keys-core has no input")?);
+    let from_core = BufReader::new(child.stdout.take().context("keys-core has no output")?);
     // What is in here is at the core; its bound is what blocks, while jobs collect.
     let (sent, waiting) = mpsc::sync_channel::<Waiting>(FRAMES_IN_FLIGHT);
     std::thread::spawn(move || {
-        // However it ends, nothing comes from the core any more.
-        let _ = pass_answers(from_core, &waiting);
-        let _ = gone.send(());
+        // A core that takes nothing more has ended, or is ended by the other thread.
+        let _ = give_frames(to_core, &jobs, &sent);
     });
+    std::thread::spawn(move || {
+        let passed = pass_answers(from_core, &waiting, ready);
+        let _ = gone.send(why_gone(child, passed));
+    });
+    Ok(())
+}
+
+/// Why nothing comes from the core any more. What it has told itself is not told again.
+fn why_gone(mut child: Child, passed: Result<()>) -> anyhow::Error {
+    // Its output is closed, or makes no sense: if it does not end by itself, it is ended.
+    let _ = child.kill();
+    match (child.wait(), passed) {
+        (Ok(status), Ok(())) if status.code().is_some_and(|code| code != 0) => Told.into(),
+        (Ok(status), Ok(())) => coded("core.gone", format!("keys-core has ended: {status}")),
+        (Ok(_), Err(error)) => error.context(Coded {
+            code: "core.protocol",
+            message: "keys-core does not answer as it should".into(),
+        }),
+        (Err(error), _) => anyhow::Error::new(error).context("keys-core cannot be waited for"),
+    }
+}
+
+/// Gives the core frames, a few at a time. Jobs that wait while it has enough go into the next frame together, so that one
+/// decision serves them all.
+fn give_frames(
+    mut to_core: impl Write,
+    jobs: &mpsc::Receiver<Job>,
+    sent: &mpsc::SyncSender<Waiting>,
+) -> Result<()> {
+    // A frame of nothing: it is answered when the records are loaded.
+    write_frame(&mut to_core, &batch::join(0, &[]))?;
     let mut held: Option<Job> = None;
     while let Some(first) = held.take().or_else(|| jobs.recv().ok()) {
         let Job { mut count, mut requests, answer } = first;
@@ -185,7 +212,15 @@ fn drive_core(config: &PathBuf, jobs: &mpsc::Receiver<Job>, gone: oneshot::Sende
 }
 
 /// Hands the core's answers, which come in the order of the frames, to those who wait for them.
-fn pass_answers(mut from_core: impl Read, waiting: &mpsc::Receiver<Waiting>) -> Result<()> {
+fn pass_answers(
+    mut from_core: impl Read,
+    waiting: &mpsc::Receiver<Waiting>,
+    ready: oneshot::Sender<()>,
+) -> Result<()> {
+    if read_frame(&mut from_core, REPLY_FRAME_SIZE_MAX)?.is_none() {
+        return Ok(());
+    }
+    let _ = ready.send(());
     while let Some(frame) = read_frame(&mut from_core, REPLY_FRAME_SIZE_MAX)? {
         let mut replies =
             batch::split(&frame).context("the core's frame is no batch of replies")?.into_iter();

@@ -61,7 +61,7 @@ pub struct Claim {
     timeout: u64,
     /// One JSON object for each step.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// Meter, by system title.
     #[arg(value_name = "METER", value_parser = parse_title)]
     meter: SystemTitle,

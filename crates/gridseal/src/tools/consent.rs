@@ -10,12 +10,15 @@ use anyhow::{Context, Result, bail};
 use gridseal_api::KeysClient;
 use gridseal_crypto::{Signer, SigningKey, role::ConsentSigning};
 use gridseal_io::{clock::utc_now, rng::OsRng};
-use gridseal_keys::needs_consent;
+use gridseal_keys::{
+    needs_consent,
+    site::{EPOCHS_ROTATE, next_of_site},
+};
 use gridseal_types::{
     N16, SystemTitle, UtcTime,
     service::keys::{
-        Bytes, CONSENT_PERIOD_S, ClaimState, Consent, ConsentedAct, ExchangeReply, KeyAct, KeyRef,
-        KeyRequest, ProposedAct, SiteRequest, SiteStatus,
+        Bytes, CONSENT_PERIOD_S, ClaimState, Consent, ConsentedAct, Denial, ExchangeReply, KeyAct, KeyRef,
+        KeyRequest, ProposedAct, SiteMode, SiteRequest, SiteStatus,
     },
 };
 use serde_json::{Value, json};
@@ -25,8 +28,11 @@ use super::{
     key::{failed, parse_key, parse_title},
 };
 use crate::{
+    config,
+    fault::{Coded, coded},
     files::{Zone, read, write_atomic},
     observe::say,
+    process::inner_client,
 };
 
 /// Name of a person's signing key in their directory.
@@ -46,6 +52,8 @@ pub enum Propose {
         #[arg(long, value_name = "METER", value_parser = parse_title)]
         changed_since: Vec<SystemTitle>,
         #[command(flatten)]
+        site: AtSite,
+        #[command(flatten)]
         of: File,
     },
     /// Let a standby take over, in an epoch above this one.
@@ -53,6 +61,8 @@ pub enum Propose {
         /// Highest epoch known from elsewhere: the other site, a witness.
         #[arg(long, value_name = "EPOCH")]
         above: u32,
+        #[command(flatten)]
+        site: AtSite,
         #[command(flatten)]
         of: File,
     },
@@ -109,6 +119,14 @@ pub enum Propose {
     },
 }
 
+/// The site that an act gives another epoch: it is asked in which one it is, so that both persons see what comes of it.
+#[derive(Debug, clap::Args)]
+pub struct AtSite {
+    /// Configuration of the operator's commands (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
 /// Where the act goes, and why.
 #[derive(Debug, clap::Args)]
 pub struct File {
@@ -134,7 +152,7 @@ pub struct Approve {
     yes: bool,
     /// Print one JSON object.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// The act.
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -148,7 +166,7 @@ pub struct Execute {
     pub config: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// The act, with the consents of two persons.
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -162,7 +180,22 @@ pub struct Site {
     pub config: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
+}
+
+impl Propose {
+    /// Whether one JSON object is wanted.
+    pub const fn json(&self) -> bool {
+        let (Self::Restore { of, .. }
+        | Self::Promote { of, .. }
+        | Self::Fence { of, .. }
+        | Self::Degraded { of, .. }
+        | Self::RaiseCounter { of, .. }
+        | Self::Compromise { of, .. }
+        | Self::Destroy { of, .. }
+        | Self::Lost { of, .. }) = self;
+        of.json
+    }
 }
 
 /// Writes an act to a file.
@@ -177,11 +210,11 @@ pub fn propose(propose: &Propose) -> Result<ExitCode> {
         reason: reason.to_owned(),
     };
     let (request, of) = match propose {
-        Propose::Restore { witness, changed_since, of } => {
+        Propose::Restore { witness, changed_since, of, .. } => {
             let (witness, changed_since) = (*witness, changed_since.clone());
             (site(SiteRequest::Restore { witness, changed_since, approvals: approvals() }), of)
         }
-        Propose::Promote { above, of } => {
+        Propose::Promote { above, of, .. } => {
             (site(SiteRequest::Promote { above: *above, approvals: approvals() }), of)
         }
         Propose::Fence { epoch, of } => (site(SiteRequest::Fence { epoch: *epoch }), of),
@@ -202,16 +235,54 @@ pub fn propose(propose: &Propose) -> Result<ExitCode> {
     if of.out.exists() {
         bail!(Usage(format!("{} is there already", of.out.display())));
     }
+    let epochs = match propose {
+        Propose::Restore { witness, site, .. } => {
+            Some(epochs_of(site, witness.unwrap_or_default(), Some(SiteMode::Outdated))?)
+        }
+        Propose::Promote { above, site, .. } => Some(epochs_of(site, *above, None)?),
+        _ => None,
+    };
     let proposed = ProposedAct {
         id: N16(gridseal_crypto::random(&mut OsRng)?),
         not_after: UtcTime(now.0.saturating_add(CONSENT_PERIOD_S)),
         reason: of.reason.clone(),
         request: Bytes(minicbor::to_vec(&request)?),
+        epochs,
     };
     let file = ConsentedAct { act: Bytes(minicbor::to_vec(&proposed)?), consents: Vec::new() };
     write_atomic(&of.out, &minicbor::to_vec(&file)?)?;
     show(&proposed, &request, &file, of.json);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The epoch of a site, and the one it comes to above `above`. In another mode than `expected` the site would deny it.
+fn epochs_of(at: &AtSite, above: u32, expected: Option<SiteMode>) -> Result<(u32, u32)> {
+    let (config, dir): (config::Operator, _) = config::load(&at.config)?;
+    let client = KeysClient::new(&config.keys.address, inner_client(&Zone::open(&dir)?)?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let SiteStatus { index, count, epoch, highest, mode, .. } =
+        runtime.block_on(client.site()).map_err(|error| {
+            let code = error.name();
+            anyhow::Error::new(error).context(Coded { code, message: "the site was asked".into() })
+        })?;
+    if expected.is_some_and(|expected| mode != expected) {
+        let message = format!(
+            "the site is {} in epoch {epoch}: only one that is outdated is restored, and each epoch takes counters of \
+             every key",
+            mode.name()
+        );
+        return Err(coded(Denial::IllegalTransition.name(), message));
+    }
+    let next = Some(highest.max(above))
+        .filter(|known| known.saturating_sub(highest) <= EPOCHS_ROTATE)
+        .and_then(|known| next_of_site(known, index, count));
+    let next = next.ok_or_else(|| {
+        let message = format!(
+            "the site knows of epoch {highest}: {above} is too far above it, and would use up the counters of keys"
+        );
+        coded(Denial::CounterExhausted.name(), message)
+    })?;
+    Ok((epoch, next))
 }
 
 /// Shows an act to a person, and signs it.
@@ -335,14 +406,19 @@ fn words(request: &KeyRequest) -> String {
 fn show(proposed: &ProposedAct, request: &KeyRequest, file: &ConsentedAct, json: bool) {
     let by: Vec<&str> = file.consents.iter().map(|consent| consent.by.as_str()).collect();
     let digest = hex::encode(gridseal_crypto::sha256(&[&file.act.0]));
+    let epochs = proposed.epochs;
     if json {
         let act = json!({
-            "act": words(request), "reason": proposed.reason, "not_after": proposed.not_after.to_string(),
+            "act": words(request), "epoch": epochs.map(|(from, _)| from), "next_epoch": epochs.map(|(_, to)| to),
+            "reason": proposed.reason, "not_after": proposed.not_after.to_string(),
             "sha256": digest, "signed_by": by,
         });
         return say(&act.to_string());
     }
     say(&words(request));
+    if let Some((from, to)) = epochs {
+        say(&format!("  the site goes from epoch {from} to epoch {to}"));
+    }
     say(&format!("  because: {}", proposed.reason));
     say(&format!("  until {}, SHA-256 {digest}", proposed.not_after));
     say(&format!("  signed by: {}", if by.is_empty() { "nobody".to_owned() } else { by.join(", ") }));

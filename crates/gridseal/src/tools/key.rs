@@ -12,20 +12,20 @@ use gridseal_io::clock::utc_now;
 use gridseal_pki::{CertificateRecord, Holder};
 use gridseal_store::{SqliteRecords, certificates};
 use gridseal_types::{
-    SystemTitle, UtcTime,
+    DeviceState, SystemTitle, UtcTime,
     service::keys::{
-        ChangeOutcome, ChangePhase, ChangeReply, ChangeStatus, DeviceKeyStatus, KeyKind, KeyRef,
-        VersionStatus, kinds_name,
+        ChangeOutcome, ChangePhase, ChangeReply, ChangeStatus, DeviceKeyStatus, KeyKind, KeyRef, SiteMode,
+        VersionState, VersionStatus, kinds_name,
     },
 };
 use serde_json::{Value, json};
 
 use super::{Usage, claim, consent};
-use crate::{config, files::Zone, observe::say, process::inner_client};
+use crate::{config, fault::as_json, files::Zone, observe::say, process::inner_client};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 the key service denied it or could not be asked (for at least one \
-                          meter), 2 wrong usage.\nA denial names its code, in --json as {\"error\":CODE,\
-                          \"retryable\":BOOL}.";
+                          meter), 2 wrong usage.\nWhat was not done names its code, in --json as {\"error\":CODE,\
+                          \"message\":TEXT,\"retryable\":BOOL}.";
 
 /// Commands on meters' keys.
 #[derive(Debug, clap::Subcommand)]
@@ -41,8 +41,9 @@ pub enum Key {
     /// The command prepares the change and prints its phase. The meter's head-end finds it, sends it over the meter's link
     /// and brings the answer back, and only an APDU under the new keys confirms. Until then the keys in use stay in use.
     #[command(after_help = format!(
-        "{EXIT_CODES}\nWith --wait: 0 when the new keys of every meter are in use, 1 when a change ended otherwise or not in \
-         time; it goes on then.\n\nExamples:\n  gridseal key rotate --config owner/operator/config.toml --wait \
+        "{EXIT_CODES}\nA change that is not resolved is shown in place of a new one (\"existing\"); 1 when it replaces other keys \
+         than were asked for.\nWith --wait: 0 when the new keys of every meter are in use, 1 when a change ended \
+         otherwise or not in time; it goes on then.\n\nExamples:\n  gridseal key rotate --config owner/operator/config.toml --wait \
          47534c0102030405\n  \
          gridseal key rotate --config owner/operator/config.toml --kind kek --json 47534c0102030405\n  \
          gridseal key rotate --config owner/operator/config.toml --abandon 47534c0102030405"
@@ -210,8 +211,34 @@ pub fn parse_key(text: &str) -> Result<KeyRef, String> {
     })
 }
 
-/// Runs a command.
+impl Key {
+    /// Whether JSON is wanted.
+    const fn json(&self) -> bool {
+        match self {
+            Self::Status(of) | Self::History(of) => of.json,
+            Self::Rotate(rotate) => rotate.of.json,
+            Self::Compromise(compromise) => compromise.json,
+            Self::Claim(claim) => claim.json,
+            Self::Propose(propose) => propose.json(),
+            Self::Approve(approve) => approve.json,
+            Self::Execute(execute) => execute.json,
+            Self::Site(site) => site.json,
+        }
+    }
+}
+
+/// Runs a command. What fails before the key service is asked is told in the same shape as its denials.
 pub fn run(key: &Key) -> Result<ExitCode> {
+    match run_one(key) {
+        Err(error) if key.json() => {
+            say(&as_json(&error).to_string());
+            Ok(if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE })
+        }
+        done => done,
+    }
+}
+
+fn run_one(key: &Key) -> Result<ExitCode> {
     let config = match key {
         Key::Status(of) | Key::History(of) => &of.config,
         Key::Rotate(rotate) => &rotate.of.config,
@@ -256,17 +283,21 @@ pub fn run(key: &Key) -> Result<ExitCode> {
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Tells why it was not done.
+/// Tells why it was not done, in one line.
 pub fn failed(json: bool, subject: &str, error: &KeysCallError) {
+    let message = match error {
+        KeysCallError::Call(cause) => format!("{:#}", anyhow::Error::new(std::sync::Arc::clone(cause))),
+        other => other.to_string(),
+    };
     if json {
-        say(&json!({ "of": subject, "error": error.name(), "retryable": error.is_retryable() }).to_string());
-    } else {
-        let again = if error.is_retryable() { " (may be tried again)" } else { "" };
-        eprintln!("gridseal: {subject}: {}{again}", error.name());
+        let told = json!({
+            "of": subject, "error": error.name(), "message": message, "retryable": error.is_retryable(),
+        });
+        return say(&told.to_string());
     }
-    if let KeysCallError::Call(cause) = error {
-        eprintln!("gridseal: {:#}", anyhow::Error::new(std::sync::Arc::clone(cause)));
-    }
+    let why = if message == error.name() { String::new() } else { format!(": {message}") };
+    let again = if error.is_retryable() { " (may be tried again)" } else { "" };
+    eprintln!("gridseal: {subject}: {}{why}{again}", error.name());
 }
 
 async fn status(client: &KeysClient, of: &Meters) -> bool {
@@ -289,50 +320,169 @@ async fn change(client: &KeysClient, rotate: &Rotate) -> bool {
     let mut all = true;
     let mut waiting = Vec::new();
     for meter in &of.meters {
-        let changed = if *abandon {
-            give_up(client, *meter).await
-        } else {
-            client.prepare_key_change(*meter, kind.kinds()).await
-        };
-        if let Ok(reply) = &changed
-            && *wait
-        {
-            waiting.push((*meter, reply.status.clone()));
-        }
-        match changed {
-            Ok(reply) if of.json => say(&change_json(*meter, &reply).to_string()),
-            Ok(reply) => change_lines(*meter, &reply).iter().for_each(|line| say(line)),
+        let told = match change_one(client, *meter, (!*abandon).then(|| kind.kinds())).await {
+            Ok(told) => told,
             Err(error) => {
                 failed(of.json, &meter.to_string(), &error);
                 all = false;
+                continue;
             }
+        };
+        if of.json {
+            say(&told.json().to_string());
+        } else {
+            told.lines().iter().for_each(|line| say(line));
+        }
+        // What was asked for has to wait until the other change is resolved.
+        all &= !told.is_another;
+        if *wait {
+            waiting.push((*meter, told.change, told.blocked));
         }
     }
     if waiting.is_empty() {
         return all;
     }
-    match tokio::time::timeout(std::time::Duration::from_secs(*timeout), wait_for(client, of, waiting)).await
-    {
+    let limit = std::time::Duration::from_secs(*timeout);
+    let mut blocked = None;
+    match tokio::time::timeout(limit, wait_for(client, of, waiting, &mut blocked)).await {
         Ok(activated) => all && activated,
         Err(_) => {
-            eprintln!("gridseal: not resolved in time; the change goes on");
+            let why = blocked.map(|why| format!(": {why}")).unwrap_or_default();
+            eprintln!("gridseal: not resolved in time; the change goes on{why}");
             false
         }
     }
 }
 
-/// Waits for changes, one after the other; whether the new keys of all are in use.
-async fn wait_for(client: &KeysClient, of: &Meters, waiting: Vec<(SystemTitle, ChangeStatus)>) -> bool {
+/// A change as it was begun or found.
+struct Begun {
+    meter: SystemTitle,
+    change: ChangeStatus,
+    /// It was there before.
+    existing: bool,
+    /// And it replaces other keys than were asked for.
+    is_another: bool,
+    blocked: Option<Blocked>,
+}
+
+/// Begins a change of these keys, or shows the one that is not resolved; without any, gives that one up.
+async fn change_one(
+    client: &KeysClient,
+    meter: SystemTitle,
+    kinds: Option<Vec<KeyKind>>,
+) -> Result<Begun, KeysCallError> {
+    let before = client.status(meter).await?.change;
+    let change = match &kinds {
+        None => give_up(client, before.as_ref()).await,
+        Some(kinds) => client.prepare_key_change(meter, kinds.clone()).await,
+    }?
+    .status;
+    let existing = kinds.is_some() && before.is_some_and(|before| before.change == change.change);
+    let is_another = kinds.is_some_and(|mut kinds| {
+        kinds.sort_unstable();
+        kinds != change.items
+    });
+    let blocked = if change.phase.is_resolved() { None } else { blocked_by(client, meter).await };
+    Ok(Begun { meter, change, existing, is_another, blocked })
+}
+
+impl Begun {
+    fn json(&self) -> Value {
+        let mut object = change_status_json(&self.change, self.blocked);
+        if let Some(fields) = object.as_object_mut() {
+            fields.insert("meter".into(), self.meter.to_string().into());
+            fields.insert("resolved".into(), self.change.phase.is_resolved().into());
+            fields.insert("existing".into(), self.existing.into());
+        }
+        object
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![change_line(&format!("{} ", self.meter), &self.change)];
+        if self.is_another {
+            lines.push(
+                "  this change was open before; the keys asked for wait until it is resolved".to_owned(),
+            );
+        } else if self.existing {
+            lines.push("  this change was open before".to_owned());
+        }
+        lines.push(format!("  next: {}", next_step(&self.change, self.blocked)));
+        lines
+    }
+}
+
+/// What keeps a change from going on that neither meter nor head-end can lift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blocked {
+    Site(SiteMode),
+    State(DeviceState),
+    Counters,
+}
+
+impl std::fmt::Display for Blocked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Site(mode) => {
+                write!(f, "nothing is sent: the key service's site is {} (FENCED)", mode.name())
+            }
+            Self::State(state) => {
+                write!(f, "nothing is sent while the meter is {} (STATE_FORBIDS)", state.name())
+            }
+            Self::Counters => {
+                f.write_str("nothing can be sealed under the meter's key any more (COUNTER_EXHAUSTED)")
+            }
+        }
+    }
+}
+
+impl Blocked {
+    /// By what is known of the meter.
+    fn of(status: &DeviceKeyStatus) -> Option<Self> {
+        let sends =
+            status.state.may_exchange() || (status.state == DeviceState::Installing && !status.attested);
+        if !sends {
+            return Some(Self::State(status.state));
+        }
+        let mut active = status.versions.iter().filter(|version| {
+            version.kind == KeyKind::Guek
+                && matches!(version.state, VersionState::Active | VersionState::Suspended)
+        });
+        active.any(|version| version.next_counter.is_none()).then_some(Self::Counters)
+    }
+}
+
+async fn blocked_by(client: &KeysClient, meter: SystemTitle) -> Option<Blocked> {
+    // Who cannot be asked here is asked again by whoever waits.
+    match client.site().await {
+        Ok(site) if site.mode != SiteMode::Active => Some(Blocked::Site(site.mode)),
+        _ => client.status(meter).await.ok().as_ref().and_then(Blocked::of),
+    }
+}
+
+/// Waits for changes, one after the other; whether the new keys of all are in use. `told` is what blocks the one that is
+/// waited for, as far as that was told.
+async fn wait_for(
+    client: &KeysClient,
+    of: &Meters,
+    waiting: Vec<(SystemTitle, ChangeStatus, Option<Blocked>)>,
+    told: &mut Option<Blocked>,
+) -> bool {
     let mut all = true;
-    for (meter, mut change) in waiting {
+    for (meter, mut change, blocked) in waiting {
+        *told = blocked;
         let status = loop {
             match client.status(meter).await {
                 Ok(status) => match &status.change {
                     Some(now) if now.change == change.change => {
                         if now.phase != change.phase {
-                            tell_phase(of.json, meter, &change, now.phase.name());
+                            tell_phase(of.json, meter, &change, now.phase.name(), None);
                         }
                         change = now.clone();
+                        let blocked = blocked_by(client, meter).await;
+                        if blocked != *told {
+                            tell_phase(of.json, meter, &change, change.phase.name(), blocked);
+                            *told = blocked;
+                        }
                     }
                     _ => break status,
                 },
@@ -352,23 +502,29 @@ async fn wait_for(client: &KeysClient, of: &Meters, waiting: Vec<(SystemTitle, C
             })
         };
         let is_activated = change.items.iter().all(is_proven);
-        tell_phase(of.json, meter, &change, if is_activated { "activated" } else { "refused or given up" });
+        let phase = if is_activated { "activated" } else { "refused or given up" };
+        tell_phase(of.json, meter, &change, phase, None);
         all &= is_activated;
     }
     all
 }
 
-fn tell_phase(json: bool, meter: SystemTitle, change: &ChangeStatus, phase: &str) {
+fn tell_phase(json: bool, meter: SystemTitle, change: &ChangeStatus, phase: &str, blocked: Option<Blocked>) {
     if json {
-        say(&json!({ "meter": meter.to_string(), "change": change.change.to_string(), "phase": phase })
+        let blocked = blocked.map(|blocked| blocked.to_string());
+        let change = change.change.to_string();
+        say(&json!({ "meter": meter.to_string(), "change": change, "phase": phase, "blocked": blocked })
             .to_string());
     } else {
-        say(&format!("{meter} change {}: {phase}", change.change));
+        let blocked = blocked.map(|blocked| format!("; {blocked}")).unwrap_or_default();
+        say(&format!("{meter} change {}: {phase}{blocked}", change.change));
     }
 }
 
-async fn give_up(client: &KeysClient, meter: SystemTitle) -> Result<ChangeReply, KeysCallError> {
-    let unresolved = client.status(meter).await?.change;
+async fn give_up(
+    client: &KeysClient,
+    unresolved: Option<&ChangeStatus>,
+) -> Result<ChangeReply, KeysCallError> {
     let none = gridseal_types::service::keys::Denial::UnknownChange;
     let change = unresolved.ok_or(KeysCallError::Denied(none))?.change;
     client.report_key_change(change, ChangeOutcome::Abandon).await
@@ -497,34 +653,27 @@ fn status_json(status: &DeviceKeyStatus) -> Value {
         "claim": status.claim.name(), "attested": status.attested,
         "attested_at": time(status.attested.then_some(status.attested_at)), "regressed": status.regressed,
         "versions": status.versions.iter().map(version).collect::<Vec<_>>(),
-        "change": status.change.as_ref().map(change_status_json),
+        "change": status.change.as_ref().map(|change| change_status_json(change, Blocked::of(status))),
     })
 }
 
-fn change_status_json(change: &ChangeStatus) -> Value {
+fn change_status_json(change: &ChangeStatus, blocked: Option<Blocked>) -> Value {
+    let blocked = blocked.filter(|_| !change.phase.is_resolved());
     json!({
+        "next": next_step(change, blocked), "blocked": blocked.map(|blocked| blocked.to_string()),
         "change": change.change.to_string(), "keys": kinds_name(&change.items), "phase": change.phase.name(),
         "attempts": change.attempts, "begun_at": change.begun_at.to_string(),
         "changed_at": change.changed_at.to_string(),
     })
 }
 
-fn change_json(meter: SystemTitle, reply: &ChangeReply) -> Value {
-    let mut object = change_status_json(&reply.status);
-    if let Some(fields) = object.as_object_mut() {
-        fields.insert("meter".into(), meter.to_string().into());
-        fields.insert("resolved".into(), reply.status.phase.is_resolved().into());
-        fields.insert("next".into(), next_step(&reply.status).into());
-    }
-    object
-}
-
 /// What has to happen, and by whom.
-const fn next_step(change: &ChangeStatus) -> &'static str {
-    match change.phase {
-        ChangePhase::Created | ChangePhase::Prepared => {
-            "the meter's head-end sends it over the meter's link, when the meter's state allows it"
-        }
+fn next_step(change: &ChangeStatus, blocked: Option<Blocked>) -> String {
+    if let Some(blocked) = blocked.filter(|_| !change.phase.is_resolved()) {
+        return blocked.to_string();
+    }
+    let next = match change.phase {
+        ChangePhase::Created | ChangePhase::Prepared => "the meter's head-end sends it over the meter's link",
         ChangePhase::Sent => {
             "the head-end delivers the transfer and reports the answer; an APDU under the new keys confirms"
         }
@@ -533,12 +682,8 @@ const fn next_step(change: &ChangeStatus) -> &'static str {
         ChangePhase::Confirmed | ChangePhase::Activated => "none: the new keys are in use",
         ChangePhase::Refused => "none: the meter has refused it, and the old keys are in use",
         _ => "none: given up; what was sent stays known",
-    }
-}
-
-fn change_lines(meter: SystemTitle, reply: &ChangeReply) -> Vec<String> {
-    let status = &reply.status;
-    vec![change_line(&format!("{meter} "), status), format!("  next: {}", next_step(status))]
+    };
+    next.to_owned()
 }
 
 fn change_line(prefix: &str, change: &ChangeStatus) -> String {
@@ -584,7 +729,10 @@ fn status_lines(status: &DeviceKeyStatus) -> Vec<String> {
         add(version.rotation_due.then(|| "ROTATION DUE".to_owned()));
         lines.push(line);
     }
-    lines.extend(status.change.as_ref().map(|change| change_line("  ", change)));
+    if let Some(change) = &status.change {
+        lines.push(change_line("  ", change));
+        lines.push(format!("    next: {}", next_step(change, Blocked::of(status))));
+    }
     if status.regressed {
         lines.push("  LAST HEARD UNDER FORMER KEYS".to_owned());
     }

@@ -79,6 +79,14 @@ fn design_2_each_process_listens_where_it_must_and_nowhere_else() {
     assert!(sockets(site.id("endpoint-manager")).internet > 0, "its outgoing links are seen");
     let meter = sockets(site.id(&format!("meter {serial}")));
     assert_eq!((meter.listening.len(), meter.internet > 0), (0, true));
+    // Whoever holds a key leaves no core file, and what it starts gets no more rights.
+    for name in SERVERS.iter().map(|name| (*name).to_owned()).chain([format!("meter {serial}")]) {
+        let read = |what: &str| std::fs::read_to_string(format!("/proc/{}/{what}", site.id(&name))).unwrap();
+        assert!(read("status").contains("NoNewPrivs:\t1"), "{name}");
+        let limits = read("limits");
+        let core_files = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert!(core_files.split_whitespace().skip(4).take(2).eq(["0", "0"]), "{name}: {core_files}");
+    }
     // The core speaks through its pipes: no network, no other socket, and nothing inherited.
     assert_eq!(sockets(site.core_id()), Sockets::default(), "keys-core");
     // It gave up what it does not need before its first key was opened: dumps, new privileges, most system calls.

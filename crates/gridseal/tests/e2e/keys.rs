@@ -12,7 +12,7 @@ use gridseal_api::{KeysCallError, KeysClient};
 use gridseal_crypto::Key;
 use gridseal_io::tls::{Alpn, mutual};
 use gridseal_types::{
-    Code,
+    Code, DeviceState, UtcTime,
     service::keys::{
         ChangeOutcome, ChangePhase, Denial, ExchangeReply, KeyReply, KeyRequest, OpenAssociation,
         OpenVerdict, Seal,
@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::{
     machine::{GRIDSEAL, Scratch, eventually, gridseal, gridseal_ok},
     peer::{certificates, stolen_identity, talk},
-    station::{Nonces, Station, audit, push, push_under, seal, title},
+    station::{Nonces, Station, audit, name, push, push_under, seal, title},
 };
 
 /// A whole key service with its core.
@@ -65,7 +65,10 @@ impl Service {
     pub(crate) fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.station.configure(&self.address.to_string(), "");
+        let config = std::fs::read_to_string(self.station.keys("config.toml")).unwrap();
+        let (_, kept) = config.split_once('\n').unwrap();
+        let config = format!("listen = \"{}\"\n{kept}", self.address);
+        std::fs::write(self.station.keys("config.toml"), config).unwrap();
         let station =
             Station { scratch: std::mem::replace(&mut self.station.scratch, Scratch::new("moved")) };
         // The core ends with its parent, and only then lets go of its records.
@@ -190,8 +193,14 @@ fn s3_a_key_change_begun_by_an_operator_is_delivered_by_a_head_end_and_proven_by
     let begun = service.key_json("rotate", &[&meter]);
     assert_eq!((&begun["phase"], &begun["keys"]), (&"prepared".into(), &"guek+gak".into()));
     assert!(begun["next"].as_str().unwrap().contains("head-end sends it"), "{begun}");
-    let again = service.key_json("rotate", &["--kind", "gak", &meter]);
-    assert_eq!(again, begun, "the same change, and nothing leaves by an operator's word");
+    let again = service.key_json("rotate", &[&meter]);
+    assert_eq!((&begun["existing"], &again["existing"]), (&false.into(), &true.into()));
+    assert_eq!((&again["change"], &again["phase"]), (&begun["change"], &begun["phase"]), "the same change");
+    let (code, said, _) = service.key("rotate", &["--kind", "gak", &meter]);
+    assert!(
+        code == 1 && said.contains("open before") && said.contains("wait until it is resolved"),
+        "{said}"
+    );
     let status = service.key_json("status", &[&meter]);
     assert_eq!(status["change"]["phase"], "prepared");
     let states = |status: &Value, kind: &str| -> Vec<String> {
@@ -264,6 +273,22 @@ fn s3_a_key_change_begun_by_an_operator_is_delivered_by_a_head_end_and_proven_by
     });
     let given_up = service.key_json("rotate", &["--abandon", &meter]);
     assert_eq!((&given_up["phase"], &given_up["resolved"]), (&"abandoned".into(), &true.into()));
+
+    // A meter that is held: the change is prepared, and it is told what blocks it.
+    let held = DeviceState::Suspended;
+    let held = KeyRequest::SetState { device: name(2), state: held, attested_at: UtcTime(0) };
+    talk(async { service.client("endpoint-manager").batch(vec![held]).await.unwrap() });
+    let meter = title(2).to_string();
+    let begun = service.key_json("rotate", &[&meter]);
+    let status = service.key_json("status", &[&meter]);
+    for change in [&begun, &status["change"]] {
+        for field in ["next", "blocked"] {
+            let told = change[field].as_str().unwrap();
+            assert!(told.contains("suspended") && told.contains("STATE_FORBIDS"), "{change}");
+        }
+    }
+    let (code, _, said) = service.key("rotate", &["--wait", "--timeout", "1", &meter]);
+    assert!(code == 1 && said.contains("STATE_FORBIDS"), "{said}");
 }
 
 #[test]
@@ -369,18 +394,176 @@ fn two_persons_sign_an_act_and_the_core_carries_it_out_once() {
     refused("CONSENT_USED");
     let status = service.key_json("status", &[&title(1).to_string()]);
     assert_eq!(status["versions"][0]["state"], "compromised", "{status}");
-    // A restore: a new epoch, so that every counter is a new one.
-    let before = service.key_json("site", &[]);
-    propose(&["restore", "--witness", "7", "--changed-since", &title(1).to_string()]);
-    approve("alice");
-    approve("bob");
-    let (status, said, _) = service.key("execute", &[act]);
-    assert!(status == 0 && said.contains("active, epoch 8"), "{said}, before {before}");
-    assert_eq!(service.key_json("site", &[])["epoch"], 8);
+    // A restore of a site that serves would take counters of every key for nothing.
+    let config = service.station.owner("operator/config.toml");
+    let config = config.to_str().unwrap().to_owned();
+    let restore = |service: &Service, witness: &str| {
+        let act = service.station.owner("restore.cbor");
+        let arguments = ["key", "propose", "restore", "--json", "--config", &config, "--witness", witness];
+        let more = ["--reason", "a drill", "--out", act.to_str().unwrap()];
+        let output = gridseal(&[&arguments[..], &more].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), act)
+    };
+    let (status, said, file) = restore(&service, "7");
+    assert!(
+        status == Some(1) && said.contains("\"error\":\"ILLEGAL_TRANSITION\"") && !file.exists(),
+        "{said}"
+    );
+    // Somebody puts an older state back: the marker is above it.
+    let mut service = service;
+    std::fs::write(service.station.keys("site-epoch"), "9").unwrap();
+    service.kill_and_restart();
+    let config = service.station.owner("operator/config.toml");
+    let config = config.to_str().unwrap().to_owned();
+    let site = service.key_json("site", &[]);
+    assert_eq!((&site["mode"], &site["epoch"], &site["highest"]), (&"outdated".into(), &1.into(), &9.into()));
+    let rotate = service.key("rotate", &["--wait", "--timeout", "1", &title(1).to_string()]);
+    assert!(rotate.0 == 1 && rotate.2.contains("FENCED"), "{rotate:?}");
+    let restore = |witness: &str| {
+        let act = service.station.owner("restore.cbor");
+        let act = act.to_str().unwrap();
+        let _ = std::fs::remove_file(act);
+        let arguments = ["key", "propose", "restore", "--json", "--config", &config, "--witness", witness];
+        let more = ["--changed-since", &title(1).to_string(), "--reason", "a drill", "--out", act];
+        let output = gridseal(&[&arguments[..], &more].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), act.to_owned())
+    };
+    let (status, said, _) = restore("300");
+    assert!(status == Some(1) && said.contains("COUNTER_EXHAUSTED"), "{said}");
+    let (status, said, act) = restore("11");
+    assert!(
+        status == Some(0) && said.contains("\"epoch\":1,") && said.contains("\"next_epoch\":12"),
+        "{said}"
+    );
+    for person in ["alice", "bob"] {
+        let dir = service.station.owner("approvers").join(person);
+        let said = gridseal_ok(&["key", "approve", "--yes", "--person", dir.to_str().unwrap(), &act]);
+        assert!(said.contains("from epoch 1 to epoch 12"), "{said}");
+    }
+    let (status, said, _) = service.key("execute", &[&act]);
+    assert!(status == 0 && said.contains("active, epoch 12"), "{said}");
+    assert_eq!(service.key_json("site", &[])["epoch"], 12);
     let told = audit(&service.station.keys(""));
     assert!(told.contains("act.consented") && told.contains("alice+bob"), "{told}");
-    let wrong = gridseal(&["key", "approve", "--person", "nowhere", owner]);
+    let owner = service.station.owner("");
+    let wrong = gridseal(&["key", "approve", "--person", "nowhere", owner.to_str().unwrap()]);
     assert_ne!(wrong.status.code(), Some(0));
-    std::fs::write(act, b"no act").unwrap();
-    assert_eq!(gridseal(&["key", "approve", "--person", "nowhere", act]).status.code(), Some(2));
+    std::fs::write(&act, b"no act").unwrap();
+    assert_eq!(gridseal(&["key", "approve", "--person", "nowhere", &act]).status.code(), Some(2));
+    let wrong = gridseal(&["key", "approve", "--json", "--person", "nowhere", &act]);
+    let said = String::from_utf8(wrong.stdout).unwrap();
+    assert!(wrong.status.code() == Some(2) && said.contains("\"error\":\"USAGE\""), "{said}");
+}
+
+#[test]
+fn acts_are_written_and_signed_by_the_bare_names_that_the_handbook_shows() {
+    let station = Station::empty("bare");
+    let owner = station.owner("");
+    for person in ["alice", "bob"] {
+        gridseal_ok(&["ceremony", "approver", "--out", owner.to_str().unwrap(), "--name", person]);
+    }
+    let there = |arguments: &[&str]| {
+        let mut command = Command::new(GRIDSEAL);
+        let output = command.current_dir(&owner).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let key = format!("{}/guek/1", title(1));
+    let propose = ["key", "propose", "compromise", &key, "--reason", "a drill", "--out", "act.cbor"];
+    assert_eq!(there(&propose), (Some(0), String::new()));
+    for person in ["approvers/alice", "approvers/bob"] {
+        let approve = ["key", "approve", "--person", person, "--yes", "act.cbor"];
+        assert_eq!(there(&approve), (Some(0), String::new()));
+    }
+    let (code, said) = there(&propose);
+    assert!(code == Some(2) && said.contains("is there already"), "{said}");
+}
+
+/// What is wrong with the directory of a key service is told in one line, with a code and the file; `keys` says nothing
+/// before, and nothing is written.
+#[test]
+fn a_start_that_is_refused_is_told_in_one_line_with_its_code_before_anybody_is_served() {
+    use std::os::unix::fs::PermissionsExt;
+    let station = Station::new("refused", 1);
+    let mut core = station.core();
+    core.answer(seal(1, 1));
+    let rewrapped = eventually(Duration::from_secs(20), || station.data_keys_in_use() == [1]);
+    assert!(rewrapped, "{:?}", station.data_keys_in_use());
+    core.ended();
+    let config = station.keys("config.toml");
+    let told = |code: &str, what: &str| {
+        let before = std::fs::read(station.keys("keys.db")).unwrap();
+        let output = gridseal(&["keys", "--config", config.to_str().unwrap()]);
+        let (out, said) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr).into_owned());
+        assert_eq!((output.status.code(), out.as_ref()), (Some(1), ""), "{code}: {said}");
+        assert!(said.contains(code) && said.contains(what) && said.lines().count() == 1, "{code}: {said}");
+        assert_eq!(std::fs::read(station.keys("keys.db")).unwrap(), before, "{code}");
+    };
+    let mode = |name: &str, mode: u32| {
+        std::fs::set_permissions(station.keys(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (name, loose, kept, code) in [
+        ("", 0o777, 0o700, "keys.exposed"),
+        ("data-keys.cbor", 0o666, 0o600, "keys.exposed"),
+        ("keys.marker", 0o666, 0o600, "keys.exposed"),
+        ("keys.db", 0o644, 0o600, "store.exposed"),
+        ("zone.kek", 0o644, 0o600, "zone.exposed"),
+    ] {
+        mode(name, loose);
+        told(code, &format!("{loose:o}"));
+        mode(name, kept);
+    }
+    let flipped = |name: &str, code: &str| {
+        let path = station.keys(name);
+        let whole = std::fs::read(&path).unwrap();
+        for at in [0, whole.len() / 2] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x20;
+            std::fs::write(&path, bytes).unwrap();
+            told(code, name);
+        }
+        std::fs::write(&path, b"").unwrap();
+        told(code, name);
+        std::fs::write(&path, whole).unwrap();
+    };
+    flipped("keystore.cbor", "keys.keystore");
+    flipped("data-keys.cbor", "keys.data_keys");
+    let epoch = std::fs::read(station.keys("site-epoch")).unwrap();
+    std::fs::write(station.keys("site-epoch"), "soon").unwrap();
+    told("keys.site_epoch", "site-epoch");
+    std::fs::write(station.keys("site-epoch"), epoch).unwrap();
+    std::fs::rename(station.keys("data-keys.cbor"), station.keys("elsewhere")).unwrap();
+    told("keys.data_keys_missing", "data-keys.cbor");
+    assert!(!station.keys("data-keys.cbor").exists(), "nothing is written");
+    std::fs::rename(station.keys("elsewhere"), station.keys("data-keys.cbor")).unwrap();
+    station.configure("127.0.0.1:0", "[approvers]\nalice = \"00\"");
+    told("keys.approver", "alice");
+    station.configure("127.0.0.1:0", "unknown = 1");
+    told("config.invalid", "config.toml is not as it must be: line ");
+    station.configure("127.0.0.1:0", "");
+    let other = station.keys("other.db");
+    foreign_database(&other);
+    let database = std::fs::read(station.keys("keys.db")).unwrap();
+    std::fs::write(station.keys("keys.db"), std::fs::read(&other).unwrap()).unwrap();
+    told("store.foreign", "keys.db");
+    std::fs::write(station.keys("keys.db"), &database[..database.len() / 2]).unwrap();
+    told("store.", "key store");
+    std::fs::write(station.keys("keys.db"), &database).unwrap();
+    std::fs::rename(station.keys("keys.marker"), station.keys("elsewhere")).unwrap();
+    told("store.marker_missing", "counts as 0");
+    std::fs::rename(station.keys("elsewhere"), station.keys("keys.marker")).unwrap();
+    assert_eq!(station.core().ended().split(':').next(), Some("exit status"), "in order again");
+    // The operator's commands: one shape for what fails here and what is denied there.
+    let nowhere = gridseal(&["key", "site", "--json", "--config", "nowhere.toml"]);
+    let said: Value = serde_json::from_slice(&nowhere.stdout).unwrap();
+    assert_eq!((nowhere.status.code(), &said["error"]), (Some(1), &"config.unreadable".into()), "{said}");
+    assert!(said["message"].as_str().unwrap().contains("nowhere.toml"), "{said}");
+}
+
+/// A database of the head-end: no key store.
+fn foreign_database(path: &std::path::Path) {
+    let key = Key::take(&mut [7; 32]);
+    drop(gridseal_store::SqliteReadings::open(path, key, gridseal_io::rng::OsRng).unwrap());
+    // Without its log: a plain file again.
+    let _ = std::fs::remove_file(path.with_extension("db-wal"));
 }

@@ -134,6 +134,8 @@ pub(crate) struct Site {
     running: BTreeMap<String, Running>,
     lines: Receiver<Told>,
     sender: Sender<Told>,
+    /// Whether the memory of its processes is to be searched.
+    searched: bool,
 }
 
 impl Site {
@@ -158,6 +160,7 @@ impl Site {
             running: BTreeMap::new(),
             lines,
             sender,
+            searched: plan.inventory,
         };
         site.set_up(plan);
         for name in ["init-server", "pki", "keys", "config-server", "headend"] {
@@ -270,6 +273,8 @@ impl Site {
             .arg("--with-parent")
             .env("GRIDSEAL_DANGER_CLOCK", self.clock_of(name))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            // A site with an inventory is one whose memory is searched, maybe by a user who is not root.
+            .args(self.searched.then_some("--danger-dumpable"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::options().create(true).append(true).open(errors).unwrap())

@@ -176,7 +176,10 @@ impl Station {
         let mut data_keys = DataKeysFile::new();
         let kek = self.zone_key().derive(&[b"gs-data-keys-v1"]);
         data_keys.renew(&kek, file.tenant, since, &mut OsRng).unwrap();
-        std::fs::write(self.keys("data-keys.cbor"), minicbor::to_vec(data_keys).unwrap()).unwrap();
+        let path = self.keys("data-keys.cbor");
+        std::fs::write(&path, minicbor::to_vec(data_keys).unwrap()).unwrap();
+        let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(path, owner_only).unwrap();
     }
 
     /// Numbers of the data keys that wrap meters' keys.

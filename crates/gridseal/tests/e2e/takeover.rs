@@ -268,6 +268,100 @@ fn s1_a_full_disk_at_any_write_is_named_and_nothing_half_done() {
     audit(&station.keys(""));
 }
 
+/// A small file system in the place of a directory, with what was in it; gone with the value.
+struct Small<'d>(&'d std::path::Path);
+
+impl<'d> Small<'d> {
+    /// `None` when this user may mount nothing.
+    fn mount(dir: &'d std::path::Path) -> Option<Self> {
+        let run = |program: &str, arguments: &[&str]| {
+            let status = std::process::Command::new(program).args(arguments).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let (at, aside) = (dir.to_str().unwrap(), dir.with_extension("aside"));
+        let aside = aside.to_str().unwrap();
+        assert!(run("cp", &["-a", at, aside]));
+        if !run("mount", &["-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", at]) {
+            return None;
+        }
+        let small = Self(dir);
+        assert!(run("cp", &["-a", &format!("{aside}/."), at]));
+        Some(small)
+    }
+
+    /// Leaves no room; gives it back with the file.
+    fn fill(&self) -> std::path::PathBuf {
+        let ballast = self.0.join("ballast");
+        let mut file = std::fs::File::create(&ballast).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 4_096]).is_ok() {}
+        ballast
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+//= S2: nothing that found no room is answered, and nothing rests on it
+#[test]
+fn a_full_store_refuses_what_it_cannot_record_goes_on_reading_and_recovers_by_itself() {
+    use std::time::Duration;
+    let station = Station::new("noroom", 2);
+    let dir = station.owner("keys");
+    let Some(small) = Small::mount(&dir) else {
+        println!("NOT PROVEN: this user mounts nothing, so no disk was full");
+        return;
+    };
+    let mut core = station.core();
+    let mut nonces = Nonces::default();
+    nonces.reply(title(1), &core.answer(seal(1, 1)));
+    let is_full =
+        |reply: &KeyReply| matches!(reply, KeyReply::Exchange(ExchangeReply::Denied(Denial::StoreFull)));
+    let (mut id, mut counter) = (1, 0);
+    for round in 0..3 {
+        let ballast = small.fill();
+        let mut refused = false;
+        for _ in 0..2_000 {
+            (id, counter) = (id + 1, counter + 1);
+            // Several at a time, so that what is decided while the commit fails is refused as well.
+            let frames = 4;
+            for frame in 0..frames {
+                let open = KeyRequest::OpenApdu { apdu: push(2, counter * frames + frame, b"reading") };
+                assert!(core.send(vec![seal(1, id * frames + frame), open]));
+            }
+            for _ in 0..frames {
+                let Some(replies) = core.receive() else { panic!("ended: {}", core.ended()) };
+                nonces.reply(title(1), &replies[0]);
+                assert_eq!(is_full(&replies[0]), is_full(&replies[1]), "done or refused as one");
+                refused |= is_full(&replies[0]);
+            }
+            if refused {
+                break;
+            }
+        }
+        assert!(refused, "round {round}: never full");
+        let again = seal(1, id * 4 + 3);
+        assert!(is_full(&core.answer(again.clone())), "as long as there is no room");
+        let status = core.answer(KeyRequest::KeyStatus { system_title: title(1) });
+        assert!(matches!(status, KeyReply::Exchange(ExchangeReply::Status(_))), "{status:?}");
+        std::fs::remove_file(ballast).unwrap();
+        let goes_on = crate::machine::eventually(Duration::from_secs(30), || {
+            let reply = core.answer(again.clone());
+            nonces.reply(title(1), &reply);
+            !is_full(&reply)
+        });
+        assert!(goes_on, "round {round}: it does not go on");
+        let apdu = push(2, counter * 4 + 3, b"reading");
+        let verdict = verdict(core.answer(KeyRequest::OpenApdu { apdu }));
+        assert!(matches!(verdict, OpenVerdict::Fresh { .. } | OpenVerdict::Duplicate { .. }), "{verdict:?}");
+    }
+    assert_eq!(core.ended().split(':').next(), Some("exit status"));
+    let told = audit(&station.keys(""));
+    assert!(told.matches("store.has-room").count() >= 3, "{told}");
+}
+
 #[test]
 fn a_data_key_that_is_due_is_replaced_and_everything_is_wrapped_anew() {
     let station = Station::new("datakey", METERS);
@@ -293,7 +387,7 @@ fn a_data_key_that_is_due_is_replaced_and_everything_is_wrapped_anew() {
     // Without its data keys the service opens nothing, and says so.
     std::fs::rename(station.keys("data-keys.cbor"), station.keys("elsewhere")).unwrap();
     let said = station.core().ended();
-    assert!(said.contains("does not open"), "{said}");
+    assert!(said.contains("keys.data_keys_missing"), "{said}");
 }
 
 #[test]

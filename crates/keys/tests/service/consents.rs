@@ -29,8 +29,13 @@ fn compromise() -> KeyRequest {
 }
 
 fn act(id: u8, not_after: UtcTime, request: &KeyRequest) -> Vec<u8> {
+    act_between(id, not_after, request, None)
+}
+
+fn act_between(id: u8, not_after: UtcTime, request: &KeyRequest, epochs: Option<(u32, u32)>) -> Vec<u8> {
     let request = Bytes(minicbor::to_vec(request).unwrap());
-    minicbor::to_vec(ProposedAct { id: N16([id; 16]), not_after, reason: "why".into(), request }).unwrap()
+    let act = ProposedAct { id: N16([id; 16]), not_after, reason: "why".into(), request, epochs };
+    minicbor::to_vec(act).unwrap()
 }
 
 fn signed(act: &[u8], by: &[(&str, u8)]) -> KeyRequest {
@@ -130,4 +135,60 @@ fn an_act_is_carried_out_once_in_its_time_and_only_when_it_is_one_for_two_person
     assert_eq!(denied(&mut keys, signed(&act(9, at(1), &KeyRequest::Site(promote)), &TWO)), None);
     assert_eq!(keys.service.mode(), SiteMode::Active);
     assert!(keys.service.epoch() > 40);
+}
+
+#[test]
+fn an_act_that_gives_another_epoch_is_carried_out_between_the_two_that_were_signed_or_not_at_all() {
+    let mut keys = service();
+    let end = UtcTime(START.0 + 3_600);
+    keys.site.marker = Some(8);
+    keys.restart();
+    let before = keys.service.epoch();
+    let restore = SiteRequest::Restore { witness: Some(9), changed_since: vec![], approvals: vec![] };
+    let restore = KeyRequest::Site(restore);
+    for (id, epochs) in [(1, (before, 11)), (2, (before + 1, 10)), (3, (before, 9))] {
+        let act = act_between(id, end, &restore, Some(epochs));
+        assert_eq!(denied(&mut keys, signed(&act, &TWO)), Some(Denial::ConsentUsed), "{epochs:?}");
+    }
+    assert_eq!((keys.service.mode(), keys.service.epoch()), (SiteMode::Outdated, before));
+    let act = act_between(4, end, &restore, Some((before, 10)));
+    assert_eq!(denied(&mut keys, signed(&act, &TWO)), None);
+    assert_eq!((keys.service.mode(), keys.service.epoch()), (SiteMode::Active, 10));
+}
+
+//= S5: no epoch is taken that leaves a key in use without counters
+#[test]
+fn an_epoch_that_a_slip_of_the_pen_names_uses_up_no_keys_counters() {
+    let mut keys = Driver::new();
+    let exhausted = ExchangeReply::Denied(Denial::CounterExhausted);
+    let restore = |witness| SiteRequest::Restore { witness, changed_since: vec![], approvals: approvals() };
+    let illegal = ExchangeReply::Denied(Denial::IllegalTransition);
+    assert_eq!(keys.site_act(restore(Some(3))), illegal, "it serves");
+    let fence = SiteRequest::Fence { epoch: 3_000 };
+    assert_eq!(keys.site_act(fence), exhausted);
+    keys.site.marker = Some(8);
+    keys.restart();
+    for far in [300, 209, u32::MAX] {
+        assert_eq!(keys.site_act(restore(Some(far))), exhausted, "{far}");
+    }
+    assert_eq!(keys.service.mode(), SiteMode::Outdated);
+    // What the site knows by itself it has to believe.
+    let ExchangeReply::Site(status) = keys.site_act(SiteRequest::Status) else { panic!("status") };
+    assert_eq!((status.epoch, status.highest), (1, 8), "the marker is told");
+    keys.site_act(restore(Some(208)));
+    assert_eq!(keys.service.epoch(), 209);
+    let used = keys.sealed(1).counter;
+    // Within the bound, and yet above the last epoch of a key that is made in epoch 1.
+    let promote = SiteRequest::Promote { above: 300, approvals: approvals() };
+    assert_eq!(keys.site_act(promote), exhausted);
+    let promote = SiteRequest::Promote { above: 250, approvals: approvals() };
+    assert!(matches!(keys.site_act(promote), ExchangeReply::Site(_)));
+    assert!(keys.sealed(2).counter > used);
+    keys.site.marker = Some(400);
+    keys.restart();
+    assert!(matches!(keys.site_act(restore(None)), ExchangeReply::Site(_)));
+    assert_eq!(keys.get(3), exhausted);
+    let versions = keys.status().versions;
+    let guek = versions.iter().find(|version| version.kind == KeyKind::Guek).unwrap();
+    assert_eq!(guek.next_counter, None, "an operator sees it");
 }

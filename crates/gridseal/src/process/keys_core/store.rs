@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use gridseal_io::clock::utc_now;
 use gridseal_store::{
     Claim, ClaimError, PostgresRecords, PostgresSettings, SoleWriter, SqliteRecords, record_tag_key,
@@ -10,11 +10,16 @@ use gridseal_store::{
 use gridseal_trust::audit::{self, Act};
 use gridseal_types::records::{Overlay, RecordsError};
 
-use crate::{config, files::Zone};
+use crate::{config, fault::Coded, files::Zone};
 
 /// Records in `keys.db`, authenticated.
 pub fn sqlite(dir: &Path) -> Result<SqliteRecords> {
-    let records = SqliteRecords::open(dir.join("keys.db")).context("cannot open the key store")?;
+    let path = dir.join("keys.db");
+    let records = SqliteRecords::open(&path).map_err(|error| {
+        let code = error.code();
+        let message = format!("cannot open the key store {}", path.display());
+        anyhow::Error::new(error).context(Coded { code, message })
+    })?;
     Ok(records.authenticated_by(record_tag_key(Zone::open(dir)?.dek())))
 }
 
@@ -22,7 +27,10 @@ pub fn sqlite(dir: &Path) -> Result<SqliteRecords> {
 /// the server's disk, not for a standby's.
 pub fn postgres(postgres: &config::Postgres, dir: &Path) -> Result<PostgresRecords> {
     let settings = PostgresSettings::new(&postgres.connection, &postgres.schema);
-    let records = PostgresRecords::connect(settings).context("cannot connect to the key store")?;
+    let records = PostgresRecords::connect(settings).map_err(|error| {
+        let code = error.code();
+        anyhow::Error::new(error).context(Coded { code, message: "cannot connect to the key store".into() })
+    })?;
     Ok(records.standing_alone().authenticated_by(record_tag_key(Zone::open(dir)?.dek())))
 }
 
@@ -43,7 +51,7 @@ pub fn claim(records: &mut impl SoleWriter, config: &config::Keys, dir: &Path) -
     };
     let told = claimed.map_err(|error| {
         let code = error.code();
-        anyhow::Error::new(error).context(format!("cannot claim the key store ({code})"))
+        anyhow::Error::new(error).context(Coded { code, message: "cannot claim the key store".into() })
     })?;
     if let Some(act) = told {
         records.transact(|view| {

@@ -29,6 +29,10 @@ pub struct ProposedAct {
     /// The encoded [`super::KeyRequest`], without consents in it.
     #[n(3)]
     pub request: Bytes,
+    /// Of an act that gives the site another epoch: the one in which it was proposed, and the one it leads to. Carried out
+    /// only if both are so.
+    #[cbor(n(4), default)]
+    pub epochs: Option<(u32, u32)>,
 }
 
 impl ProposedAct {

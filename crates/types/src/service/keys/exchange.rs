@@ -133,7 +133,7 @@ pub enum SiteRequest {
         #[n(0)]
         epoch: u32,
     },
-    /// Serves again after this database was put back from a backup. Two consents.
+    /// Serves again after this database was put back from a backup; of an outdated site only. Two consents.
     #[n(3)]
     Restore {
         /// Epoch that a witness has seen last; without it the marker outside the database has to be there.
@@ -245,7 +245,7 @@ pub struct SiteStatus {
     /// Epoch.
     #[n(2)]
     pub epoch: u32,
-    /// Highest epoch it has seen.
+    /// Highest epoch that it knows of: its own, one in which it was fenced, that of the marker outside the database.
     #[n(3)]
     pub highest: u32,
     /// State.
@@ -338,9 +338,12 @@ pub enum Denial {
     /// What was given belongs to another tenant, device or site, or does not open.
     #[n(21)]
     ForeignRow,
-    /// The consents are too old, reach too far ahead, or were used before.
+    /// The consents are too old, reach too far ahead, were used before, or are for another epoch of the site.
     #[n(30)]
     ConsentUsed,
+    /// The key service has no room to put it on record; what only reads is answered.
+    #[n(50)]
+    StoreFull,
 }
 
 impl Denial {
@@ -371,13 +374,17 @@ impl Denial {
             Self::NoWitness => "NO_WITNESS",
             Self::ForeignRow => "FOREIGN_ROW",
             Self::ConsentUsed => "CONSENT_USED",
+            Self::StoreFull => "STORE_FULL",
         }
     }
 
     /// Whether the same request may succeed later without anybody's act.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::AttestationStale | Self::NoStandby | Self::RetryLater { .. } | Self::Busy)
+        matches!(
+            self,
+            Self::AttestationStale | Self::NoStandby | Self::RetryLater { .. } | Self::Busy | Self::StoreFull
+        )
     }
 }
 
