@@ -16,10 +16,14 @@ use gridseal_api::{
     router::{Access, Router},
     server::Limits,
 };
-use gridseal_io::tls::{Alpn, server_for_clients};
+use gridseal_io::{
+    clock::tick_now,
+    tls::{Alpn, server_for_clients},
+};
 use gridseal_keys::front;
 use gridseal_types::{
     Code,
+    records::RecordsError,
     service::{
         BATCH_MAX, BODY_SIZE_MAX,
         keys::{KeyReply, KeyRequest},
@@ -32,7 +36,7 @@ use crate::{
     fault::{Coded, Told, coded},
     files::Zone,
     observe::Observer,
-    process::{bind, inner_roots, serve, service_identity},
+    process::{bind, inner_roots, keys_core::store_full, serve, service_identity},
 };
 
 /// Path of the service.
@@ -47,6 +51,9 @@ const REQUESTS_SIZE_MAX: usize = BODY_SIZE_MAX;
 pub const REQUEST_FRAME_SIZE_MAX: usize = REQUESTS_SIZE_MAX + 9;
 /// Largest frame of replies: as many whole histories as a batch may ask for.
 const REPLY_FRAME_SIZE_MAX: usize = 512 * 1024 * 1024;
+
+/// Time between two events that tell of a full disk.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
 
 /// Requests as they are encoded, one after the other, and who waits for as many replies.
 struct Job {
@@ -65,7 +72,7 @@ pub async fn run(path: &Path) -> Result<()> {
     let (queue, jobs) = mpsc::sync_channel::<Job>(QUEUE);
     let (ready, is_ready) = oneshot::channel();
     let (gone, core_gone) = oneshot::channel();
-    start_core(path, jobs, ready, gone)?;
+    start_core(path, jobs, &observer, ready, gone)?;
     // However it ends, whoever watches over this process shall start it again.
     let mut core_gone = pin!(async {
         let gone = core_gone.await;
@@ -140,6 +147,7 @@ type Waiting = Vec<(usize, oneshot::Sender<Vec<u8>>)>;
 fn start_core(
     config: &Path,
     jobs: mpsc::Receiver<Job>,
+    observer: &Observer,
     ready: oneshot::Sender<()>,
     gone: oneshot::Sender<anyhow::Error>,
 ) -> Result<()> {
@@ -154,6 +162,7 @@ fn start_core(
         .context("cannot start keys-core")?;
     let to_core = BufWriter::new(child.stdin.take().context("keys-core has no input")?);
     let from_core = BufReader::new(child.stdout.take().context("keys-core has no output")?);
+    let observer = observer.clone();
     // What is in here is at the core; its bound is what blocks, while jobs collect.
     let (sent, waiting) = mpsc::sync_channel::<Waiting>(FRAMES_IN_FLIGHT);
     std::thread::spawn(move || {
@@ -161,7 +170,7 @@ fn start_core(
         let _ = give_frames(to_core, &jobs, &sent);
     });
     std::thread::spawn(move || {
-        let passed = pass_answers(from_core, &waiting, ready);
+        let passed = pass_answers(from_core, &waiting, &observer, ready);
         let _ = gone.send(why_gone(child, passed));
     });
     Ok(())
@@ -215,15 +224,23 @@ fn give_frames(
 fn pass_answers(
     mut from_core: impl Read,
     waiting: &mpsc::Receiver<Waiting>,
+    observer: &Observer,
     ready: oneshot::Sender<()>,
 ) -> Result<()> {
+    let no_room = minicbor::to_vec(store_full())?;
+    let mut told = None;
     if read_frame(&mut from_core, REPLY_FRAME_SIZE_MAX)?.is_none() {
         return Ok(());
     }
     let _ = ready.send(());
     while let Some(frame) = read_frame(&mut from_core, REPLY_FRAME_SIZE_MAX)? {
-        let mut replies =
-            batch::split(&frame).context("the core's frame is no batch of replies")?.into_iter();
+        let replies = batch::split(&frame).context("the core's frame is no batch of replies")?;
+        let is_due = told.is_none_or(|told| tick_now().since(told) >= NO_ROOM_PAUSE);
+        if is_due && replies.contains(&no_room.as_slice()) {
+            observer.event("store-failed", &[("code", &RecordsError::Full.code())]);
+            told = Some(tick_now());
+        }
+        let mut replies = replies.into_iter();
         for (count, answer) in waiting.try_recv().context("the core answers what nobody has asked")? {
             // Who left wants no answer.
             let _ = answer.send(replies.by_ref().take(count).collect::<Vec<_>>().concat());

@@ -187,7 +187,8 @@ fn answer_all(outgoing: &Receiver<(Receipt, Vec<u8>, usize)>) -> Result<()> {
     Ok(())
 }
 
-fn store_full() -> KeyReply {
+/// Answer to what has no room.
+pub fn store_full() -> KeyReply {
     KeyReply::Exchange(ExchangeReply::Denied(Denial::StoreFull))
 }
 
