@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::machine::{
     GRIDSEAL, Scratch, eventually, gridseal, gridseal_ok, has_tpm_emulator, names_in, processes_of, signal,
 };
+use crate::tools::python_with_cryptography;
 
 /// How long a stop, asked for or not, may take to reach every process.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
@@ -110,6 +111,22 @@ fn issue_2_demo_json_exits_0_with_anchor_tpm_and_whole_evidence() {
     assert_eq!(names_in(&scratch.path().join("tmp")), BTreeSet::new());
     assert_eq!(names_in(&scratch.path().join("home")), BTreeSet::new());
     evidence_is_whole(&evidence, &object, anchor == "tpm");
+    a_decoder_of_its_own_agrees(&evidence, anchor == "tpm");
+}
+
+/// The script that shares no code with Gridseal reads the run, and finds what is changed in it.
+fn a_decoder_of_its_own_agrees(evidence: &Path, has_tpm: bool) {
+    let (Some(python), true) = (python_with_cryptography(), has_tpm) else {
+        eprintln!("skipped: no TPM emulator, or no Python with the package cryptography");
+        return;
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/interop/gso_decode.py");
+    let mut command = Command::new(python);
+    command.args(["-B", script, "--no-venv", "--self-test", "--every", "101"]).arg(evidence);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("checks hold") && said.ends_with("changes, all found\n"), "{said}");
 }
 
 fn evidence_is_whole(evidence: &Path, object: &Value, has_tpm: bool) {

@@ -234,7 +234,7 @@ fn a_simulation_whose_report_cannot_be_written_fails_and_says_so() {
 
 /// A Python that has the packages which the reference of the onboarding protocol needs; `scripts/packages.sh test`
 /// sees to it that there is one.
-fn python_with_cryptography() -> Option<&'static str> {
+pub(crate) fn python_with_cryptography() -> Option<&'static str> {
     ["python3", "/usr/bin/python3"].into_iter().find(|python| {
         let mut command = std::process::Command::new(python);
         let output = command.args(["-c", "import cryptography"]).output();
