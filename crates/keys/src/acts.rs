@@ -19,6 +19,7 @@ use crate::{
     device::Device,
     phase::claim_after,
     record::{DeviceEntry, HISTORY, history_key},
+    site::Standby,
     version::{self, Standing, VersionEvent},
 };
 
@@ -221,6 +222,10 @@ impl<R: Records> Work<'_, R> {
         };
         if !version::may_destroy(standing) {
             return Err(Denial::DestroyGuard.into());
+        }
+        if standing.sent && !is_final && self.site.site.standby == Standby::Lost {
+            // What the other site has sent again since it was heard last is not known here.
+            return Err(Denial::NoStandby.into());
         }
         let entry = device.version_mut(key.kind, key.version).ok_or(Denial::UnknownKey)?;
         entry.state = state;

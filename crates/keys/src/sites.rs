@@ -407,8 +407,15 @@ impl<R: Records> Work<'_, R> {
             return Ok(false);
         }
         let number = number_here(numbers, theirs.version);
-        if let Some(ours) = device.version_mut(theirs.kind, number).filter(|ours| ours.sent) {
-            ours.sent_by |= theirs.sent_by;
+        if let Some(ours) = device.version(theirs.kind, number).filter(|ours| ours.sent) {
+            // Sent there again, and not heard of here: no challenge that was answered so far came after it.
+            let (known, is_news) = (ours.sent_order, theirs.sent_order > ours.sent_order);
+            device.entry.acts = device.entry.acts.max(theirs.sent_order);
+            let order = if is_news { device.next_act() } else { known };
+            if let Some(ours) = device.version_mut(theirs.kind, number) {
+                ours.sent_by |= theirs.sent_by;
+                ours.sent_order = order;
+            }
             return Ok(false);
         }
         if theirs.first_epoch > self.site.row.epoch {

@@ -158,3 +158,37 @@ fn keys_that_another_site_has_sent_are_destroyed_only_when_later_ones_are_proven
     let done = act(&mut second, KeyKind::Guek, version, KeyAct::Destroy);
     assert!(matches!(done, ExchangeReply::Status(_)), "{done:?}");
 }
+
+//= S3: what the other site sends again while it is not heard is not known here
+#[test]
+fn a_key_that_was_sent_is_destroyed_only_with_the_other_site_and_counts_what_that_has_sent() {
+    let mut first = Driver::of_two(MemoryRecords::default(), 0, None);
+    first.import();
+    let mut meter = Meter::new();
+    let begun = first.begin(&BOTH);
+    let version = first.status().versions.last().unwrap().version;
+    first.report(begun.status.change, ChangeOutcome::NoReply);
+    assert_eq!(authenticate(&mut first, &mut meter), ExchangeReply::HlsVerified);
+    let mut second = Driver::of_two(first.records.clone(), 1, None);
+    // The link is broken. The meter has not taken the keys, so they are sent again.
+    let again = first.begin(&BOTH);
+    assert_eq!(again.status.change, begun.status.change);
+    let late = again.transfer.expect("sent again");
+
+    second.site_act(SiteRequest::Promote { above: first.service.epoch(), approvals: approvals() });
+    second.report(begun.status.change, ChangeOutcome::Abandon);
+    second.service.set_standby(Standby::Lost);
+    let refused = act(&mut second, KeyKind::Guek, version, KeyAct::Destroy);
+    assert_eq!(refused, ExchangeReply::Denied(Denial::NoStandby));
+    // The link is there again.
+    second.service.set_standby(Standby::Reachable);
+    first.site_act(SiteRequest::Fence { epoch: second.service.epoch() });
+    let ExchangeReply::Rows(rows) = first.site_act(SiteRequest::Export { after: None }) else {
+        panic!("rows")
+    };
+    second.site_act(SiteRequest::Reconcile { rows });
+    let refused = act(&mut second, KeyKind::Guek, version, KeyAct::Destroy);
+    assert_eq!(refused, ExchangeReply::Denied(Denial::DestroyGuard));
+    meter.take(&late).expect("it was on its way");
+    assert!(second.is_fresh(meter.push()), "the meter is reached");
+}
