@@ -9,7 +9,7 @@ use hyper::{
     header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
 
-/// The only content type on our wires.
+/// The content type of our own services.
 pub const MEDIA_TYPE: &str = "application/cbor";
 
 /// What a handler answers.
@@ -35,7 +35,7 @@ pub enum Refusal {
     Forbidden,
     /// 404: no such path.
     Path,
-    /// 405: not a POST.
+    /// 405: another method than the route's, mostly POST.
     Method,
     /// 408: the message did not arrive in time.
     Slow,
@@ -43,7 +43,7 @@ pub enum Refusal {
     Length,
     /// 413: the message is larger than the route takes.
     TooLarge,
-    /// 415: not `application/cbor`.
+    /// 415: not `application/cbor`, or whatever a standard demands there.
     ContentType,
     /// 429: too many requests of this peer; back off.
     TooMany(Duration),
@@ -72,7 +72,7 @@ impl Refusal {
 }
 
 impl Reply {
-    pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
+    pub(crate) fn into_response(self, media_type: &'static str) -> Response<Full<Bytes>> {
         let (status, retry_after, body) = match self {
             Self::Body(body) => (StatusCode::OK, None, Some(body)),
             Self::Later(delay) => (StatusCode::ACCEPTED, Some(delay), None),
@@ -87,7 +87,7 @@ impl Reply {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         if has_body {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(crate::MEDIA_TYPE));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         }
         if let Some(delay) = retry_after {
             // Rounded up: "0" would ask for a tight loop.

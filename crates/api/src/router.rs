@@ -7,7 +7,7 @@ use gridseal_types::service::{BATCH_MAX, BODY_SIZE_MAX, Batch};
 use hyper::body::Bytes;
 use minicbor::{Decode, Encode};
 
-use crate::{Refusal, Reply, batch};
+use crate::{MEDIA_TYPE, Refusal, Reply, batch};
 
 /// Who sent a request.
 #[derive(Debug, Clone)]
@@ -46,14 +46,29 @@ impl Access {
 
 type BoxedHandler = Arc<dyn Fn(Peer, Bytes) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
 
+/// What a route is asked with, and what it answers in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Media {
+    /// Content type of a POST; `None`: a GET.
+    pub asks: Option<&'static str>,
+    /// Content type of the answer.
+    pub answers: &'static str,
+}
+
+impl Media {
+    /// What our own services speak.
+    pub const OURS: Self = Self { asks: Some(MEDIA_TYPE), answers: MEDIA_TYPE };
+}
+
 #[derive(Clone)]
 pub(crate) struct Route {
     access: Access,
+    pub(crate) media: Media,
     pub(crate) body_size_max: usize,
     pub(crate) handler: BoxedHandler,
 }
 
-/// The routes of a server; all of them are POST.
+/// The routes of a server.
 #[derive(Clone, Default)]
 pub struct Router {
     routes: BTreeMap<&'static str, Route>,
@@ -70,13 +85,29 @@ impl Router {
     ///
     /// The handler runs to its end even when the peer leaves, so that what it began is not cut off half done.
     #[must_use]
-    pub fn route<H, F>(mut self, path: &'static str, access: Access, body_size_max: usize, handler: H) -> Self
+    pub fn route<H, F>(self, path: &'static str, access: Access, body_size_max: usize, handler: H) -> Self
+    where
+        H: Fn(Peer, Bytes) -> F + Send + Sync + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        self.route_as(path, access, (Media::OURS, body_size_max), handler)
+    }
+
+    /// As [`Router::route`], with method and media types that a standard demands.
+    #[must_use]
+    pub fn route_as<H, F>(
+        mut self,
+        path: &'static str,
+        access: Access,
+        (media, body_size_max): (Media, usize),
+        handler: H,
+    ) -> Self
     where
         H: Fn(Peer, Bytes) -> F + Send + Sync + 'static,
         F: Future<Output = Reply> + Send + 'static,
     {
         let handler: BoxedHandler = Arc::new(move |peer, body| Box::pin(handler(peer, body)));
-        self.routes.insert(path, Route { access, body_size_max, handler });
+        self.routes.insert(path, Route { access, media, body_size_max, handler });
         self
     }
 

@@ -120,6 +120,12 @@ impl<S: Signer> Authority<S> {
         }
     }
 
+    /// Certificates of the issuing authority and of its root, DER.
+    #[must_use]
+    pub fn chain(&self) -> [&[u8]; 2] {
+        [self.issuer.certificate().der(), self.root.der()]
+    }
+
     /// Decides on one request.
     ///
     /// The record, if there is one, must be durable, and visible through `records`, before the reply leaves and before the

@@ -1,8 +1,10 @@
 //! Requests: parsed once, at the edge.
 
+use der::{Decode, Encode};
 use gridseal_crypto::{PublicKey, sha256};
 use gridseal_trust::csr::{parse_csr, subject_public_key_info};
 use gridseal_types::{Code, Digest};
+use x509_cert::request::CertReq;
 
 /// A certificate request as it arrived.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +26,14 @@ impl Csr<'_> {
     pub fn parse(self) -> Result<LintedCsr, Code> {
         Ok(LintedCsr { key: parse_csr(self.0)? })
     }
+}
+
+/// Whether a request asks for this common name and nothing else in its subject, as the renewal of such a certificate must.
+#[must_use]
+pub fn is_for_common_name(csr: &[u8], name: &str) -> bool {
+    let Ok(request) = CertReq::from_der(csr) else { return false };
+    let wanted = crate::profile::common_name(name).and_then(|name| Ok(name.to_der()?));
+    matches!((request.info.subject.to_der(), wanted), (Ok(asked), Ok(wanted)) if asked == wanted)
 }
 
 impl LintedCsr {

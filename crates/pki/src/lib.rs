@@ -6,7 +6,7 @@
 //! the answer leaves. Nothing here opens a socket, reads a clock or touches a disk.
 //!
 //! # Source
-//! RFC 5280 (profile), RFC 2986 (requests), IEEE 802.1AR (LDevID).
+//! RFC 5280 (profile), RFC 2986 (requests), IEEE 802.1AR (LDevID), RFC 7030 (EST).
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -14,6 +14,7 @@
 mod authority;
 mod certificate;
 mod csr;
+pub mod est;
 mod issuer;
 mod lint;
 pub mod profile;
@@ -22,7 +23,7 @@ pub use authority::{
     Authority, Call, CertificateRecord, CertificateRecords, ENDPOINT_MANAGER, Holder, RecordsError, Settings,
 };
 pub use certificate::Certificate;
-pub use csr::{Csr, LintedCsr};
+pub use csr::{Csr, LintedCsr, is_for_common_name};
 pub use issuer::{IssueError, Issuer, self_signed};
 pub use lint::LintError;
 pub use profile::{Draft, DraftError, SubjectName, Validity};

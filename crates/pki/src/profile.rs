@@ -188,7 +188,7 @@ fn subject(attributes: &[(ObjectIdentifier, Any)]) -> Result<Name, DraftError> {
     Ok(Name::from_der(&sequence.to_der()?)?)
 }
 
-fn common_name(text: &str) -> Result<Name, DraftError> {
+pub(crate) fn common_name(text: &str) -> Result<Name, DraftError> {
     subject(&[(COMMON_NAME, utf8(text)?)])
 }
 

@@ -40,6 +40,7 @@ const TARGETS: &[Target] = &[
     ("enrol_relay", enrol::relay_message),
     ("enrol_shipment", enrol::shipment),
     ("enrol_voucher", enrol::voucher),
+    ("est_body", gridseal_pki::est::fuzz_entry),
     ("event_log", measured::event_log),
     ("firmware_image", gridseal_trust::firmware::fuzz_entry),
     ("group_fragment", group::group_fragment),

@@ -26,18 +26,26 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let address = peer.address;
-    let reply = match handle(&shared, peer, request).await {
-        Ok(reply) => reply,
+    let mut answers = crate::MEDIA_TYPE;
+    let found = shared.router.find(request.uri().path(), &peer).cloned();
+    let reply = match found {
+        Ok(route) => {
+            answers = route.media.answers;
+            handle(&shared, route, (peer, request)).await.unwrap_or_else(Reply::Refused)
+        }
         Err(refusal) => Reply::Refused(refusal),
     };
     if let Reply::Refused(refusal) = reply {
         (shared.events)(ServerEvent::Refused { address, refusal });
     }
-    Ok(reply.into_response())
+    Ok(reply.into_response(answers))
 }
 
-async fn handle(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Result<Reply, Refusal> {
-    let route = shared.router.find(request.uri().path(), &peer)?.clone();
+async fn handle(
+    shared: &Shared,
+    route: Route,
+    (peer, request): (Peer, Request<Incoming>),
+) -> Result<Reply, Refusal> {
     let length = body_length(&route, &request)?;
     let room = room(shared, length)?;
     let body = Limited::new(request.into_body(), length).collect();
@@ -61,11 +69,14 @@ async fn handle(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resu
 
 /// The announced length, if the head is as it must be.
 fn body_length(route: &Route, request: &Request<Incoming>) -> Result<usize, Refusal> {
+    let Some(asks) = route.media.asks else {
+        return if request.method() == Method::GET { Ok(0) } else { Err(Refusal::Method) };
+    };
     if request.method() != Method::POST {
         return Err(Refusal::Method);
     }
     let headers = request.headers();
-    if headers.get(CONTENT_TYPE).is_none_or(|value| value != crate::MEDIA_TYPE) {
+    if headers.get(CONTENT_TYPE).is_none_or(|value| value != asks) {
         return Err(Refusal::ContentType);
     }
     let length = headers.get(CONTENT_LENGTH).ok_or(Refusal::Length)?;
