@@ -9,6 +9,8 @@
     reason = "test code"
 )]
 
+#[path = "root/changes.rs"]
+mod changes;
 #[path = "../../trust/tests/root/contract.rs"]
 mod contract;
 #[path = "root/strangers.rs"]

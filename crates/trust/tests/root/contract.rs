@@ -256,7 +256,7 @@ fn deliver(bench: &mut dyn Bench, owner: &mut Owner<'_>, keys: &OwnerKeys) -> [K
     blobs
 }
 
-fn unseal<R: gridseal_crypto::role::Role>(
+pub(crate) fn unseal<R: gridseal_crypto::role::Role>(
     bench: &mut dyn Bench,
     keys: &OwnerKeys,
     blob: &KeyBlob,
@@ -265,7 +265,7 @@ fn unseal<R: gridseal_crypto::role::Role>(
     reply!(bench, request, RootReply::Unsealed(secret) => secret).into_key().unwrap()
 }
 
-fn sign(bench: &mut dyn Bench, keys: &OwnerKeys) {
+pub(crate) fn sign(bench: &mut dyn Bench, keys: &OwnerKeys) {
     let key: PublicKey = tpm::tls_key(&keys.tls.public).unwrap();
     let request = || RootRequest::Sign { tls: keys.tls.clone(), message: b"certificate verify".to_vec() };
     let signature = reply!(bench, request(), RootReply::Signature(signature) => signature);
