@@ -146,6 +146,20 @@ enum Ceremony {
     #[command(after_help = "Example:\n  gridseal ceremony transfer --out owner --papers papers.cbor \
         --buyer buyer.toml --to transfer.cbor")]
     Transfer(tools::ceremony::TransferArguments),
+    /// Replace the owner key: sign entries for devices with the one in use that name the next one; with `--finish`, once every
+    /// device knows the next key, put it in the place of the other.
+    #[command(
+        after_help = "Example:\n  gridseal ceremony rekey --out owner --papers papers.cbor --to rekey.cbor\n  \
+        gridseal device rekey --config endpoint-manager/config.toml 4C1F2A000001 --transfer rekey.cbor --reason yearly\n  \
+        gridseal ceremony rekey --out owner --finish"
+    )]
+    Rekey(tools::ceremony::RekeyArguments),
+    /// Certify the key of a server of the inner network that is none of our services: it may enrol by EST then.
+    #[command(
+        after_help = "Example:\n  gridseal ceremony identity --out owner --name proxy --csr proxy.csr \
+        --to proxy.pem"
+    )]
+    Identity(tools::ceremony::IdentityArguments),
     /// Make the key by which a person consents to acts of the key service that need two.
     #[command(after_help = "Example:\n  gridseal ceremony approver --out owner --name alice")]
     Approver(tools::ceremony::Approver),
@@ -248,6 +262,13 @@ enum Device {
         --reason 'found'"
     )]
     Resume(tools::order::Devices),
+    /// Say that the software of devices, or of their TPMs, is being changed: they are `updating`, and are attested again and
+    /// again, until an attestation shows other software than before.
+    #[command(
+        after_help = "Example:\n  gridseal device update --config endpoint-manager/config.toml 4C1F2A000001 \
+        --reason 'release 2'"
+    )]
+    Update(tools::order::Devices),
     /// Give devices a new TLS key and certificate before it is due.
     #[command(
         after_help = "Example:\n  gridseal device renew --config endpoint-manager/config.toml 4C1F2A000001 \
@@ -260,6 +281,12 @@ enum Device {
         --what channel --reason yearly"
     )]
     Rotate(tools::order::Rotate),
+    /// Tell devices that their owner has a new key, as `ceremony rekey` has signed it.
+    #[command(
+        after_help = "Example:\n  gridseal device rekey --config endpoint-manager/config.toml 4C1F2A000001 \
+        --transfer rekey.cbor --reason 'new owner key'"
+    )]
+    Rekey(tools::order::Release),
     /// Give devices up to the next owner: they are held, their TPMs cleared, and there is a receipt.
     #[command(
         after_help = "Example:\n  gridseal device release --config endpoint-manager/config.toml 4C1F2A000001 \
@@ -295,6 +322,8 @@ pub fn run() -> Result<ExitCode> {
         Command::Factory(Factory::Image(arguments)) => tools::firmware::run(&arguments)?,
         Command::Ceremony(Ceremony::Owner(arguments)) => tools::ceremony::run(&arguments)?,
         Command::Ceremony(Ceremony::Configure(arguments)) => tools::ceremony::configure(&arguments)?,
+        Command::Ceremony(Ceremony::Rekey(arguments)) => tools::ceremony::rekey(&arguments)?,
+        Command::Ceremony(Ceremony::Identity(arguments)) => tools::ceremony::identity(&arguments)?,
         Command::Ceremony(Ceremony::Transfer(arguments)) => tools::ceremony::transfer(&arguments)?,
         Command::Factory(Factory::Release(arguments)) => tools::factory::release(&arguments)?,
         Command::Factory(Factory::Recover(arguments)) => tools::factory::recover(&arguments)?,
@@ -337,8 +366,10 @@ pub fn run() -> Result<ExitCode> {
         Command::Device(Device::Attest(arguments)) => tools::order::attest(&arguments)?,
         Command::Device(Device::Suspend(arguments)) => tools::order::suspend(&arguments)?,
         Command::Device(Device::Resume(arguments)) => tools::order::resume(&arguments)?,
+        Command::Device(Device::Update(arguments)) => tools::order::update(&arguments)?,
         Command::Device(Device::Renew(arguments)) => tools::order::renew(&arguments)?,
         Command::Device(Device::Rotate(arguments)) => tools::order::rotate(&arguments)?,
+        Command::Device(Device::Rekey(arguments)) => tools::order::rekey(&arguments)?,
         Command::Device(Device::Release(arguments)) => tools::order::release(&arguments)?,
         Command::Device(Device::Decommission(arguments)) => tools::order::decommission(&arguments)?,
         Command::Device(Device::Receipt(receipt)) => return tools::receipt::run(&receipt),

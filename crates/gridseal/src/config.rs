@@ -191,12 +191,21 @@ pub struct Orders {
     pub watch_every_s: u64,
     /// Make a new storage key with every new TLS key.
     pub renew_storage: bool,
+    /// For how long a device may be `updating`.
+    pub update_max_s: u64,
 }
 
 impl Default for Orders {
     fn default() -> Self {
-        let OrderRules { attest_every_s, attest_max_s, reconnect_gap_s, poll_s, silence_s, renew_storage } =
-            OrderRules::default();
+        let OrderRules {
+            attest_every_s,
+            attest_max_s,
+            reconnect_gap_s,
+            poll_s,
+            silence_s,
+            renew_storage,
+            update_max_s,
+        } = OrderRules::default();
         Self {
             attest_every_s,
             attest_max_s,
@@ -205,6 +214,7 @@ impl Default for Orders {
             silence_s,
             watch_every_s: 60,
             renew_storage,
+            update_max_s,
         }
     }
 }
@@ -212,9 +222,16 @@ impl Default for Orders {
 impl From<Orders> for OrderRules {
     fn from(orders: Orders) -> Self {
         let Orders {
-            attest_every_s, attest_max_s, reconnect_gap_s, poll_s, silence_s, renew_storage, ..
+            attest_every_s,
+            attest_max_s,
+            reconnect_gap_s,
+            poll_s,
+            silence_s,
+            watch_every_s: _,
+            renew_storage,
+            update_max_s,
         } = orders;
-        Self { attest_every_s, attest_max_s, reconnect_gap_s, poll_s, silence_s, renew_storage }
+        Self { attest_every_s, attest_max_s, reconnect_gap_s, poll_s, silence_s, renew_storage, update_max_s }
     }
 }
 
@@ -301,6 +318,19 @@ pub struct Pki {
     pub listen: SocketAddr,
     /// Names under which the head-end's field side is reached.
     pub headend_names: Vec<String>,
+    /// EST for other servers of the inner network; none unless it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub est: Option<Est>,
+}
+
+/// EST (RFC 7030).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Est {
+    /// Address.
+    pub listen: SocketAddr,
+    /// Who may enrol, by the name in its identity, and the names and addresses under which it is reached.
+    pub servers: BTreeMap<String, Vec<String>>,
 }
 
 /// Head-end.

@@ -124,6 +124,7 @@ impl<R: Records> Work<'_, R> {
     ) -> Result<ExchangeReply, Stop> {
         let change = device.change.as_ref().ok_or(Denial::UnknownChange)?;
         let (status, phase) = (status_of(change), change.phase);
+        self.settle_state(device)?;
         let was = before.change.as_ref().map(|change| change.phase);
         if was != Some(phase) {
             let detail = alloc::format!("{} {phase}", kinds_name(&status.items));
@@ -415,7 +416,7 @@ impl<R: Records> Work<'_, R> {
         let detail = alloc::format!("{} {}", kinds_name(&change.items), change.phase);
         self.note(&mut device.entry, "key-change.phase", &detail)?;
         device.change = Some(change);
-        Ok(())
+        self.settle_state(device)
     }
 
     #[cfg(not(feature = "danger-faults"))]

@@ -15,6 +15,8 @@ use crate::{
     apdu::title_ahead,
     associations::Associations,
     consent::{Approver, with_approvals},
+    device::Device,
+    phase::state_at_work,
     record::{DEVICES, DeviceEntry, SITE, context, opened},
     service::{SiteState, decoded},
     site::{Site, SiteRow, Standby},
@@ -404,13 +406,19 @@ impl<R: Records> Work<'_, R> {
         if entry.attested && ends {
             return Err(Code::State.into());
         }
-        if (entry.state, entry.attested_at) != (state, attested_at) {
-            entry.state = state;
-            entry.attested_at = attested_at;
-            self.audit("device.state", device, &state.name())?;
+        // A key change that may have reached it goes on whatever the register knows.
+        let by_order = state == DeviceState::Rekeying;
+        let before = self.load_device(entry.clone())?;
+        let state = state_at_work(state, before.change.as_ref().map(|change| change.phase), by_order);
+        let told = (state, attested_at, by_order);
+        if (entry.state, entry.attested_at, entry.is_rekeyed_by_order) != told {
+            let is_other = entry.state != state || entry.attested_at != attested_at;
+            (entry.state, entry.attested_at, entry.is_rekeyed_by_order) = told;
+            if is_other {
+                self.audit("device.state", device, &state.name())?;
+            }
             self.save_device(&entry);
-            let device = self.load_device(entry)?;
-            self.refresh(&device)?;
+            self.refresh(&Device { entry, ..before })?;
         }
         Ok(KeyReply::Done)
     }

@@ -16,7 +16,7 @@ use crate::{
     apdu::Opened,
     core::{Stop, Work},
     device::Device,
-    phase::{ChangeEvent, change_after, claim_after},
+    phase::{ChangeEvent, change_after, claim_after, state_at_work},
     record::{CHANGES, ChangeEntry},
     traffic::Pair,
 };
@@ -168,7 +168,19 @@ impl<R: Records> Work<'_, R> {
             self.note(&mut device.entry, "key-change.phase", &change.phase)?;
         }
         device.change = Some(change);
+        self.settle_state(device)?;
         Ok(true)
+    }
+
+    /// The device's state follows from its key change.
+    pub(crate) fn settle_state(&mut self, device: &mut Device) -> Result<(), KeysError> {
+        let phase = device.change.as_ref().map(|change| change.phase);
+        let state = state_at_work(device.entry.state, phase, device.entry.is_rekeyed_by_order);
+        if state != device.entry.state {
+            device.entry.state = state;
+            self.audit("device.state", &device.entry.device, &state.name())?;
+        }
+        Ok(())
     }
 }
 

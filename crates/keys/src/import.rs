@@ -171,6 +171,8 @@ impl<R: Records> Work<'_, R> {
             auth_doubt: false,
             auth_number: 0,
             is_recovering: false,
+            is_rekeyed_by_order: false,
+            owner_key: None,
         };
         let before = Device { entry, versions: vec![], change: None };
         let mut device = before.clone();

@@ -12,7 +12,7 @@ use gridseal_trust::enrol::{
     document::{Delegation, Use},
     voucher::VoucherKey,
 };
-use gridseal_types::{UtcTime, service::keys::Bytes};
+use gridseal_types::{Digest, UtcTime, service::keys::Bytes};
 
 use crate::{DataKeys, KeysError};
 
@@ -96,6 +96,33 @@ impl KeystoreFile {
 
 type Scalars = (Key<ConfigSigning, 32>, Key<OwnerEncryption, 32>);
 
+/// A delegation to K_config.
+#[derive(Debug)]
+pub(crate) struct Delegated {
+    /// Encoded COSE_Sign1.
+    pub(crate) signed: Vec<u8>,
+    pub(crate) generation: u32,
+    /// Until when it holds.
+    pub(crate) not_after: UtcTime,
+    owner_key: Digest,
+}
+
+impl Delegated {
+    fn to(config: &PublicKey, signed: Vec<u8>) -> Result<Self, KeysError> {
+        let sign1 = Sign1::decode(&signed).map_err(|_| KeysError::Delegation)?;
+        let parsed = Delegation::decode(sign1.payload).map_err(|_| KeysError::Delegation)?;
+        if parsed.key != *config || !parsed.allows(Use::Config) || !parsed.allows(Use::Redirect) {
+            return Err(KeysError::Delegation);
+        }
+        Ok(Self {
+            generation: parsed.generation,
+            not_after: parsed.not_after,
+            owner_key: parsed.owner_key,
+            signed,
+        })
+    }
+}
+
 /// The opened keystore, in the memory of `keys-core` only.
 #[derive(Debug)]
 pub struct Keystore {
@@ -105,11 +132,10 @@ pub struct Keystore {
     pub(crate) config: SigningKey<ConfigSigning>,
     pub(crate) encryption: AgreementKey,
     pub(crate) auth_root: Option<Key<AuthRoot, 32>>,
-    /// Encoded COSE_Sign1 under which K_config works.
-    pub(crate) delegation: Vec<u8>,
-    pub(crate) generation: u32,
-    /// Until when the delegation holds.
-    pub(crate) delegated_until: UtcTime,
+    /// Under which K_config works.
+    delegation: Delegated,
+    /// By the owner's next key, for devices that know that one already.
+    next_delegation: Option<Delegated>,
     /// Manufacturers' keys, against which delivery records are checked.
     pub(crate) voucher_keys: Vec<VoucherKey>,
     #[cfg(feature = "danger-inventory")]
@@ -131,11 +157,7 @@ impl Keystore {
         let (config_scalar, encryption_scalar) = file.scalars(&dek)?;
         let config = SigningKey::new(&config_scalar)?;
         let encryption = AgreementKey::new(&encryption_scalar)?;
-        let signed = Sign1::decode(&delegation).map_err(|_| KeysError::Delegation)?;
-        let parsed = Delegation::decode(signed.payload).map_err(|_| KeysError::Delegation)?;
-        if parsed.key != config.public() || !parsed.allows(Use::Config) || !parsed.allows(Use::Redirect) {
-            return Err(KeysError::Delegation);
-        }
+        let delegation = Delegated::to(&config.public(), delegation)?;
         let auth_root = file.auth_root(&dek)?;
         Ok(Self {
             tenant: file.tenant,
@@ -149,11 +171,25 @@ impl Keystore {
             config,
             encryption,
             auth_root,
-            generation: parsed.generation,
-            delegated_until: parsed.not_after,
             delegation,
+            next_delegation: None,
             voucher_keys,
         })
+    }
+
+    /// The same keystore with a delegation by the owner's next key: devices that were rekeyed to it get this one.
+    ///
+    /// # Errors
+    /// [`KeysError::Delegation`] as [`Keystore::open`].
+    pub fn with_next_delegation(mut self, delegation: Vec<u8>) -> Result<Self, KeysError> {
+        self.next_delegation = Some(Delegated::to(&self.config.public(), delegation)?);
+        Ok(self)
+    }
+
+    /// The delegation that a device verifies by the owner key that it knows: of the next key, when it was rekeyed to that.
+    pub(crate) fn delegation(&self, owner_key: Option<&Digest>) -> &Delegated {
+        let next = self.next_delegation.as_ref();
+        next.filter(|next| owner_key == Some(&next.owner_key)).unwrap_or(&self.delegation)
     }
 
     /// The same keystore with data keys of their own, wrapped under the tenant's key. The key it was opened with opens

@@ -85,8 +85,8 @@ impl<R: Records> Work<'_, R> {
     /// The time that a device is told, signed: it never lets its floor fall again within an epoch, so a clock that is fast
     /// here or at the endpoint manager would keep its owner out for as long. No later than either clock says, and nothing at
     /// all once the delegation under which it is signed has ended.
-    pub(crate) fn signed_time(&self, told: UtcTime) -> Result<UtcTime, Stop> {
-        if self.now > self.core.keystore.delegated_until {
+    pub(crate) fn signed_time(&self, entry: &DeviceEntry, told: UtcTime) -> Result<UtcTime, Stop> {
+        if self.now > self.core.keystore.delegation(entry.owner_key.as_ref()).not_after {
             return Err(Code::Time.into());
         }
         Ok(told.min(self.now))
@@ -197,6 +197,8 @@ impl<R: Records> Work<'_, R> {
             auth_doubt: false,
             auth_number: 0,
             is_recovering: false,
+            is_rekeyed_by_order: false,
+            owner_key: None,
         })
     }
 
@@ -235,7 +237,8 @@ impl<R: Records> Work<'_, R> {
         }
         let sign1 = self.core.keystore.sign(SignedType::Redirect, payload)?;
         self.audit("redirect.signed", &redirect.ek_name, &redirect.seq)?;
-        Ok(KeyReply::Signed { sign1, delegation: self.core.keystore.delegation.clone() })
+        let delegation = self.core.keystore.delegation(entry.owner_key.as_ref()).signed.clone();
+        Ok(KeyReply::Signed { sign1, delegation })
     }
 
     fn by_pseudonym(&self, wire: &[u8]) -> Result<(DeviceEntry, Nonce), Stop> {
@@ -291,7 +294,7 @@ impl<R: Records> Work<'_, R> {
         let body = ChallengeBody {
             signed: self.core.keystore.sign(SignedType::C2, &payload)?,
             grant: owner_secret.grant(&th1.value(), &payload),
-            delegation: self.core.keystore.delegation.clone(),
+            delegation: self.core.keystore.delegation(entry.owner_key.as_ref()).signed.clone(),
         };
         let wire = seal_challenge(&owner_secret.seal_c2(&m, &m_em), &sid, &m_em, &body.encode())?;
         let device = entry.device;
@@ -606,10 +609,10 @@ impl<R: Records> Work<'_, R> {
             epoch: entry.epoch,
             pin: OwnerPin {
                 index: request.entry_index,
-                generation: self.core.keystore.generation,
+                generation: self.core.keystore.delegation(entry.owner_key.as_ref()).generation,
                 entry: request.entry,
             },
-            now: self.signed_time(request.now)?,
+            now: self.signed_time(entry, request.now)?,
         };
         let payload = Configuration { th5: request.th5, config }.encode();
         session.configuration = config_digest(&payload);
@@ -645,7 +648,7 @@ impl<R: Records> Work<'_, R> {
         if !activation.receipt_verifies(th6, receipt) {
             return Err(Code::Act.into());
         }
-        let payload = FinishedPayload { th7, now: self.signed_time(now)? }.encode();
+        let payload = FinishedPayload { th7, now: self.signed_time(&entry, now)? }.encode();
         let wire = self.seal_signed(&root, Step::DONE, sid, SignedType::C8, &payload)?;
         entry.state = DeviceState::Operating;
         // Not the later of both: what is on record may come from a clock that was fast (rule S14).

@@ -20,8 +20,11 @@ use gridseal_crypto::{
 };
 use gridseal_trust::{
     enrol::{
-        cose::SignedType,
-        order::{Envelope, Kind, Order, OrderBody, PollBody, Task, order_digest, seal_order},
+        cose::{Sign1, SignedType, key_id},
+        document::Entry,
+        order::{
+            Answer, Envelope, Kind, Order, OrderBody, PollBody, ResultBody, Task, order_digest, seal_order,
+        },
         receipt::Receipt,
         secrets::OwnerSecretExt,
         session::{Config, config_digest},
@@ -118,7 +121,7 @@ impl<R: Records> Work<'_, R> {
             tunnels: Vec::new(),
             outcome: None,
         };
-        let now = self.signed_time(self.now)?;
+        let now = self.signed_time(&device.entry, self.now)?;
         let task = self.task(&mut device, &mut order, request.act)?;
         let kind = task.kind();
         order.kind = kind.number();
@@ -126,7 +129,8 @@ impl<R: Records> Work<'_, R> {
         let payload = Order { ek_name: entry.device, epoch: entry.epoch, seq: order.seq, task, now }.encode();
         let signed = self.core.keystore.sign(SignedType::Order, &payload)?;
         let key = self.owner_secret(entry)?.seal_order(order.seq, &order.r);
-        let body = OrderBody { signed: signed.clone(), delegation: self.core.keystore.delegation.clone() };
+        let delegation = self.core.keystore.delegation(entry.owner_key.as_ref()).signed.clone();
+        let body = OrderBody { signed: signed.clone(), delegation };
         order.wire = Bytes(seal_order(&key, order.seq, &order.r, &body)?);
         order.digest = order_digest(&payload);
         order.configuration = config_digest(&payload);
@@ -205,10 +209,10 @@ impl<R: Records> Work<'_, R> {
                 epoch: device.entry.epoch,
                 pin: OwnerPin {
                     index: provision.entry_index,
-                    generation: self.core.keystore.generation,
+                    generation: self.core.keystore.delegation(device.entry.owner_key.as_ref()).generation,
                     entry: provision.entry,
                 },
-                now: self.signed_time(self.now)?,
+                now: self.signed_time(&device.entry, self.now)?,
             }
             .into(),
         ))
@@ -443,7 +447,7 @@ impl<R: Records> Work<'_, R> {
         self.audit("device.state", &order.device, &state)?;
         Ok(Tunnelled::Cleared {
             receipt,
-            delegation: self.core.keystore.delegation.clone(),
+            delegation: self.core.keystore.delegation(entry.owner_key.as_ref()).signed.clone(),
             order: closing.signed.0,
             commands: order.signed.0.clone(),
         })
@@ -470,7 +474,7 @@ impl<R: Records> Work<'_, R> {
         Ok(KeyReply::Polled { device: name, last_seq })
     }
 
-    pub(crate) fn open_result(&self, wire: &[u8]) -> Done {
+    pub(crate) fn open_result(&mut self, wire: &[u8]) -> Done {
         let envelope = Envelope::decode(wire)?;
         let Envelope::Result { seq, r2, .. } = envelope else { return Err(Code::Format.into()) };
         let order = self.order_entry(seq)?;
@@ -480,7 +484,27 @@ impl<R: Records> Work<'_, R> {
         }
         let secret: Key<OwnerSecret, 32> = self.owner_secret(&entry)?;
         let body = envelope.open(&secret.seal_result(seq, &order.r, &r2))?;
+        if order.kind == Kind::Rekey.number() {
+            self.rekeyed(entry, &order, &body)?;
+        }
         Ok(KeyReply::Answered { device: order.device, seq, body })
+    }
+
+    /// From here on the device believes the owner's new key, and what that one has delegated.
+    fn rekeyed(&mut self, mut entry: DeviceEntry, order: &OrderEntry, body: &[u8]) -> Result<(), Stop> {
+        let answered = ResultBody::decode(body, Kind::Rekey)?;
+        let task = Order::decode(Sign1::decode(&order.signed.0)?.payload)?.task;
+        let (Ok(Answer::Rekeyed(_)), Task::Rekey { entries, .. }) = (answered.outcome, task) else {
+            return Ok(());
+        };
+        let last = entries.last().ok_or(Code::Voucher)?;
+        let owner = key_id(&Entry::decode(Sign1::decode(last)?.payload)?.owner);
+        if answered.order == order.digest && entry.owner_key != Some(owner) {
+            entry.owner_key = Some(owner);
+            self.note(&mut entry, "owner-key.known", &owner)?;
+            self.save_device(&entry);
+        }
+        Ok(())
     }
 
     /// What is left of a device's keys when its ownership ended and it comes back in a later epoch: none opens anything.

@@ -66,6 +66,26 @@ pub const fn change_after(phase: ChangePhase, event: ChangeEvent) -> Result<Chan
     })
 }
 
+/// Whether a transfer of a change in this phase may have reached the meter, and what it uses is not proven.
+#[must_use]
+pub const fn may_have_arrived(phase: ChangePhase) -> bool {
+    use ChangePhase as P;
+    matches!(phase, P::Sent | P::Unknown | P::NotInstalled | P::Confirmed)
+}
+
+/// The state of a device in state `device`, where it works for its owner: `rekeying` while a key change may have reached it
+/// or its keys are changed by order.
+#[must_use]
+pub const fn state_at_work(device: DeviceState, change: Option<ChangePhase>, by_order: bool) -> DeviceState {
+    use DeviceState as D;
+    let rekeys = by_order || matches!(change, Some(phase) if may_have_arrived(phase));
+    match device {
+        D::Operating | D::Rekeying if rekeys => D::Rekeying,
+        D::Rekeying => D::Operating,
+        other => other,
+    }
+}
+
 /// The state of credentials after they are told to be `next`; the way of section 6, and `Lost` from everywhere.
 ///
 /// # Errors
@@ -124,6 +144,22 @@ mod tests {
                         "nothing has left"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_is_rekeying_exactly_while_a_change_may_have_arrived_or_an_order_says_so() {
+        for phase in ChangePhase::ALL {
+            let rekeys =
+                !phase.is_resolved() && !matches!(phase, ChangePhase::Created | ChangePhase::Prepared);
+            let state = if rekeys { DeviceState::Rekeying } else { DeviceState::Operating };
+            for device in [DeviceState::Operating, DeviceState::Rekeying] {
+                assert_eq!(state_at_work(device, Some(phase), false), state, "{phase}");
+                assert_eq!(state_at_work(device, Some(phase), true), DeviceState::Rekeying);
+            }
+            for other in [DeviceState::Updating, DeviceState::Suspended, DeviceState::Quarantined] {
+                assert_eq!(state_at_work(other, Some(phase), true), other);
             }
         }
     }

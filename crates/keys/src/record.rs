@@ -144,6 +144,12 @@ pub struct DeviceEntry {
     /// Its TPM is owned by values of ours that were lost, and they may be derived and tried.
     #[cbor(n(46), default)]
     pub is_recovering: bool,
+    /// The register has said that its keys are being changed by order.
+    #[cbor(n(47), default)]
+    pub is_rekeyed_by_order: bool,
+    /// Key id of the owner key that it was rekeyed to.
+    #[cbor(n(48), default)]
+    pub owner_key: Option<Digest>,
 }
 
 /// One order that is remembered.

@@ -42,7 +42,7 @@ use orders::{
     OrderRules,
     course::{Course, Turned, Turning},
 };
-use register::{DEVICES, RegisterEntry, Software};
+use register::{DEVICES, Redirects, RegisterEntry, Software};
 
 /// Sessions by their identifier.
 const SESSIONS: Table = "em_sessions";
@@ -113,6 +113,8 @@ pub enum EventKind {
     OrderFailed(order::Kind, Code),
     /// The key service makes no such order.
     JobRefused(Code),
+    /// The authority gave no certificate for new keys: it is asked again later.
+    CertificateRefused,
     /// The ownership has ended, with a verified receipt.
     Ended(DeviceState),
 }
@@ -192,6 +194,7 @@ pub struct EndpointManager {
     contacts: Vec<Contact>,
     turning: Vec<Turning>,
     order_rules: OrderRules,
+    redirects: Option<Redirects>,
     committing: Vec<(Task, Outcome)>,
     outputs: VecDeque<Output>,
     walked: BTreeMap<registrar::Transition, u64>,
@@ -217,6 +220,7 @@ impl EndpointManager {
             contacts: Vec::new(),
             turning: Vec::new(),
             order_rules: OrderRules::default(),
+            redirects: None,
             committing: Vec::new(),
             outputs: VecDeque::new(),
             walked: BTreeMap::new(),
@@ -243,6 +247,13 @@ impl EndpointManager {
         self
     }
 
+    /// Publishes a new redirect for a device that has learnt of a new owner key. Without this none is made.
+    #[must_use]
+    pub fn with_redirects(mut self, redirects: Redirects) -> Self {
+        self.redirects = Some(redirects);
+        self
+    }
+
     /// Next output. Drain after every [`EndpointManager::handle`].
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -266,19 +277,21 @@ impl EndpointManager {
             }
             Input::Keys(task, reply) => self.keys_answered(records, now, task, reply)?,
             Input::Certificate(task, reply) => match self.running.remove(&task) {
-                Some(Running::Order(course)) => self.order_certificate(now, task, (*course, reply)),
+                Some(Running::Order(course)) => self.order_certificate(now, task, (*course, Some(reply))),
                 Some(running) => {
                     self.running.insert(task, running);
                     self.step(task, now, registrar::Input::Certificate(reply));
                 }
                 None => {}
             },
-            Input::Unavailable(task) => {
-                // Of several requests of a task the first that fails ends it.
-                if self.running.contains_key(&task) {
-                    self.finish(task, None);
+            Input::Unavailable(task) => match self.running.remove(&task) {
+                Some(Running::Order(course)) if matches!(*course, Course::Certifying { .. }) => {
+                    self.order_certificate(now, task, (*course, None));
                 }
-            }
+                // Of several requests of a task the first that fails ends it.
+                Some(_) => self.finish(task, None),
+                None => {}
+            },
             Input::Committed => self.committed(now),
             Input::Admitted(task, _) => {
                 if let Some(Running::Admitting { reply }) = self.running.remove(&task) {
@@ -709,7 +722,7 @@ fn apply<R: Records>(
         }
         Some(DeviceChange::Installing(appraisal)) => {
             let Appraisal { verdict, policy, progress } = *appraisal;
-            entry.software = Some(Software { verdict, policy, progress });
+            entry.software = Some(Software { verdict, policy, progress, tpm_firmware: None });
             (DeviceState::Installing, alloc::format!("software {}", verdict.name()))
         }
         Some(DeviceChange::Operating { tls_key, policy_version, configuration, attested_at }) => {

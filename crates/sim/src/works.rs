@@ -49,6 +49,8 @@ const MODEL: &str = "Simulated 1";
 pub(crate) const TENANT: [u8; 16] = *b"simulated owner\0";
 /// What a boot measures into PCR 0 and PCR 4.
 const MEASURED: [(u8, &[u8]); 2] = [(0, b"firmware 1"), (4, b"boot loader 1")];
+/// The same in the next release.
+const UPDATED: [(u8, &[u8]); 2] = [(0, b"firmware 2"), (4, b"boot loader 1")];
 
 /// The manufacturer of all runs.
 pub(crate) struct Vendor {
@@ -172,19 +174,30 @@ impl Owner {
 
     /// What the owner decided for all devices.
     pub(crate) fn rules() -> Rules {
-        let policy = Policy {
-            model: MODEL.into(),
-            release: "1".into(),
-            pcrs: MEASURED.iter().map(|(pcr, what)| (*pcr, vec![measured(what)])).collect(),
-            ima_keys: Vec::new(),
-            ima_paths: Vec::new(),
-            version: 1,
-            out_of_date: OutOfDate::Grace,
-            logs_may_be_empty: true,
-            issued: START,
-        };
+        Self::rules_of(&[MEASURED])
+    }
+
+    /// The same with a second release, which is current.
+    pub(crate) fn rules_of_two_releases() -> Rules {
+        Self::rules_of(&[MEASURED, UPDATED])
+    }
+
+    fn rules_of(releases: &[[(u8, &[u8]); 2]]) -> Rules {
         let mut policies = PolicySet::default();
-        policies.add(SignedType::Policy.hash(&policy.encode()), policy).expect("one policy");
+        for (version, release) in (1_u64..).zip(releases) {
+            let policy = Policy {
+                model: MODEL.into(),
+                release: version.to_string(),
+                pcrs: release.iter().map(|(pcr, what)| (*pcr, vec![measured(what)])).collect(),
+                ima_keys: Vec::new(),
+                ima_paths: Vec::new(),
+                version,
+                out_of_date: OutOfDate::Grace,
+                logs_may_be_empty: true,
+                issued: START,
+            };
+            policies.add(SignedType::Policy.hash(&policy.encode()), policy).expect("two policies");
+        }
         Rules {
             policies,
             endorsements: Endorsements::default(),
@@ -354,7 +367,12 @@ fn extended<R: Role, S: Role>(
 
 /// Measures what the policy of [`Owner::rules`] allows.
 pub(crate) fn measured_boot(root: &mut SoftwareRoot) {
-    for (pcr, what) in MEASURED {
+    measured_boot_of(root, false);
+}
+
+/// The same, of the next release.
+pub(crate) fn measured_boot_of(root: &mut SoftwareRoot, is_updated: bool) {
+    for (pcr, what) in if is_updated { UPDATED } else { MEASURED } {
         root.extend_pcr(pcr, &Digest(sha256(&[what]))).expect("the PCR exists");
     }
 }

@@ -198,7 +198,8 @@ pub async fn run(path: &Path) -> Result<()> {
     let peers = Arc::new(setup.peers);
     let machine = EndpointManager::new(setup.rules)
         .with_hellos_per_hour(setup.hellos_per_hour)
-        .with_orders(setup.orders.into());
+        .with_orders(setup.orders.into())
+        .with_redirects(setup.registration.redirects());
     observer.event("started", &[]);
     let origins = Origins::default();
     let mut manager = Manager { machine, records, peers: Arc::clone(&peers), observer, origins };
@@ -459,6 +460,7 @@ fn tell(observer: &Observer, event: &Event) {
         EventKind::JobRefused(code) => {
             observer.event("job-refused", &[("serial", serial), ("code", &code.name())]);
         }
+        EventKind::CertificateRefused => observer.event("certificate-refused", &[("serial", serial)]),
         EventKind::Ended(state) => {
             observer.event("ended-ownership", &[("serial", serial), ("state", &state.name())]);
         }

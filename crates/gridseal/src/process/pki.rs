@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use gridseal_api::{
-    Refusal,
-    router::{Access, Router},
+    Refusal, Reply,
+    router::{Access, Media, Peer, Router},
     server::Limits,
 };
 use gridseal_crypto::{SigningKey, role::CaSigning};
@@ -19,9 +19,10 @@ use gridseal_io::{
     rng::OsRng,
     tls::{Alpn, server_for_clients},
 };
-use gridseal_pki::{Authority, Call, Certificate, Issuer, Settings, SubjectName};
+use gridseal_pki::{Authority, Call, Certificate, Issuer, Settings, SubjectName, est, is_for_common_name};
 use gridseal_store::{SqliteRecords, certificates::issue_batch};
 use gridseal_types::{
+    Code,
     records::RecordsError,
     service::certificates::{CertificateReply, CertificateRequest},
 };
@@ -31,6 +32,7 @@ use crate::{
     files::{Zone, read_certificates},
     observe::Observer,
     process::{bind, inner_roots, serve, service_identity},
+    setup::owner::SERVICES,
 };
 
 /// Path of the service.
@@ -49,13 +51,31 @@ pub async fn run(path: &Path) -> Result<()> {
     let parse =
         |der: Option<&Vec<u8>>| der.and_then(|der| Certificate::parse(der)).context("issuing.pem is broken");
     let issuer = Issuer::new(SigningKey::new(&zone.load("issuing")?)?, parse(certificates.first())?)?;
-    let names = config.headend_names.iter().map(|name| subject_name(name)).collect();
-    let settings =
-        Settings { servers: BTreeMap::from([("headend".to_owned(), names)]), ..Settings::default() };
+    let mut servers = BTreeMap::from([("headend".to_owned(), subject_names(&config.headend_names))]);
+    for (name, names) in config.est.iter().flat_map(|est| &est.servers) {
+        if SERVICES.contains(&name.as_str()) {
+            bail!("est.servers: {name} is one of our own services");
+        }
+        servers.insert(name.clone(), subject_names(names));
+    }
+    let settings = Settings { servers, ..Settings::default() };
     let authority: Arc<Ca> = Arc::new(Authority::new(issuer, parse(certificates.last())?, settings)?);
     let records = SqliteRecords::open(dir.join("pki.db")).context("cannot open the certificate store")?;
     let records = Arc::new(Mutex::new(records));
-    let tls = server_for_clients(&service_identity(&zone)?, &inner_roots(&dir)?, Alpn::Http2)?;
+    let (identity, roots) = (service_identity(&zone)?, inner_roots(&dir)?);
+    let tls = server_for_clients(&identity, &roots, Alpn::Http2)?;
+    let strangers = match config.est {
+        Some(est) => {
+            let tls = server_for_clients(&identity, &roots, Alpn::Http1)?;
+            let desk = Desk {
+                authority: Arc::clone(&authority),
+                records: Arc::clone(&records),
+                observer: observer.clone(),
+            };
+            Some(bind(est.listen, tls, desk.router(), Limits::INNER).await?)
+        }
+        None => None,
+    };
     let events = observer.clone();
     let router = Router::new().serve_batch(
         PATH,
@@ -78,11 +98,75 @@ pub async fn run(path: &Path) -> Result<()> {
         },
     );
     let server = bind(config.listen, tls, router, Limits::INNER).await?;
-    serve(&observer, "inner", server).await
+    let est = async {
+        match strangers {
+            Some(server) => serve(&observer, "est", server).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::try_join!(serve(&observer, "inner", server), est).map(|_| ())
 }
 
-fn subject_name(name: &str) -> SubjectName {
-    name.parse().map_or_else(|_| SubjectName::Dns(name.to_owned()), SubjectName::Ip)
+fn subject_names(names: &[String]) -> Vec<SubjectName> {
+    let named = |name: &String| name.parse().map_or_else(|_| SubjectName::Dns(name.clone()), SubjectName::Ip);
+    names.iter().map(named).collect()
+}
+
+/// EST (RFC 7030) for servers of the inner network that are none of our services: certificates of at most a day, under the
+/// names that the configuration gives them. Everybody who gets here has an identity of the inner network; meters have none.
+#[derive(Clone)]
+struct Desk {
+    authority: Arc<Ca>,
+    records: Arc<Mutex<SqliteRecords>>,
+    observer: Observer,
+}
+
+impl Desk {
+    fn router(&self) -> Router {
+        const PKCS7: &str = "application/pkcs7-mime";
+        const CERTIFICATES: &str = "application/pkcs7-mime; smime-type=certs-only";
+        let chain = est::certificates_only(&self.authority.chain());
+        let asked = Media { asks: None, answers: PKCS7 };
+        let mut router =
+            Router::new().route_as("/.well-known/est/cacerts", Access::Anyone, (asked, 0), move |_, _| {
+                std::future::ready(Reply::Body(chain.clone()))
+            });
+        let media = Media { asks: Some("application/pkcs10"), answers: CERTIFICATES };
+        for (path, renews) in
+            [("/.well-known/est/simpleenroll", false), ("/.well-known/est/simplereenroll", true)]
+        {
+            let desk = self.clone();
+            router = router.route_as(path, Access::Anyone, (media, est::BODY_SIZE_MAX), move |peer, body| {
+                let desk = desk.clone();
+                async move {
+                    let work = move || desk.enrol(&peer, &body, renews);
+                    tokio::task::spawn_blocking(work).await.unwrap_or(Reply::Refused(Refusal::Failed))
+                }
+            });
+        }
+        router
+    }
+
+    fn enrol(&self, peer: &Peer, body: &[u8], renews: bool) -> Reply {
+        let Some(caller) = peer.service() else { return Reply::Refused(Refusal::Forbidden) };
+        let Some(csr) = est::decode(body) else { return Reply::Refused(Refusal::Malformed) };
+        // RFC 7030 section 4.2.2: a renewal asks for the subject that it has.
+        if renews && !is_for_common_name(&csr, caller) {
+            return Reply::Refused(Refusal::Malformed);
+        }
+        let requests = [CertificateRequest::Server { csr }];
+        let reply = issue(&self.authority, &self.records, &self.observer, caller, &requests);
+        match reply.ok().and_then(|mut replies| replies.pop()) {
+            Some(CertificateReply::Issued { chain, .. }) => Reply::Body(est::certificates_only(
+                &chain.first().map_or_else(Vec::new, |leaf| vec![leaf.0.as_slice()]),
+            )),
+            Some(CertificateReply::Refused { code: Code::Refused }) => Reply::Refused(Refusal::Forbidden),
+            Some(CertificateReply::Refused { code: Code::Busy }) | None => {
+                Reply::Refused(Refusal::Busy(Duration::from_secs(1)))
+            }
+            Some(_) => Reply::Refused(Refusal::Malformed),
+        }
+    }
 }
 
 /// Issues a batch: every certificate is on record before its reply leaves.

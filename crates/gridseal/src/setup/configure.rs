@@ -70,7 +70,7 @@ pub fn operator(owner: &Path, keys: SocketAddr) -> Result<()> {
 
 /// Certificate authority; `headend` is the host under which meters reach the head-end.
 pub fn pki(owner: &Path, listen: SocketAddr, headend: &SocketAddr) -> Result<()> {
-    let pki = config::Pki { listen, headend_names: vec![headend.ip().to_string()] };
+    let pki = config::Pki { listen, headend_names: vec![headend.ip().to_string()], est: None };
     config::save(&owner.join("pki/config.toml"), &pki)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use gridseal_crypto::{
     Key, PublicKey, SecondSigner, Signer, SigningKey,
     role::{CaSigning, OwnerSecond, OwnerSigning, ServiceTls},
@@ -10,7 +10,7 @@ use gridseal_crypto::{
 use gridseal_io::{clock::utc_now, rng::OsRng, tls::spki_hash};
 use gridseal_keys::{KeystoreFile, PublicKeys};
 use gridseal_pki::{
-    Certificate, Issuer, SubjectName, Validity,
+    Certificate, Csr, Issuer, SubjectName, Validity,
     profile::{issuing, pinned, root, service},
     self_signed,
 };
@@ -25,6 +25,8 @@ use crate::{
     process::INNER_ROOT,
 };
 
+const NEXT_OWNER: &str = "owner-next";
+const NEXT_SECOND: &str = "owner-second-next";
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Who has an identity of its own in the inner network: services, and the operator who asks about keys.
@@ -61,12 +63,49 @@ pub fn owner_second(ceremony: &Path) -> Result<SecondSigner<OwnerSecond>> {
     Ok(SecondSigner::new(&zone.load_or_generate_seed::<OwnerSecond>("owner-second")?)?)
 }
 
+/// The keys that are to take the place of the owner's: made on first use.
+pub fn next_owner_keys(ceremony: &Path) -> Result<(SigningKey<OwnerSigning>, SecondSigner<OwnerSecond>)> {
+    let zone = Zone::open(ceremony)?;
+    let key = SigningKey::new(&zone.load_or_generate::<OwnerSigning>(NEXT_OWNER)?)?;
+    Ok((key, SecondSigner::new(&zone.load_or_generate_seed::<OwnerSecond>(NEXT_SECOND)?)?))
+}
+
+/// Puts the next owner keys in the place of those in use, which are kept beside. May be repeated.
+pub fn put_next_owner_key(ceremony: &Path) -> Result<SigningKey<OwnerSigning>> {
+    let zone = Zone::open(ceremony)?;
+    let is_there = |name: &str| ceremony.join(format!("{name}.key")).is_file();
+    if is_there(NEXT_OWNER) && is_there(NEXT_SECOND) {
+        let (next, next_second) = next_owner_keys(ceremony)?;
+        if owner_key(ceremony)?.public() != next.public() {
+            zone.store("owner-before", &zone.load::<OwnerSigning>("owner")?)?;
+            zone.store("owner", &zone.load::<OwnerSigning>(NEXT_OWNER)?)?;
+        }
+        if owner_second(ceremony)?.public().id() != next_second.public().id() {
+            zone.store("owner-second-before", &zone.load::<OwnerSecond>("owner-second")?)?;
+            zone.store("owner-second", &zone.load::<OwnerSecond>(NEXT_SECOND)?)?;
+        }
+        std::fs::remove_file(ceremony.join(format!("{NEXT_OWNER}.key")))?;
+    }
+    let _ = std::fs::remove_file(ceremony.join(format!("{NEXT_SECOND}.key")));
+    owner_key(ceremony)
+}
+
 /// The owner key delegates to the key service's K_config, for both uses.
 pub fn delegate(
     owner: &SigningKey<OwnerSigning>,
     keys: &PublicKeys,
     keys_dir: &Path,
     generation: u32,
+) -> Result<()> {
+    delegate_as(owner, keys, keys_dir, ("delegation.cbor", generation))
+}
+
+/// The same into a file of this name.
+pub fn delegate_as(
+    owner: &SigningKey<OwnerSigning>,
+    keys: &PublicKeys,
+    keys_dir: &Path,
+    (name, generation): (&str, u32),
 ) -> Result<()> {
     let now = utc_now();
     let delegation = Delegation {
@@ -78,7 +117,7 @@ pub fn delegate(
         not_after: UtcTime(now.0 + YEAR.as_secs() * 3),
     };
     let signed = sign(owner, SignedType::Delegation, &delegation.encode())?;
-    write_atomic(&keys_dir.join("delegation.cbor"), &signed)
+    write_atomic(&keys_dir.join(name), &signed)
 }
 
 /// Signs an attestation policy. In this version the owner key signs policies too.
@@ -144,6 +183,17 @@ pub fn service_identities(ceremony: &Path, owner: &Path) -> Result<()> {
         write_certificates(&dir.join(INNER_ROOT), &[root.certificate().der().to_vec()])?;
     }
     Ok(())
+}
+
+/// An identity in the inner network for a server that is none of our services: its own key, certified by the offline root.
+pub fn foreign_identity(ceremony: &Path, name: &str, csr: &[u8]) -> Result<[Vec<u8>; 2]> {
+    if SERVICES.contains(&name) {
+        bail!("{name} is one of our own services: nobody else gets its name");
+    }
+    let root = offline_root(ceremony, "inner-root")?;
+    let csr = Csr(csr).parse().map_err(|code| anyhow::anyhow!("{code}: no request for a P-256 key"))?;
+    let certificate = root.issue(service(name, csr.key(), validity(YEAR))?, &mut OsRng)?;
+    Ok([certificate.der().to_vec(), root.certificate().der().to_vec()])
 }
 
 /// The config server's certificate towards devices: self-signed, pinned by redirects. Returns the pin.

@@ -6,24 +6,29 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use gridseal_crypto::{Signer, SigningKey, role::ConsentSigning};
+use gridseal_crypto::{
+    SecondSigner, Signer, SigningKey,
+    role::{ConsentSigning, OwnerSecond, OwnerSigning},
+};
+use gridseal_keys::PublicKeys;
 use gridseal_trust::enrol::{
     cose::Sign1,
     document::{Entry, EntryKind},
     shipment::{Sold, Transfer},
     voucher::Voucher,
 };
+use gridseal_types::Digest;
 
 use super::{consent::CONSENT_KEY, factory::OwnerFile};
 use crate::{
     config,
-    files::{Zone, format_public_key, read, write_atomic},
+    files::{Zone, format_public_key, read, write_atomic, write_certificates},
     setup::{
         configure::{self, Choices, Inner, Manufacturer},
         factory::Anchor,
         owner::{
-            config_server_certificate, delegate, issuing_authority, keystore, owner_key, owner_second,
-            service_identities,
+            OwnerKeys, config_server_certificate, delegate, delegate_as, foreign_identity, issuing_authority,
+            keystore, next_owner_keys, owner_key, owner_second, put_next_owner_key, service_identities,
         },
     },
 };
@@ -52,11 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     issuing_authority(&ceremony, &out.join("pki"))?;
     service_identities(&ceremony, out)?;
     let pin = config_server_certificate(&out.join("config-server"), &arguments.config_listen)?;
-    let file = OwnerFile {
-        owner_key: format_public_key(&owner.public()),
-        encryption_key: format_public_key(&keys.encryption),
-        second_key: Some(hex::encode(owner_second(&ceremony)?.public().id())),
-    };
+    let file = owner_file(&owner, &keys, &owner_second(&ceremony)?);
     config::save(&out.join("owner.toml"), &file)?;
     println!("owner key        {}", file.owner_key);
     println!("encryption key   {}", file.encryption_key);
@@ -157,6 +158,133 @@ fn manufacturer(factory: &Path, init_server: SocketAddr) -> Result<Manufacturer>
         init_ca: String::from_utf8(read(&factory.join("init-server/identity.pem"))?)?,
         init_server,
     })
+}
+
+/// Arguments of `ceremony rekey`.
+#[derive(Debug, clap::Args)]
+pub struct RekeyArguments {
+    /// Directory of the owner's zones.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Papers of the devices, as `device papers` has written them.
+    #[arg(long, value_name = "FILE", required_unless_present = "finish")]
+    papers: Option<PathBuf>,
+    /// Where the signed entries go.
+    #[arg(long, value_name = "FILE", required_unless_present = "finish")]
+    to: Option<PathBuf>,
+    /// Every device knows the next key: it becomes the owner key, and delegates alone.
+    #[arg(long, conflicts_with_all = ["papers", "to"])]
+    finish: bool,
+}
+
+/// Replaces the owner key.
+pub fn rekey(arguments: &RekeyArguments) -> Result<()> {
+    let RekeyArguments { out, papers, to, .. } = arguments;
+    match (papers, to) {
+        (Some(papers), Some(to)) => begin_rekey(out, papers, to),
+        _ => finish_rekey(out),
+    }
+}
+
+fn begin_rekey(out: &Path, path: &Path, to: &Path) -> Result<()> {
+    let papers =
+        Transfer::decode(&read(path)?).with_context(|| format!("{} are no papers", path.display()))?;
+    let ceremony = out.join("ceremony");
+    let (owner, second) = (owner_key(&ceremony)?, owner_second(&ceremony)?);
+    let (next, next_second) = next_owner_keys(&ceremony)?;
+    let keys = keystore(&out.join("keys"))?;
+    let next_owner = OwnerKeys {
+        owner: next.public(),
+        encryption: keys.encryption,
+        second: Some(Digest(next_second.public().id())),
+    };
+    let mut renewed = Vec::new();
+    for Sold { manifest, voucher } in papers.0 {
+        let mut voucher = Voucher::decode(&voucher).context("voucher does not decode")?;
+        let last = voucher.entries.last().context("a device of the papers has no owner")?;
+        let last = Entry::decode(Sign1::decode(last)?.payload)?;
+        if last.owner != owner.public() {
+            bail!("a device of the papers is not ours: its voucher names another owner key");
+        }
+        let entry = next_owner.next_entry(EntryKind::Rekey, last.epoch);
+        voucher.extend(entry, &owner, last.owner_second.is_some().then_some(&second))?;
+        renewed.push(Sold { manifest, voucher: voucher.encode() });
+    }
+    delegate_as(&next, &keys, &out.join("keys"), ("delegation-next.cbor", 1))?;
+    let count = renewed.len();
+    write_atomic(to, &Transfer(renewed).encode())?;
+    println!("{count} devices: {} names the next owner key", to.display());
+    println!("restart keys, then: gridseal device rekey --transfer {}", to.display());
+    println!("the owner key in use goes on until ceremony rekey --finish: new devices are made out to it");
+    Ok(())
+}
+
+fn finish_rekey(out: &Path) -> Result<()> {
+    let (ceremony, keys) = (out.join("ceremony"), out.join("keys"));
+    if !keys.join("delegation-next.cbor").is_file() {
+        bail!("no next owner key is in use: ceremony rekey --papers makes one");
+    }
+    let owner = put_next_owner_key(&ceremony)?;
+    let file = owner_file(&owner, &keystore(&keys)?, &owner_second(&ceremony)?);
+    config::save(&out.join("owner.toml"), &file)?;
+    let manager = out.join("endpoint-manager/config.toml");
+    if manager.is_file() {
+        let (mut manager_config, _): (config::EndpointManager, _) = config::load(&manager)?;
+        manager_config.owner_key.clone_from(&file.owner_key);
+        config::save(&manager, &manager_config)?;
+    }
+    // The last step: until here everything can be repeated.
+    std::fs::rename(keys.join("delegation-next.cbor"), keys.join("delegation.cbor"))?;
+    println!("owner key        {}", file.owner_key);
+    println!(
+        "restart keys and endpoint-manager, and give {} to the manufacturer",
+        out.join("owner.toml").display()
+    );
+    Ok(())
+}
+
+fn owner_file(
+    owner: &SigningKey<OwnerSigning>,
+    keys: &PublicKeys,
+    second: &SecondSigner<OwnerSecond>,
+) -> OwnerFile {
+    OwnerFile {
+        owner_key: format_public_key(&owner.public()),
+        encryption_key: format_public_key(&keys.encryption),
+        second_key: Some(hex::encode(second.public().id())),
+    }
+}
+
+/// Arguments of `ceremony identity`.
+#[derive(Debug, clap::Args)]
+pub struct IdentityArguments {
+    /// Directory of the owner's zones: the inner network's root signs.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Name of the server: letters, digits and hyphens; none of our own services.
+    #[arg(long, value_name = "NAME", value_parser = parse_person)]
+    name: String,
+    /// Its certificate request, PEM: the key stays where it was made.
+    #[arg(long, value_name = "FILE")]
+    csr: PathBuf,
+    /// Where its identity goes, PEM; the root goes to the same name with `.root` appended.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+}
+
+/// Certifies the key of a server of the inner network that is none of our services.
+pub fn identity(arguments: &IdentityArguments) -> Result<()> {
+    let IdentityArguments { out, name, csr, to } = arguments;
+    let (_, request) = der::pem::decode_vec(&read(csr)?)
+        .map_err(|error| anyhow::anyhow!("{} is not PEM: {error}", csr.display()))?;
+    let [identity, root] = foreign_identity(&out.join("ceremony"), name, &request)?;
+    write_certificates(to, &[identity])?;
+    let mut beside = to.clone().into_os_string();
+    beside.push(".root");
+    write_certificates(Path::new(&beside), &[root])?;
+    println!("{} is {name} in the inner network for a year", to.display());
+    println!("it may enrol at pki once est.servers of {} names it", out.join("pki/config.toml").display());
+    Ok(())
 }
 
 /// Arguments of `ceremony transfer`.

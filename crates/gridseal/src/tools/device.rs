@@ -564,7 +564,7 @@ pub fn show(arguments: &Show) -> Result<()> {
                         "system_title": entry.system_title.to_string(), "state": entry.state.name(),
                         "assurance": entry.assurance(),
                         "tpm": entry.endorsed.as_ref().map(|assured| &assured.tpm.manufacturer),
-                        "epoch": entry.epoch, "quarantine": quarantine,
+                        "epoch": entry.epoch, "voucher_entry": entry.entry_index, "quarantine": quarantine,
                         "device_type": entry.device_type.name(), "point": point,
                         "redirect_registered": entry.registration_pending.is_none(),
                         "software": entry.software.map(|software| software.verdict.name()),

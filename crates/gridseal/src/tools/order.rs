@@ -1,4 +1,4 @@
-//! `gridseal device attest`, `suspend`, `resume`, `renew`, `rotate`, `release`, `decommission`: what is to be done with
+//! `gridseal device attest`, `suspend`, `resume`, `update`, `renew`, `rotate`, `rekey`, `release`, `decommission`: what is to be done with
 //! devices that have an owner. The commands put it on record; the endpoint manager does it when the device asks.
 
 use std::path::PathBuf;
@@ -70,7 +70,8 @@ enum What {
 pub struct Release {
     #[command(flatten)]
     of: Devices,
-    /// The transfer that names the next owner, as `ceremony transfer` has made it.
+    /// The transfer that names the next owner, as `ceremony transfer` has made it; of `device rekey` the one that names the
+    /// owner's next key, as `ceremony rekey` has made it.
     #[arg(long, value_name = "FILE")]
     transfer: PathBuf,
 }
@@ -88,6 +89,11 @@ pub fn suspend(arguments: &Devices) -> Result<()> {
 /// Lets devices work again, once they have proven their software.
 pub fn resume(arguments: &Devices) -> Result<()> {
     order(arguments, |_| Ok(Job::Resume))
+}
+
+/// Says that the software of devices, or of their TPMs, is being changed.
+pub fn update(arguments: &Devices) -> Result<()> {
+    order(arguments, |_| Ok(Job::Update))
 }
 
 /// Gives devices new certificates.
@@ -130,6 +136,28 @@ pub fn release(arguments: &Release) -> Result<()> {
         let next = voucher.entries.last().cloned().unwrap_or_default();
         let second = voucher.second.last().cloned().unwrap_or_default();
         Ok(Job::Release { entry: Bytes(next), second: Bytes(second) })
+    })
+}
+
+/// Tells devices that their owner has a new key.
+pub fn rekey(arguments: &Release) -> Result<()> {
+    let path = &arguments.transfer;
+    let transfer =
+        Transfer::decode(&read(path)?).with_context(|| format!("{} is no transfer", path.display()))?;
+    order(&arguments.of, |entry| {
+        let ours = Voucher::decode(&entry.voucher.0).context("own voucher does not decode")?;
+        let vouchers = transfer.0.iter().filter_map(|papers| Voucher::decode(&papers.voucher).ok());
+        let count = ours.entries.len();
+        let mut vouchers = vouchers.filter(|voucher| {
+            let is_longer = voucher.entries.len() > count;
+            is_longer && voucher.header == ours.header && voucher.entries.starts_with(&ours.entries)
+        });
+        let voucher = vouchers
+            .next()
+            .with_context(|| format!("{} has no new key for {}", path.display(), entry.serial))?;
+        let new = |list: &[Vec<u8>], from: usize| list.iter().skip(from).cloned().map(Bytes).collect();
+        // The header has a second signature too.
+        Ok(Job::Rekey { entries: new(&voucher.entries, count), second: new(&voucher.second, count + 1) })
     })
 }
 

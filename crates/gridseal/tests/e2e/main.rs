@@ -3,11 +3,12 @@
 //! What each module proves: `attacks` every row of the table of attacks, `demo` the one command, `faults` and `power`
 //! kill -9 at every step, `tpm_kill` the same of the TPM at each of its commands, `no_room` full disks at each write, `clocks` calendars that are wrong, `ports` bad input at every port, `borders` who can reach whom, `zones` that keys stay where they
 //! belong, `takeover` that a taken-over `keys` repeats no nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
-//! `attest` endorsement keys and measured software, `ownership` what an owner does with a meter until its end, `recovery` what becomes of a meter whose owner has vanished,
+//! `attest` endorsement keys and measured software, `ownership` what an owner does with a meter until its end,
+//! `recovery` what becomes of a meter whose owner has vanished, `former_owner` that everything a seller kept is refused,
 //! `rotation` key changes and kill -9 at each of their steps, `claim` the take-over of a meter with its manufacturer's keys,
 //! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears, `dlms_client` what the
 //! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees, `dlms_probe` what
-//! a probe finds on our own meter and on a weak one.
+//! a probe finds on our own meter and on a weak one, `est` that OpenSSL and curl enrol a server of the inner network.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -33,8 +34,10 @@ mod dlms_probe;
 mod dlms_serve;
 mod dlms_setup;
 mod dlms_suites;
+mod est;
 mod faults;
 mod flush;
+mod former_owner;
 mod keys;
 mod lmn;
 mod machine;

@@ -50,6 +50,11 @@ fn zone_key(dir: &Path) -> Key<Dek, 32> {
     Key::take_slice(&mut std::fs::read(dir.join("zone.kek")).unwrap()).unwrap()
 }
 
+/// A private key of a directory, as somebody has it who has the directory.
+pub(crate) fn key_of<R: Role>(dir: &Path, name: &str) -> Key<R, 32> {
+    unwrapped(dir, name)
+}
+
 fn unwrapped<R: Role>(dir: &Path, name: &str) -> Key<R, 32> {
     let mut object = [0; 16];
     object.copy_from_slice(&sha256(&[name.as_bytes()])[..16]);

@@ -3,7 +3,7 @@
 
 use gridseal_crypto::{
     Key,
-    role::{Gak, Guek, OwnerSecret},
+    role::{Guek, OwnerSecret},
     tpm::SecretLabel,
 };
 use gridseal_io::{rng::OsRng, tpm::Swtpm};

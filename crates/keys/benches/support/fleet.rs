@@ -137,6 +137,8 @@ pub fn device_rows(meter: u32) -> [(Table, Vec<u8>, Vec<u8>); 2] {
         auth_doubt: false,
         auth_number: 0,
         is_recovering: false,
+        is_rekeyed_by_order: false,
+        owner_key: None,
     };
     [
         (DEVICES, device.as_bytes().to_vec(), minicbor::to_vec(entry).unwrap()),

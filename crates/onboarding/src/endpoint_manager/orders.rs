@@ -1,6 +1,7 @@
-//! What is to be done with devices that have an owner, one job after the other: each is one order to the device, or several.
+//! What is to be done with devices that have an owner: jobs, each of them one order to the device, or several.
 //!
-//! Jobs come from operators ([`request`]) and from the calendar: attestation, renewal of certificates. A device fetches its
+//! Each job goes its own way: one that cannot go on (the authority issues nothing, a device does not answer it) holds up no
+//! other, and an attestation has its turn before all others. Jobs come from operators ([`request`]) and from the calendar: attestation, renewal of certificates. A device fetches its
 //! next order with a poll, through the head-end or, once it has no TLS key any more, through the config server; its result
 //! comes back the same way. An order stands until its result came, and is repeated byte for byte.
 //!
@@ -50,6 +51,10 @@ const ATTEST_ANEW_S: u64 = 900;
 const HEARD_EVERY_S: u64 = 60;
 /// A time further ahead than this was told by a clock that was wrong, seconds.
 const CLOCK_STEP_MAX_S: u64 = 86_400;
+/// After a job of the calendar came to nothing it is not due again for so long.
+const DUE_AGAIN_S: u64 = 300;
+/// An authority that has refused a certificate is asked for it again after this.
+const CERTIFICATE_AGAIN_S: u64 = 600;
 
 /// When what is due by the calendar, seconds.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +71,8 @@ pub struct OrderRules {
     pub silence_s: u64,
     /// Whether a new storage key is made with every new TLS key: it bounds what a recorded session is worth.
     pub renew_storage: bool,
+    /// For how long a device may be `updating`.
+    pub update_max_s: u64,
 }
 
 impl Default for OrderRules {
@@ -77,6 +84,7 @@ impl Default for OrderRules {
             poll_s: 900,
             silence_s: 26 * 3_600,
             renew_storage: true,
+            update_max_s: 7 * 86_400,
         }
     }
 }
@@ -130,6 +138,10 @@ pub enum Job {
     /// Come to the end.
     #[n(8)]
     Decommission,
+    /// Its software, or that of its TPM, is being changed: nothing is ordered for it. It ends with an attestation that shows
+    /// other software than before, or after [`OrderRules::update_max_s`].
+    #[n(9)]
+    Update,
 }
 
 impl Job {
@@ -146,6 +158,16 @@ impl Job {
             Self::Rekey { .. } => "rekey",
             Self::Release { .. } => "release",
             Self::Decommission => "decommission",
+            Self::Update => "update",
+        }
+    }
+
+    /// Who has his turn first: whoever is to stop, then attestations; the others as they came.
+    const fn rank(&self) -> u8 {
+        match self {
+            Self::Suspend => 0,
+            Self::Attest => 1,
+            _ => 2,
         }
     }
 
@@ -186,7 +208,7 @@ pub struct Step {
     pub ima_next: u64,
 }
 
-/// How far the first job has come.
+/// How far a job has come.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub enum Stage {
     /// Nothing was answered yet.
@@ -221,6 +243,64 @@ pub enum Stage {
         #[n(2)]
         issued: gridseal_trust::enrol::registrar::Issued,
     },
+    /// It has made new keys, and the authority has not issued a certificate for them yet.
+    #[n(4)]
+    Requested {
+        /// TPMT_PUBLIC of the TLS key.
+        #[n(0)]
+        tls_pub: Bytes,
+        /// TPMT_PUBLIC of the storage key, when that is new too.
+        #[n(1)]
+        storage_pub: Option<Bytes>,
+        /// Its request, verified.
+        #[n(2)]
+        csr: Bytes,
+        /// When the authority was asked last.
+        #[n(3)]
+        asked_at: UtcTime,
+    },
+    /// Its software is being changed.
+    #[n(5)]
+    Updating {
+        /// Since when.
+        #[n(0)]
+        since: UtcTime,
+        /// What it was judged to be before.
+        #[n(1)]
+        before: Option<(Digest, Option<u64>)>,
+    },
+}
+
+/// A job that waits or is under way.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Waiting {
+    /// Job.
+    #[n(0)]
+    pub job: Job,
+    /// How far it has come.
+    #[n(1)]
+    pub stage: Stage,
+    /// Its order that stands.
+    #[n(2)]
+    pub step: Option<Step>,
+    /// Tries that came to nothing.
+    #[n(3)]
+    pub tries: u32,
+}
+
+impl Waiting {
+    const fn new(job: Job) -> Self {
+        Self { job, stage: Stage::Begun, step: None, tries: 0 }
+    }
+
+    /// Whether there is something to do for it now.
+    fn is_ready(&self, now: UtcTime) -> bool {
+        match &self.stage {
+            Stage::Requested { asked_at, .. } => now.0.saturating_sub(asked_at.0) >= CERTIFICATE_AGAIN_S,
+            Stage::Updating { .. } => false,
+            _ => true,
+        }
+    }
 }
 
 /// Jobs and orders of one device.
@@ -232,15 +312,9 @@ pub struct Book {
     /// Orders asked for so far.
     #[n(1)]
     pub asked: u64,
-    /// Jobs; the first is under way.
+    /// Jobs; the first is the one that is worked at.
     #[n(2)]
-    pub jobs: Vec<Job>,
-    /// The order that stands.
-    #[n(3)]
-    pub step: Option<Step>,
-    /// How far the first job has come.
-    #[n(4)]
-    pub stage: Stage,
+    pub jobs: Vec<Waiting>,
     /// Sequence number that the device has accepted last.
     #[n(5)]
     pub last_seq: OrderSeq,
@@ -250,12 +324,15 @@ pub struct Book {
     /// Sequence number and digest of the order that ended the ownership, whose answer comes last.
     #[n(7)]
     pub closing: Option<(OrderSeq, Digest)>,
-    /// Tries of the first job that came to nothing.
-    #[n(8)]
-    pub tries: u32,
     /// The device itself has confirmed that the ownership has ended.
     #[n(9)]
     pub has_ended: bool,
+    /// The calendar asks for no attestation before this: the last one came to nothing.
+    #[n(10)]
+    pub attest_again_at: UtcTime,
+    /// The same for new certificates.
+    #[n(11)]
+    pub renew_again_at: UtcTime,
 }
 
 impl Default for Book {
@@ -264,13 +341,12 @@ impl Default for Book {
             revision: 0,
             asked: 0,
             jobs: Vec::new(),
-            step: None,
-            stage: Stage::Begun,
             last_seq: 0,
             polled_at: UtcTime(0),
             closing: None,
-            tries: 0,
             has_ended: false,
+            attest_again_at: UtcTime(0),
+            renew_again_at: UtcTime(0),
         }
     }
 }
@@ -289,33 +365,102 @@ impl Book {
         overlay.save(ORDERS, device.as_bytes(), &self);
     }
 
+    /// The job that is worked at.
+    fn job(&self) -> Option<&Job> {
+        self.jobs.first().map(|first| &first.job)
+    }
+
+    fn set_step(&mut self, step: Option<Step>) {
+        if let Some(first) = self.jobs.first_mut() {
+            first.step = step;
+        }
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        if let Some(first) = self.jobs.first_mut() {
+            first.stage = stage;
+        }
+    }
+
+    /// Counts a try that came to nothing; how many there were.
+    fn fail(&mut self) -> u32 {
+        let Some(first) = self.jobs.first_mut() else { return 0 };
+        first.tries = first.tries.saturating_add(1);
+        first.tries
+    }
+
     fn finish_job(&mut self) {
         if !self.jobs.is_empty() {
             self.jobs.remove(0);
         }
-        (self.step, self.stage, self.tries) = (None, Stage::Begun, 0);
+    }
+
+    /// Gives the job that is worked at up, for the time being where the calendar has begun it.
+    fn give_up(&mut self, now: UtcTime) {
+        let again_at = UtcTime(now.0.saturating_add(DUE_AGAIN_S));
+        match self.job() {
+            Some(Job::Attest) => self.attest_again_at = again_at,
+            Some(Job::Renew { .. }) => self.renew_again_at = again_at,
+            _ => {}
+        }
+        self.finish_job();
+    }
+
+    /// The job that is worked at waits behind the others.
+    fn put_back(&mut self) {
+        if !self.jobs.is_empty() {
+            self.jobs.rotate_left(1);
+        }
+    }
+
+    /// Works at the job at this place from here on.
+    fn turn_to(&mut self, place: usize) {
+        if let Some(part) = self.jobs.get_mut(..=place) {
+            part.rotate_right(1);
+        }
+    }
+
+    /// Works at the job whose order has this number; that order.
+    fn turn_to_order(&mut self, seq: OrderSeq) -> Option<Step> {
+        let is_it = |waiting: &Waiting| waiting.step.as_ref().is_some_and(|step| step.seq == seq);
+        let place = self.jobs.iter().position(is_it)?;
+        self.turn_to(place);
+        self.jobs.first().and_then(|first| first.step.clone())
+    }
+
+    /// Works at the job whose turn it is; `false` when there is nothing to do now.
+    fn turn_to_next(&mut self, now: UtcTime) -> bool {
+        let ready = self.jobs.iter().enumerate().filter(|(_, waiting)| waiting.is_ready(now));
+        let next = ready.min_by_key(|(place, waiting)| (waiting.job.rank(), *place));
+        let Some((place, _)) = next else { return false };
+        self.turn_to(place);
+        true
     }
 
     fn add(&mut self, job: Job) {
-        if !self.jobs.contains(&job) && self.jobs.len() < JOBS_MAX {
-            self.jobs.push(job);
+        let is_known = self.jobs.iter().any(|waiting| waiting.job == job);
+        if !is_known && self.jobs.len() < JOBS_MAX {
+            self.jobs.push(Waiting::new(job));
         }
     }
 
-    /// What the calendar adds when nothing waits.
+    fn ends_ownership(&self) -> bool {
+        self.jobs.iter().any(|waiting| waiting.job.ends_ownership())
+    }
+
+    /// What the calendar adds, whatever waits.
     fn schedule(&mut self, entry: &RegisterEntry, rules: &OrderRules, now: UtcTime) {
-        if !self.jobs.is_empty() {
-            return;
-        }
         let age = now.0.abs_diff(entry.attested_at.0);
         let is_stale = entry.state == DeviceState::Quarantined && entry.quarantine == Some(Code::Time);
         let gap = now.0.saturating_sub(self.polled_at.0);
         // Without a poll on record it comes from its onboarding, where it was attested.
         let comes_back =
             self.polled_at.0 != 0 && gap >= rules.reconnect_gap_s && age >= rules.reconnect_gap_s;
-        let is_due = entry.state.may_exchange() && (age >= rules.attest_every_s || comes_back);
-        if is_stale || is_due {
-            self.jobs.push(Job::Attest);
+        // While its software is changed it is asked each time.
+        let is_changing = self.is_updating() && age >= u64::from(rules.poll_s);
+        let is_due = entry.state.may_exchange() && (age >= rules.attest_every_s || comes_back || is_changing);
+        if (is_stale || is_due) && now >= self.attest_again_at {
+            self.add_due(Job::Attest);
         }
         let renews_at = entry.certificate.as_ref().map(|issued| {
             let life = issued.not_after.0.saturating_sub(issued.at.0);
@@ -323,20 +468,63 @@ impl Book {
             let is_known = life > 0 && issued.at.0 <= now.0.saturating_add(CLOCK_STEP_MAX_S);
             if is_known { issued.at.0.saturating_add(life / 3 * 2) } else { 0 }
         });
-        if entry.state.may_exchange() && renews_at.is_some_and(|at| now.0 >= at) {
-            self.jobs.push(Job::Renew { with_storage: rules.renew_storage });
+        let is_due = entry.state.may_exchange() && renews_at.is_some_and(|at| now.0 >= at);
+        if is_due && now >= self.renew_again_at {
+            self.add_due(Job::Renew { with_storage: rules.renew_storage });
         }
     }
 
-    /// The request for the next order of the first job; none while the one that stands has to be answered first.
-    fn request(
-        &self,
-        entry: &RegisterEntry,
-        context: &Context<'_>,
-    ) -> Result<Option<(OrderRequest, Wanted)>, Code> {
-        let Some(job) = self.jobs.first().filter(|_| self.step.is_none()) else { return Ok(None) };
+    /// Unless a job of this kind waits. There is always room for what the calendar adds.
+    fn add_due(&mut self, job: Job) {
+        if !self.jobs.iter().any(|waiting| waiting.job.name() == job.name()) {
+            self.jobs.push(Waiting::new(job));
+        }
+    }
+
+    fn is_updating(&self) -> bool {
+        self.jobs.iter().any(|waiting| matches!(waiting.stage, Stage::Updating { .. }))
+    }
+
+    /// Ends what was to end long ago: a change of software that nobody has seen.
+    fn expire(&mut self, rules: &OrderRules, now: UtcTime) {
+        self.jobs.retain(|waiting| match waiting.stage {
+            Stage::Updating { since, .. } => now.0.saturating_sub(since.0) < rules.update_max_s,
+            _ => true,
+        });
+    }
+
+    /// The software that an attestation has shown, and the version of the TPM's: a change is over when one of them is another
+    /// than before.
+    fn shown(&mut self, policy: Digest, tpm_firmware: u64) {
+        self.jobs.retain_mut(|waiting| match &mut waiting.stage {
+            Stage::Updating { before: Some((was, firmware)), .. } => {
+                *was == policy && *firmware.get_or_insert(tpm_firmware) == tpm_firmware
+            }
+            Stage::Updating { before: None, .. } => false,
+            _ => true,
+        });
+    }
+
+    /// State of a device that works for its owner: it follows from what is under way with it.
+    pub(super) fn state_at_work(&self) -> DeviceState {
+        let rekeys = |waiting: &Waiting| {
+            let is_begun = waiting.step.is_some() || waiting.stage != Stage::Begun;
+            is_begun && matches!(waiting.job, Job::Renew { .. } | Job::Rotate)
+        };
+        if self.is_updating() {
+            DeviceState::Updating
+        } else if self.jobs.iter().any(rekeys) {
+            DeviceState::Rekeying
+        } else {
+            DeviceState::Operating
+        }
+    }
+
+    /// The request for the next order of the job that is worked at.
+    fn request(&self, entry: &RegisterEntry, context: &Context<'_>) -> Result<(OrderRequest, Wanted), Code> {
+        let Waiting { job, stage, .. } = self.jobs.first().ok_or(Code::State)?;
         let mut wanted = Wanted::default();
-        let act = match (job, &self.stage) {
+        let act = match (job, stage) {
             (_, Stage::Opened { sessions_seq, sessions, permanent }) => OrderAct::Commands {
                 sessions_seq: *sessions_seq,
                 sessions: sessions.clone(),
@@ -374,12 +562,13 @@ impl Book {
             (Job::Rekey { entries, second }, _) => {
                 OrderAct::Rekey { entries: entries.clone(), second: second.clone() }
             }
+            (Job::Update, _) => return Err(Code::State),
         };
         // The same order, asked for again after a crash, is the same order.
         let encoded = minicbor::to_vec(&act).unwrap_or_default();
         let name = sha256(&[entry.device.as_bytes(), &self.asked.to_be_bytes(), &encoded]);
         let id = N16(*name.first_chunk().unwrap_or(&[0; 16]));
-        Ok(Some((OrderRequest { device: entry.device, id, act }, wanted)))
+        Ok((OrderRequest { device: entry.device, id, act }, wanted))
     }
 }
 
@@ -433,13 +622,25 @@ fn refusal(entry: &RegisterEntry, job: &Job, voucher_keys: &[VoucherKey]) -> Opt
         return Some(Code::State);
     }
     match job {
-        Job::Renew { .. } | Job::Rotate if !state.may_exchange() => Some(Code::State),
+        Job::Renew { .. } | Job::Rotate | Job::Update if !state.may_exchange() => Some(Code::State),
         Job::Release { entry: next, second } => {
             // It has to follow our entry, and to make somebody else the owner, in the next epoch.
             let voucher = Voucher::decode(&entry.voucher.0).ok()?;
             let continued = voucher.continued(&next.0, &second.0).verify(voucher_keys);
             match continued {
                 Ok(continued) if continued.epoch == entry.epoch.saturating_add(1) => None,
+                Ok(_) => Some(Code::EpochMismatch),
+                Err(code) => Some(code),
+            }
+        }
+        Job::Rekey { entries, second } => {
+            // They have to follow our entry, each by the key before it, in this epoch.
+            let mut voucher = Voucher::decode(&entry.voucher.0).ok()?;
+            for (at, next) in entries.iter().enumerate() {
+                voucher = voucher.continued(&next.0, second.get(at).map_or(&[][..], |second| &second.0));
+            }
+            match voucher.verify(voucher_keys) {
+                Ok(continued) if continued.epoch == entry.epoch && !entries.is_empty() => None,
                 Ok(_) => Some(Code::EpochMismatch),
                 Err(code) => Some(code),
             }
@@ -471,15 +672,15 @@ pub fn request<R: Records>(
         return Ok((Vec::new(), Err(code)));
     }
     let mut book = Book::of(&overlay, device)?;
-    if book.jobs.first().is_some_and(Job::ends_ownership) {
+    if book.ends_ownership() {
         return Ok((Vec::new(), Err(Code::State)));
     }
     let mut changed = Vec::new();
-    let under_way = usize::from(book.step.is_some());
+    let is_under_way = |waiting: &Waiting| waiting.step.is_some();
     let holds = job.ends_ownership() || job == Job::Suspend;
     if holds {
         // What waits makes no sense any more.
-        book.jobs.truncate(under_way);
+        book.jobs.retain(is_under_way);
         if entry.state != DeviceState::Suspended {
             entry.state = DeviceState::Suspended;
             entry.admission_pending = true;
@@ -492,11 +693,21 @@ pub fn request<R: Records>(
         if !entry.state.may_probe() {
             return Ok((Vec::new(), Err(Code::State)));
         }
-        book.jobs.truncate(under_way);
+        book.jobs.retain(is_under_way);
         book.add(Job::Attest);
     }
     let detail = format!("{}: {reason}", job.name());
+    let updates = job == Job::Update && !book.is_updating();
     book.add(job);
+    if updates && let Some(last) = book.jobs.last_mut() {
+        let before = entry.software.map(|software| (software.policy, software.tpm_firmware));
+        last.stage = Stage::Updating { since: now, before };
+        entry.state = DeviceState::Updating;
+        entry.admission_pending = true;
+        entry.state_pending = true;
+        entry.revision = entry.revision.saturating_add(1);
+        changed.push(Changed { device: *device, state: entry.state, attested_at: entry.attested_at });
+    }
     let act = Act { actor: "operator", act: "device.ordered", subject: device, detail: &detail };
     audit::append(&mut overlay, now, act)?;
     overlay.save(DEVICES, device.as_bytes(), &entry);
@@ -528,7 +739,7 @@ pub fn receipt<R: Records>(
 /// What the register tells of a device's orders, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderStatus {
-    /// Names of the jobs that wait, the first under way.
+    /// Names of the jobs that wait or are under way.
     pub jobs: Vec<String>,
     /// Kind and sequence number of the order that stands.
     pub order: Option<(&'static str, OrderSeq)>,
@@ -543,8 +754,12 @@ pub struct OrderStatus {
 pub fn status<R: Records>(records: &R, device: &EkName) -> Result<OrderStatus, RecordsError> {
     let book = Book::of(&Overlay::new(records), device)?;
     Ok(OrderStatus {
-        jobs: book.jobs.iter().map(|job| job.name().into()).collect(),
-        order: book.step.map(|step| (step.kind.name(), step.seq)),
+        jobs: book.jobs.iter().map(|waiting| waiting.job.name().into()).collect(),
+        order: book
+            .jobs
+            .iter()
+            .find_map(|waiting| waiting.step.as_ref())
+            .map(|step| (step.kind.name(), step.seq)),
         polled_at: book.polled_at,
     })
 }

@@ -139,6 +139,9 @@ pub struct Software {
     /// How far its IMA list was judged.
     #[n(2)]
     pub progress: Option<Progress>,
+    /// Firmware version that its TPM told in the quote for an order; comparable between quotes of one key.
+    #[cbor(n(3), default)]
+    pub tpm_firmware: Option<u64>,
 }
 
 impl RegisterEntry {
@@ -212,6 +215,43 @@ pub struct RegistrationRules {
     pub redirect_lifetime_s: u64,
     /// Whom to believe about TPMs.
     pub endorsements: Endorsements,
+}
+
+impl RegistrationRules {
+    /// Where redirects send devices.
+    #[must_use]
+    pub fn redirects(&self) -> Redirects {
+        Redirects {
+            urls: self.config_urls.clone(),
+            pins: self.config_pins.clone(),
+            lifetime_s: self.redirect_lifetime_s,
+        }
+    }
+}
+
+/// Where redirects send devices.
+#[derive(Debug, Clone)]
+pub struct Redirects {
+    urls: Vec<String>,
+    pins: Vec<Digest>,
+    lifetime_s: u64,
+}
+
+impl Redirects {
+    /// Payload of a redirect for a device in an epoch.
+    #[must_use]
+    pub fn payload(&self, (device, epoch): (&EkName, Epoch), now: UtcTime, seq: OrderSeq) -> Vec<u8> {
+        Redirect {
+            ek_name: *device,
+            epoch,
+            urls: self.urls.clone(),
+            pins: self.pins.clone(),
+            not_before: now,
+            expires: UtcTime(now.0.saturating_add(self.lifetime_s)),
+            seq,
+        }
+        .encode()
+    }
 }
 
 /// A shipped device whose papers are in order.
@@ -401,16 +441,7 @@ impl Shipped {
     /// Payload of the redirect to our config servers.
     #[must_use]
     pub fn redirect(&self, rules: &RegistrationRules, now: UtcTime, seq: OrderSeq) -> Vec<u8> {
-        Redirect {
-            ek_name: self.manifest.ek_name,
-            epoch: self.voucher.epoch,
-            urls: rules.config_urls.clone(),
-            pins: rules.config_pins.clone(),
-            not_before: now,
-            expires: UtcTime(now.0.saturating_add(rules.redirect_lifetime_s)),
-            seq,
-        }
-        .encode()
+        rules.redirects().payload((&self.manifest.ek_name, self.voucher.epoch), now, seq)
     }
 
     /// The register entry, to be committed. A device that is registered keeps its state and gets the new redirect.

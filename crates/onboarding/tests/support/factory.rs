@@ -39,6 +39,8 @@ pub const SYSTEM_TITLE: SystemTitle = SystemTitle(*b"GSL\0\0\0\0\x01");
 const TENANT: [u8; 16] = *b"tenant of tests\0";
 /// What a boot measures into PCR 0 and PCR 4.
 pub const MEASURED: [(u8, &[u8]); 2] = [(0, b"firmware 1"), (4, b"boot loader 1")];
+/// What the boot loader of the next release measures.
+const UPDATED: &[u8] = b"boot loader 2";
 
 /// The manufacturer.
 pub struct Factory {
@@ -179,6 +181,14 @@ pub fn measured_boot(root: &mut SoftwareRoot) {
     }
 }
 
+/// Measures what [`Owner::next_policy`] allows.
+pub fn measured_update(root: &mut SoftwareRoot) {
+    let (last, rest) = MEASURED.split_last().unwrap();
+    for (pcr, what) in rest.iter().copied().chain([(last.0, UPDATED)]) {
+        root.extend_pcr(pcr, &Digest(sha256(&[what]))).unwrap();
+    }
+}
+
 fn measured(what: &[u8]) -> Digest {
     Digest(sha256(&[&[0; 32], &sha256(&[what])]))
 }
@@ -256,6 +266,13 @@ impl Owner {
             logs_may_be_empty: true,
             issued: START,
         }
+    }
+
+    /// The policy of a later release, with another boot loader: [`measured_update`].
+    pub fn next_policy() -> Policy {
+        let mut policy = Self::policy();
+        policy.pcrs.last_mut().unwrap().1 = vec![measured(UPDATED)];
+        Policy { release: "2".into(), version: 2, ..policy }
     }
 
     pub fn rules(&self) -> Rules {

@@ -189,6 +189,8 @@ pub struct World {
     pub key_records: MemoryRecords,
     pub authority: Authority<SigningKey<CaSigning>>,
     pub certificates: Certificates,
+    /// The authority issues nothing.
+    pub authority_refuses: bool,
     pub admissions: Vec<Admission>,
     pub spy: Spy,
     /// Every message between device and config server as it was sent, with its number.
@@ -287,6 +289,7 @@ impl World {
             key_records: MemoryRecords::default(),
             authority: factory::authority(),
             certificates: Certificates::default(),
+            authority_refuses: false,
             admissions: Vec::new(),
             spy: Spy::new(made.device_root, owner),
             sent: Vec::new(),
@@ -403,8 +406,13 @@ impl World {
 
     /// Power off and on: memory is lost, flash and non-volatile memory stay.
     pub fn reboot(&mut self) {
+        self.reboot_with(factory::measured_boot);
+    }
+
+    /// The same with other software.
+    pub fn reboot_with(&mut self, measure: impl Fn(&mut SoftwareRoot)) {
         self.meter.root.power_cut();
-        factory::measured_boot(&mut self.meter.root);
+        measure(&mut self.meter.root);
         self.meter.device = Device::new(self.meter.firmware.clone(), self.meter.record());
         self.start();
     }
@@ -598,6 +606,9 @@ impl World {
     }
 
     fn ask_authority(&mut self, request: &CertificateRequest) -> CertificateReply {
+        if self.authority_refuses {
+            return CertificateReply::Refused { code: Code::Busy };
+        }
         let call = Call { request, caller: ENDPOINT_MANAGER, now: self.utc_of(Party::Authority) };
         let mut rng = TestRng::new("authority", self.certificates.0.borrow().len() as u64);
         let (reply, record) = self.authority.decide(call, &mut rng, &self.certificates);

@@ -186,6 +186,12 @@ impl World<'_> {
         self.compare()
     }
 
+    /// The site that serves is killed, and starts again.
+    pub(crate) fn dies(&mut self) -> Step {
+        let leader = self.leader()?;
+        self.restart(leader)
+    }
+
     /// What the head-end is told that wants to send a reading's request.
     pub(crate) fn seal_denied(&mut self, meter: usize) -> Result<Option<Denial>, Broken> {
         let (system_title, carrier) = (self.meters[meter].title, self.meters[meter].quirks.carrier);

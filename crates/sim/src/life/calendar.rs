@@ -21,6 +21,9 @@ pub(super) enum Due {
     SiteBurns(usize),
     SiteReturns(usize),
     SiteChanges(usize),
+    /// The authorities of an owner issue nothing for a while.
+    AuthorityFails(usize),
+    AuthorityReturns(usize),
 }
 
 /// What is due with a meter.
@@ -34,6 +37,12 @@ pub(super) enum What {
     Rekey(u32),
     /// The channel secrets in the root change.
     Rotate,
+    /// Both ways to change keys at once.
+    Cross,
+    /// Its software changes.
+    Update,
+    /// It boots something else while it is held back.
+    DoubtHeld,
     /// The authorisations of the TPM change.
     Authorise,
     /// It is held back, and let go.

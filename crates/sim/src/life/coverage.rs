@@ -2,7 +2,7 @@
 
 /// Steps of a device's state as its owner's key service has them on record, of its credentials, and of the versions of
 /// its keys in each state of the device.
-const PATHS: [&str; 23] = [
+const PATHS: [&str; 31] = [
     "device/made/registered",
     "device/registered/installing",
     "device/installing/operating",
@@ -13,6 +13,14 @@ const PATHS: [&str; 23] = [
     "device/operating/quarantined",
     "device/quarantined/operating",
     "device/quarantined/suspended",
+    "device/operating/rekeying",
+    "device/rekeying/operating",
+    "device/operating/updating",
+    "device/updating/operating",
+    "device/installing/quarantined",
+    "device/rekeying/quarantined",
+    "device/updating/quarantined",
+    "device/suspended/quarantined",
     "device/suspended/released",
     "device/released/registered",
     "device/suspended/decommissioned",
@@ -28,15 +36,7 @@ const PATHS: [&str; 23] = [
     "quarantined: version/deactivated/compromised",
 ];
 
-/// Steps of the design that no process of this version makes: key changes and updates leave a device `operating`.
-const NOT_MADE: [&str; 4] = [
-    "device/operating/rekeying",
-    "device/rekeying/operating",
-    "device/operating/updating",
-    "device/updating/operating",
-];
-
 /// Every path that is counted from zero on.
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
-    PATHS.into_iter().chain(NOT_MADE)
+    PATHS.into_iter()
 }

@@ -1,6 +1,8 @@
 //! A device with its root, its flash and the real machine of its firmware, without a network: whoever answers is asked at
 //! once, and power fails where the schedule says.
 
+use std::cell::RefCell;
+
 use gridseal_crypto::{Rng, role::Guek, sha256};
 use gridseal_pki::Certificate;
 use gridseal_trust::{
@@ -16,7 +18,7 @@ use super::report::Rule;
 use crate::{
     HashRng,
     keys::{MeterKeys, bytes_of},
-    works::{Made, measured_boot},
+    works::{Made, measured_boot_of},
 };
 
 /// Acts of one visit: a session takes some sixty.
@@ -34,11 +36,15 @@ pub(super) struct Device {
     /// Record of the machine: what a power cut leaves.
     flash: Vec<u8>,
     machine: Machine,
+    /// Its certificates, parsed when they change.
+    parsed: RefCell<Vec<Certificate>>,
     rng: HashRng,
     seed: u64,
     starts: u64,
     /// What the application keeps for the present owner is gone.
     pub(super) is_wiped: bool,
+    /// It boots the next release.
+    pub(super) is_updated: bool,
     /// Nothing is left to do for it.
     pub(super) is_decommissioned: bool,
 }
@@ -56,10 +62,12 @@ impl Device {
             firmware,
             flash,
             machine,
+            parsed: RefCell::default(),
             rng,
             seed,
             starts: 0,
             is_wiped: false,
+            is_updated: false,
             is_decommissioned: false,
         }
     }
@@ -72,7 +80,7 @@ impl Device {
     /// Power fails and comes back.
     pub(super) fn boot(&mut self, now: Tick) -> Result<(), Broken> {
         self.root.power_cut();
-        measured_boot(&mut self.root);
+        measured_boot_of(&mut self.root, self.is_updated);
         self.starts += 1;
         let number = u64::from_be_bytes(self.title.0) << 16 | self.starts;
         self.rng = HashRng::new(self.seed, "device", number);
@@ -158,7 +166,7 @@ impl Device {
 
     /// The imported objects of its DLMS keys.
     pub(super) fn delivered(&self) -> Vec<DeliveredKey> {
-        self.record().installed.map(|installed| installed.keys).unwrap_or_default()
+        self.machine.record().installed.as_ref().map(|installed| installed.keys.clone()).unwrap_or_default()
     }
 
     pub(super) fn is_operating(&self) -> bool {
@@ -168,8 +176,8 @@ impl Device {
 
     /// The DLMS keys that were delivered, out of the root.
     pub(super) fn delivered_keys(&mut self) -> Option<MeterKeys> {
-        let record = self.record();
-        let (installed, storage) = (record.installed?, record.keys?.storage);
+        let record = self.machine.record();
+        let (installed, storage) = (record.installed.clone()?, record.keys.as_ref()?.storage.clone());
         let mut unseal = |id| {
             let request =
                 RootRequest::Unseal { storage: storage.clone(), object: installed.key(id)?.clone() };
@@ -184,14 +192,19 @@ impl Device {
 
     /// Hash of the key that it proves in TLS.
     pub(super) fn tls_key(&self) -> Option<Digest> {
-        let key = tpm::tls_key(&self.record().keys?.tls.public).ok()?;
+        let key = tpm::tls_key(&self.machine.record().keys.as_ref()?.tls.public).ok()?;
         Some(Digest(sha256(&[&subject_public_key_info(&key)])))
     }
 
     /// Its certificate, leaf first, as it shows it in TLS.
     pub(super) fn certificates(&self) -> Vec<Certificate> {
-        let chain = self.record().installed.map(|installed| installed.ldevid_chain).unwrap_or_default();
-        chain.iter().filter_map(|der| Certificate::parse(&der.0)).collect()
+        let installed = self.machine.record().installed.as_ref();
+        let chain = installed.map(|installed| installed.ldevid_chain.as_slice()).unwrap_or_default();
+        let mut parsed = self.parsed.borrow_mut();
+        if !parsed.iter().map(Certificate::der).eq(chain.iter().map(|der| der.0.as_slice())) {
+            *parsed = chain.iter().filter_map(|der| Certificate::parse(&der.0)).collect();
+        }
+        parsed.clone()
     }
 
     /// From when until when its certificate is good.

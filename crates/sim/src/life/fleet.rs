@@ -55,6 +55,9 @@ const CHANGES: u64 = 40;
 const LOOK_DAYS: u64 = 30;
 /// Which of 32 meters is stolen.
 const STOLEN: usize = 7;
+/// When in an owner's time his authorities fail, years, and for how many days: renewals fall into it.
+const AUTHORITY_FAILS_YEARS: u64 = 5;
+const AUTHORITY_OUT_DAYS: u64 = 240;
 /// Which of 12 meters comes with software that nobody knows.
 const DOUBTFUL: usize = 4;
 /// Every so many changes the master key has its turn.
@@ -126,7 +129,9 @@ pub(super) struct Meter {
     pub(super) tls_key: Option<Digest>,
     issuer: Vec<u8>,
     /// Keys that were replaced are still there.
-    is_untidy: bool,
+    pub(super) is_untidy: bool,
+    /// Keys change by DLMS between the delivery of new ones to the root and their proof, and this is lost of it.
+    pub(super) crossing: Option<Loss>,
     /// The owner of the time before has left these behind.
     pub(super) spoils: Option<Spoils>,
 }
@@ -230,6 +235,12 @@ impl<'e> Fleet<'e> {
             self.calendar.enter(at, Due::SiteBurns(owner));
             self.calendar.enter(UtcTime(at.0 + 60 * DAY_S), Due::SiteReturns(owner));
             self.calendar.enter(UtcTime(at.0 + 90 * DAY_S), Due::SiteChanges(owner));
+            let fails = UtcTime(from.0 + AUTHORITY_FAILS_YEARS * YEAR_S + 120 * DAY_S);
+            let returns = UtcTime(fails.0 + AUTHORITY_OUT_DAYS * DAY_S);
+            if returns.0 + 180 * DAY_S < until.0 {
+                self.calendar.enter(fails, Due::AuthorityFails(owner));
+                self.calendar.enter(returns, Due::AuthorityReturns(owner));
+            }
             self.calendar.enter(UtcTime(from.0 + LOOK_DAYS * DAY_S), Due::Look(owner));
         }
     }
@@ -294,6 +305,16 @@ impl<'e> Fleet<'e> {
             Due::SiteBurns(owner) => self.site_burns(owner),
             Due::SiteReturns(owner) => self.site_returns(owner),
             Due::SiteChanges(owner) => self.site_changes(owner),
+            Due::AuthorityFails(owner) => {
+                self.sides[owner].is_out = true;
+                Ok(())
+            }
+            Due::AuthorityReturns(owner) => {
+                let side = &mut self.sides[owner];
+                side.is_out = false;
+                self.report.count_some("certificates-waited-for", side.refused);
+                Ok(())
+            }
             Due::Meter { meter, owner, what } => {
                 let of = &self.meters[meter];
                 if of.owner != owner || of.stage == Stage::Gone {
@@ -323,6 +344,9 @@ impl<'e> Fleet<'e> {
                 self.reached(meter, tries)
             }
             What::Rekey(change) => self.rekeyed(meter, change),
+            What::Cross => self.crossed(meter),
+            What::Update => self.updated(meter),
+            What::DoubtHeld => self.doubted_while_held(meter),
             What::Rotate => self.ordered(meter, Job::Rotate, "secrets-rotated"),
             What::Authorise => self.ordered(meter, Job::Authorise, "authorisations-changed"),
             What::Suspend => self.suspended(meter),
@@ -397,6 +421,7 @@ impl<'e> Fleet<'e> {
             tls_key: None,
             issuer: Vec::new(),
             is_untidy: false,
+            crossing: None,
             spoils: None,
         });
         self.onboard(place)
@@ -489,7 +514,12 @@ impl<'e> Fleet<'e> {
             1 => self.at(number, at, What::Doubt),
             2 => self.at(number, at, What::Rotate),
             3 => self.at(number, at, What::Authorise),
-            _ => {}
+            4 => self.at(number, at, What::Update),
+            _ => self.at(number, at, What::DoubtHeld),
+        }
+        if number % 3 == 0 {
+            let at = self.within(UtcTime(from.0 + span * 5 / 8), (span / 8 / DAY_S).max(1));
+            self.at(number, at, What::Cross);
         }
         let is_last = owner + 1 == self.plan.owners as usize;
         if is_last && number % 32 == STOLEN {
@@ -541,8 +571,12 @@ impl<'e> Fleet<'e> {
         let keys = meter.device.delivered_keys();
         let keys = keys.ok_or_else(|| broken(Rule::Contract, "its new keys do not open"))?;
         meter.delivered = delivered;
-        let place = meter.place;
+        let (place, crossing) = (meter.place, meter.crossing.take());
         side.keys.replaced(place, keys);
+        if let Some(loss) = crossing {
+            side.keys.rekey(place, &[KeyKind::Guek, KeyKind::Gak], loss).map_err(found)?;
+            side.keys.dies().map_err(found)?;
+        }
         // What it says under them proves them.
         side.keys.pushed(place).map_err(found)?;
         self.report.count("deliveries");
@@ -563,6 +597,9 @@ impl<'e> Fleet<'e> {
     pub(super) fn connect(&mut self, number: usize) -> Step {
         let now = self.now;
         let (meter, side) = self.of(number);
+        if let Some((_, until)) = meter.device.validity().filter(|(_, until)| *until < now) {
+            return Err(broken(Rule::Certificate, format!("its certificate has ended, at {until}")));
+        }
         let is_old = now.0 - meter.attested.0 > Core::ATTESTATION_AGE_DEFAULT_S;
         if is_old {
             let denied = side.keys.seal_denied(meter.place).map_err(found)?;
@@ -581,7 +618,7 @@ impl<'e> Fleet<'e> {
         self.fetch(number, 1)?;
         let (meter, side) = self.of(number);
         let state = side.entry(&meter.device.name).map(|entry| entry.state);
-        if state != Some(DeviceState::Operating) {
+        if !state.is_some_and(DeviceState::may_exchange) {
             let how = side.describe(&meter.device.name);
             return Err(broken(Rule::Reachable, format!("it does not work for its owner: {how}")));
         }

@@ -89,6 +89,9 @@ pub(super) struct Side<'e> {
     answers: u64,
     /// A planted fault: no certificate before the one on record has ended.
     pub(super) is_slow: bool,
+    /// The authorities issue nothing for the time being, and how often they were asked meanwhile.
+    pub(super) is_out: bool,
+    pub(super) refused: u64,
 }
 
 fn failed(error: impl std::fmt::Display) -> Broken {
@@ -106,7 +109,7 @@ impl<'e> Side<'e> {
         Self {
             owner,
             keys,
-            manager: EndpointManager::new(Owner::rules()),
+            manager: EndpointManager::new(Owner::rules_of_two_releases()),
             register: MemoryRecords::default(),
             rules: owner.registration_rules(),
             relay: ConfigServer::new(0),
@@ -121,6 +124,8 @@ impl<'e> Side<'e> {
             trouble_at: (u64::MAX, 1),
             answers: 0,
             is_slow: false,
+            is_out: false,
+            refused: 0,
         }
     }
 
@@ -398,6 +403,10 @@ impl<'e> Side<'e> {
     }
 
     fn certificate(&mut self, now: UtcTime, request: &CertificateRequest) -> CertificateReply {
+        if self.is_out {
+            self.refused += 1;
+            return CertificateReply::Refused { code: Code::Busy };
+        }
         if self.is_slow
             && let CertificateRequest::LDevId { device, .. } = request
             && self

@@ -8,7 +8,7 @@ use gridseal_trust::{
 };
 use gridseal_types::{
     DeviceState, Digest, Tick, UtcTime,
-    service::keys::{ClaimState, Denial, KeyRequest},
+    service::keys::{ClaimState, Denial, KeyKind, KeyRequest},
 };
 
 use super::{
@@ -16,9 +16,12 @@ use super::{
     fleet::{Broken, Fleet, Stage, Step, asked_init, broken, found},
     report::Rule,
 };
+use crate::keys::Loss;
 
 /// Days for which a meter is held back at most.
 const HELD_DAYS: u64 = 30;
+/// Seconds in an hour.
+const HOUR_S: u64 = 3_600;
 /// How long a device with other software tries, milliseconds.
 const MISTRUSTED_MS: u64 = 600_000;
 
@@ -29,12 +32,101 @@ impl Fleet<'_> {
         self.asked(number, job)?;
         self.fetch(number, 1)?;
         let state = self.state_of(number);
-        if state != Some(DeviceState::Operating) {
+        if !state.is_some_and(DeviceState::may_exchange) {
             return Err(broken(Rule::Contract, format!("after an order it is {state:?}")));
         }
         self.report.count(event);
         // It is still read.
         self.soon(number, 2, What::Reach(1));
+        Ok(())
+    }
+
+    /// Keys change by order and by DLMS at once, each begun before or after the other, and the key service dies between them:
+    /// neither makes the other forget a key.
+    pub(super) fn crossed(&mut self, number: usize) -> Step {
+        self.connect(number)?;
+        let loss = match self.chance.below(3) {
+            0 => Loss::Transfer,
+            1 => Loss::Answer,
+            _ => Loss::Nothing,
+        };
+        let order_first = self.chance.happens(500_000);
+        let (meter, side) = self.of(number);
+        (meter.is_untidy, meter.crossing) = (true, order_first.then_some(loss));
+        if !order_first {
+            let place = meter.place;
+            side.keys.rekey(place, &[KeyKind::Guek, KeyKind::Gak], loss).map_err(found)?;
+            side.keys.dies().map_err(found)?;
+        }
+        self.asked(number, Job::Rotate)?;
+        self.fetch(number, 1)?;
+        let (meter, side) = self.of(number);
+        if meter.crossing.is_some() {
+            return Err(broken(Rule::Contract, "a rotation that was ordered brings no keys"));
+        }
+        side.keys.dies().map_err(found)?;
+        self.report.count("changes-crossed");
+        self.soon(number, 2, What::Reach(1));
+        Ok(())
+    }
+
+    /// Its software changes: it is `updating` until an attestation shows the next release. Some come back with half of it.
+    pub(super) fn updated(&mut self, number: usize) -> Step {
+        self.connect(number)?;
+        self.asked(number, Job::Update)?;
+        if self.state_of(number) != Some(DeviceState::Updating) {
+            return Err(broken(Rule::Contract, "its software changes and it is not updating"));
+        }
+        self.fetch(number, 1)?;
+        let fails = self.chance.happens(400_000);
+        let now = self.tick();
+        let (meter, _) = self.of(number);
+        let was_updated = std::mem::replace(&mut meter.device.is_updated, true);
+        meter.device.boot(now)?;
+        if fails {
+            meter.device.measure(4, &Digest(sha256(&[b"half of a boot loader"])))?;
+        }
+        self.settle_boot(number)?;
+        self.set_now(UtcTime(self.now.0 + HOUR_S));
+        self.fetch(number, 1)?;
+        let state = self.state_of(number);
+        if fails {
+            return self.held_for_software(number, state);
+        }
+        let expected = if was_updated { DeviceState::Updating } else { DeviceState::Operating };
+        if state != Some(expected) {
+            return Err(broken(Rule::Contract, format!("it has shown its new software and is {state:?}")));
+        }
+        self.report.count("updated");
+        self.meters[number].attested = self.now;
+        self.connect(number)
+    }
+
+    /// It boots something else while it is held back, and is to work again: it goes into quarantine.
+    pub(super) fn doubted_while_held(&mut self, number: usize) -> Step {
+        self.connect(number)?;
+        self.asked(number, Job::Suspend)?;
+        self.fetch(number, 1)?;
+        let now = self.tick();
+        let (meter, _) = self.of(number);
+        meter.device.boot(now)?;
+        meter.device.measure(4, &Digest(sha256(&[b"another boot loader"])))?;
+        self.settle_boot(number)?;
+        self.asked(number, Job::Resume)?;
+        self.fetch(number, 1)?;
+        let state = self.state_of(number);
+        self.held_for_software(number, state)
+    }
+
+    /// A meter with software that its owner does not know is in quarantine until a person has looked.
+    fn held_for_software(&mut self, number: usize, state: Option<DeviceState>) -> Step {
+        if state != Some(DeviceState::Quarantined) {
+            return Err(broken(Rule::S13, format!("a meter with other software is {state:?}")));
+        }
+        self.meters[number].stage = Stage::Held;
+        self.must_be_held(number, "in quarantine")?;
+        self.report.count("quarantined");
+        self.soon(number, HELD_DAYS, What::Trust);
         Ok(())
     }
 
@@ -94,8 +186,35 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    /// It comes with software that its owner does not know: he takes it only when a person has looked.
+    /// It comes with software that its owner does not know, before its first session and in the middle of one: he takes it
+    /// only when a person has looked.
     pub(super) fn mistrusted(&mut self, number: usize) -> Step {
+        self.mistrusted_in(DeviceState::Registered, number)?;
+        // It has the right software, proves that, and then power fails. By then it may begin sessions again.
+        self.set_now(UtcTime(self.now.0 + HOUR_S));
+        let (clock, now) = (self.clock(), self.tick());
+        let Self { meters, sides, init, .. } = self;
+        let meter = &mut meters[number];
+        let (side, name) = (&mut sides[meter.owner], meter.device.name);
+        meter.device.boot(now)?;
+        let mut exchange = |at: Tick, peer, wire: Vec<u8>| {
+            let at = (at, UtcTime(clock.0 + (at.0 - now.0) / 1_000));
+            let state = side.entry(&name).map(|entry| entry.state);
+            match peer {
+                _ if state == Some(DeviceState::Installing) => Ok(None),
+                Peer::InitServer => Ok(Some(asked_init(init, at.1, &wire)?)),
+                _ => side.exchange(at, wire),
+            }
+        };
+        let end = meter.device.run(now, Tick(now.0 + MISTRUSTED_MS), &mut exchange)?;
+        self.set_now(UtcTime(self.now.0 + (end.0 - now.0) / 1_000));
+        self.mistrusted_in(DeviceState::Installing, number)
+    }
+
+    fn mistrusted_in(&mut self, state: DeviceState, number: usize) -> Step {
+        if self.state_of(number) != Some(state) {
+            return Err(broken(Rule::Contract, format!("a device is not {}", state.name())));
+        }
         let (clock, now) = (self.clock(), self.tick());
         let Self { meters, sides, init, report, .. } = self;
         let meter = &mut meters[number];
@@ -140,14 +259,8 @@ impl Fleet<'_> {
         self.settle_boot(number)?;
         self.asked(number, Job::Attest)?;
         self.fetch(number, 1)?;
-        if self.state_of(number) != Some(DeviceState::Quarantined) {
-            return Err(broken(Rule::S13, "a meter with other software is not held"));
-        }
-        self.meters[number].stage = Stage::Held;
-        self.must_be_held(number, "in quarantine")?;
-        self.report.count("quarantined");
-        self.soon(number, HELD_DAYS, What::Trust);
-        Ok(())
+        let state = self.state_of(number);
+        self.held_for_software(number, state)
     }
 
     /// A person has put the right software back.

@@ -372,6 +372,8 @@ pub struct Device {
     again_s: u32,
     /// The result of the last order has arrived, as far as is known since power came.
     is_told: bool,
+    /// In this exchange nobody has taken that result: the question follows all the same.
+    is_passed_over: bool,
     /// Questions in a row that nobody answered, while ownership ends.
     unheard: u32,
     /// Questions since the last order, while ownership ends.
@@ -412,6 +414,7 @@ impl Device {
             sessions: Vec::new(),
             again_s: 0,
             is_told: false,
+            is_passed_over: false,
             unheard: 0,
             idle: 0,
             is_offered: false,

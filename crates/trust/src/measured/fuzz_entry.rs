@@ -45,8 +45,13 @@ pub fn ima_log(bytes: &[u8]) {
         issued: gridseal_types::UtcTime(0),
     };
     policies.add(SignedType::Policy.hash(&policy.encode()), policy).expect("one policy");
-    let quoted =
-        tpm::attest::Quoted { pcr_digest: Digest([0; 32]), safe: true, reset_count: 0, restart_count: 0 };
+    let quoted = tpm::attest::Quoted {
+        pcr_digest: Digest([0; 32]),
+        safe: true,
+        reset_count: 0,
+        restart_count: 0,
+        firmware_version: 0,
+    };
     let before = Progress {
         attestation_key: EkName([0; 34]),
         reset_count: 0,

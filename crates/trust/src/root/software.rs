@@ -98,6 +98,7 @@ pub struct SoftwareRoot {
     platform_kept: bool,
     measurements: Option<Box<dyn MeasurementSource + Send>>,
     certificate: Vec<u8>,
+    firmware_version: u64,
 }
 
 impl core::fmt::Debug for SoftwareRoot {
@@ -121,6 +122,7 @@ impl SoftwareRoot {
             platform_kept: false,
             measurements: None,
             certificate: Vec::new(),
+            firmware_version: 1,
         }
     }
 
@@ -161,6 +163,11 @@ impl SoftwareRoot {
     /// Gives the root a certificate of its endorsement key, as the maker of a TPM does.
     pub fn set_certificate(&mut self, der: Vec<u8>) {
         self.certificate = der;
+    }
+
+    /// Makes the root report another version of its firmware, as a TPM does after an update. Not kept on disk.
+    pub const fn set_firmware_version(&mut self, version: u64) {
+        self.firmware_version = version;
     }
 
     /// Makes the root report a platform hierarchy that anybody local can use, as a device with bad firmware does.
@@ -265,6 +272,7 @@ impl SoftwareRoot {
             qualified_signer: kept.qualified_name(&attestation_name),
             clock: self.volatile.clock,
             reset_count: kept.reset_count,
+            firmware_version: self.firmware_version,
         };
         let [storage, tls, iak, quote] = &request.qualifying;
         let certify = [
@@ -324,6 +332,7 @@ impl SoftwareRoot {
             qualified_signer: kept.qualified_name(&tpm::name(&attestation.public)),
             clock: self.volatile.clock,
             reset_count: kept.reset_count,
+            firmware_version: self.firmware_version,
         };
         make(kept, &self.volatile, &context)
     }
@@ -368,6 +377,7 @@ impl SoftwareRoot {
             qualified_signer: statement::endorsement_child(&identity).qualified,
             clock: self.volatile.clock,
             reset_count: kept.reset_count,
+            firmware_version: self.firmware_version,
         };
         context.session_audit(qualifying, &audited).map(RootReply::Audited)
     }

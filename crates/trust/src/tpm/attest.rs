@@ -38,6 +38,8 @@ pub struct Quoted {
     pub reset_count: u32,
     /// Restarts; as [`Quoted::reset_count`].
     pub restart_count: u32,
+    /// Version of the TPM's firmware; as [`Quoted::reset_count`].
+    pub firmware_version: u64,
 }
 
 /// The head that all attests share; the reader is left at the attested part.
@@ -47,6 +49,7 @@ struct Head<'a> {
     reset_count: u32,
     restart_count: u32,
     safe: bool,
+    firmware_version: u64,
 }
 
 fn read_head<'a>(reader: &mut Reader<'a>, kind: u16) -> Result<Head<'a>, StructureError> {
@@ -66,8 +69,8 @@ fn read_head<'a>(reader: &mut Reader<'a>, kind: u16) -> Result<Head<'a>, Structu
         1 => true,
         _ => return Err(at_safe),
     };
-    reader.u64("firmwareVersion")?;
-    Ok(Head { extra_data, clock_ms, reset_count, restart_count, safe })
+    let firmware_version = reader.u64("firmwareVersion")?;
+    Ok(Head { extra_data, clock_ms, reset_count, restart_count, safe, firmware_version })
 }
 
 fn read_certify(attest: &[u8]) -> Result<(Head<'_>, &[u8]), StructureError> {
@@ -151,8 +154,8 @@ pub fn verify_quote(
     if !is_right {
         return Err(Code::Quote);
     }
-    let Head { reset_count, restart_count, safe, .. } = head;
-    Ok(Quoted { pcr_digest, safe, reset_count, restart_count })
+    let Head { reset_count, restart_count, safe, firmware_version, .. } = head;
+    Ok(Quoted { pcr_digest, safe, reset_count, restart_count, firmware_version })
 }
 
 /// What a verified statement about an audit session says besides its digest.

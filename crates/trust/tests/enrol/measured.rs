@@ -237,7 +237,7 @@ fn set(policies: &[Policy]) -> PolicySet {
 }
 
 fn quoted(pcrs: &[Digest]) -> Quoted {
-    Quoted { pcr_digest: pcr_digest(pcrs), safe: true, reset_count: 7, restart_count: 1 }
+    Quoted { pcr_digest: pcr_digest(pcrs), safe: true, reset_count: 7, restart_count: 1, firmware_version: 0 }
 }
 
 fn made() -> Vec<Made> {

@@ -28,6 +28,8 @@ const DATA_KEYS: &str = "data-keys.cbor";
 /// Files with the service's own keys, wrapped, and with the owner's delegation to them.
 const KEYSTORE: &str = "keystore.cbor";
 const DELEGATION: &str = "delegation.cbor";
+/// The one by the owner's next key, while devices are rekeyed.
+const DELEGATION_NEXT: &str = "delegation-next.cbor";
 /// What the key is derived under that wraps data keys, from the key file of the directory.
 const KEK_LABEL: &[u8] = b"gs-data-keys-v1";
 
@@ -105,12 +107,20 @@ impl Secrets {
         let delegation = read(&self.dir.join(DELEGATION))?;
         let voucher_keys =
             self.config.voucher_keys.iter().map(|key| parse_voucher_key(key)).collect::<Result<_>>()?;
-        Keystore::open(&self.file, zone.into_dek(), delegation, voucher_keys).map_err(|error| {
-            let (code, name, what) = match error {
-                KeysError::Delegation => ("keys.delegation", DELEGATION, "is no delegation to this keystore"),
-                _ => ("keys.keystore", KEYSTORE, "does not open under zone.kek"),
-            };
-            coded(code, format!("{} {what}", self.dir.join(name).display()))
+        let keystore =
+            Keystore::open(&self.file, zone.into_dek(), delegation, voucher_keys).map_err(|error| {
+                let (code, name, what) = match error {
+                    KeysError::Delegation => {
+                        ("keys.delegation", DELEGATION, "is no delegation to this keystore")
+                    }
+                    _ => ("keys.keystore", KEYSTORE, "does not open under zone.kek"),
+                };
+                coded(code, format!("{} {what}", self.dir.join(name).display()))
+            })?;
+        let next = self.dir.join(DELEGATION_NEXT);
+        let Some(signed) = read_if_there(&next)? else { return Ok(keystore) };
+        keystore.with_next_delegation(signed).map_err(|_| {
+            coded("keys.delegation", format!("{} is no delegation to this keystore", next.display()))
         })
     }
 

@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 3)]
     owners: u32,
     /// Days from one visit of a meter to the next, on average.
-    #[arg(long, default_value_t = 45, value_name = "DAYS")]
+    #[arg(long, default_value_t = 90, value_name = "DAYS")]
     visits: u32,
     /// Seed of everything.
     #[arg(long, default_value_t = 1)]

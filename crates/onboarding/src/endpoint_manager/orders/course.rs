@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use gridseal_trust::{
     csr::parse_csr,
     enrol::{
+        cose::SignedType,
+        init::{SignedRedirect, encode_registration},
         order::{
             Answer, Envelope, Kind, QUOTE_PURPOSE, RENEWED_STORAGE_PURPOSE, RENEWED_TLS_PURPOSE, ResultBody,
         },
@@ -18,11 +20,11 @@ use gridseal_trust::{
     tpm,
 };
 use gridseal_types::{
-    Code, DeviceState, EkName, OrderSeq, UtcTime,
+    Code, DeviceState, Digest, EkName, OrderSeq, UtcTime,
     records::{Overlay, Records, RecordsError},
     service::{
         certificates::{CertificateReply, CertificateRequest},
-        keys::{Bytes, KeyReply, KeyRequest, SealedOrder, Tunnelled},
+        keys::{Bytes, KeyReply, KeyRequest, OrderRequest, SealedOrder, Tunnelled},
     },
 };
 
@@ -52,10 +54,26 @@ pub(in crate::endpoint_manager) enum Course {
     Opening,
     /// An order is being made.
     Making { entry: RegisterEntry, book: Book, wanted: Wanted },
-    /// A certificate for new keys is being issued.
-    Certifying { entry: RegisterEntry, book: Book, keys: (Bytes, Option<Bytes>) },
+    /// A certificate for new keys is being issued: for a result that has just come, or for a device that asks again.
+    Certifying { entry: RegisterEntry, book: Book, is_poll: bool },
+    /// A redirect is being signed: what was published names the owner's former key.
+    Redirecting { entry: RegisterEntry, book: Book, renewed: RenewedOwner, payload: Vec<u8> },
     /// Responses of a TPM are being verified.
     Confirming { entry: RegisterEntry, book: Book, response: Vec<u8>, audit: Option<Attest> },
+}
+
+/// A voucher that has grown by entries for the owner's new key.
+pub(in crate::endpoint_manager) struct RenewedOwner {
+    index: u32,
+    entry: Digest,
+    voucher: Bytes,
+}
+
+impl RenewedOwner {
+    fn change(self, redirect: Option<(Digest, Bytes)>) -> EntryChange {
+        let Self { index, entry, voucher } = self;
+        EntryChange::Rekeyed { index, entry, voucher, redirect }
+    }
 }
 
 /// A change of a book that waits for its commit.
@@ -106,12 +124,26 @@ impl EndpointManager {
             }
             (Course::Making { entry, mut book, .. }, KeyReply::Refused { code }) => {
                 // It cannot be made now, or ever: other jobs have their turn.
-                book.tries = book.tries.saturating_add(1);
+                let tries = book.fail();
                 let kind = EventKind::JobRefused(code);
-                if book.tries >= TRIES_MAX && !book.jobs.first().is_some_and(Job::ends_ownership) {
-                    book.finish_job();
+                if tries >= TRIES_MAX && !book.ends_ownership() {
+                    book.give_up(now);
+                } else {
+                    book.put_back();
                 }
                 self.turn(task, (entry, book), EntryChange::Nothing, (later(SOON_S), Some(kind)));
+                Ok(())
+            }
+            (
+                Course::Redirecting { entry, book, renewed, payload },
+                KeyReply::Signed { sign1, delegation },
+            ) => {
+                let voucher = renewed.voucher.0.clone();
+                let signed = SignedRedirect { redirect: sign1, delegation: Some(delegation), voucher };
+                let redirect = (SignedType::Redirect.hash(&payload), Bytes(encode_registration(&signed)));
+                let change = renewed.change(Some(redirect));
+                let event = Some(EventKind::Answered(Kind::Rekey));
+                self.turn(task, (entry, book), change, (Vec::new(), event));
                 Ok(())
             }
             (Course::Confirming { entry, book, response, audit }, KeyReply::Tunnelled(tunnelled)) => {
@@ -153,48 +185,89 @@ impl EndpointManager {
             self.refuse(task, "", Code::Unknown);
             return Ok(());
         };
-        let mut book = Book::of(&overlay, &device)?;
+        let before = Book::of(&overlay, &device)?;
         if entry.state.is_final() {
             self.finish(task, Some(later(ENDED_POLL_S)));
             return Ok(());
         }
-        let rules = self.order_rules;
+        let (rules, mut book) = (self.order_rules, before.clone());
+        book.expire(&rules, now);
         book.schedule(&entry, &rules, now);
-        let before = (book.last_seq, book.polled_at);
         book.last_seq = book.last_seq.max(last_seq);
         if now.0.abs_diff(book.polled_at.0) >= HEARD_EVERY_S {
             book.polled_at = now;
         }
-        if let Some(step) = &book.step {
-            let is_accepted = last_seq >= step.seq;
+        let mut closing = None;
+        for waiting in &mut book.jobs {
+            let Some(step) = &waiting.step else { continue };
             let age = now.0.abs_diff(step.made_at.0);
-            if step.kind.ends_ownership() && is_accepted {
-                book.closing = Some((step.seq, step.digest));
-                (book.step, book.stage) = (None, Stage::Accepted);
+            if step.kind.ends_ownership() && last_seq >= step.seq {
+                closing = Some((step.seq, step.digest));
+                (waiting.step, waiting.stage) = (None, Stage::Accepted);
             } else if last_seq > step.seq || step.kind == Kind::Attest && age >= ATTEST_ANEW_S {
                 // It has gone past it, or the answer would be old when it comes.
-                book.step = None;
-            } else {
+                waiting.step = None;
+            }
+        }
+        book.closing = closing.or(book.closing);
+        while book.turn_to_next(now) {
+            if let Some(step) = book.jobs.first().and_then(|first| first.step.as_ref()) {
                 let wire = step.wire.0.clone();
-                return self.poll_answered(task, (entry, book), before, wire);
+                return self.poll_answered(task, (entry, book), &before, wire);
+            }
+            if self.certify(task, (&entry, &mut book), now, true) {
+                return Ok(());
+            }
+            match book.request(&entry, &Context { rules: &self.rules }) {
+                Ok((request, wanted)) => {
+                    self.make(task, (entry, book), (request, wanted));
+                    return Ok(());
+                }
+                // No order comes of it: the next job has its turn.
+                Err(code) => {
+                    book.give_up(now);
+                    let serial = entry.serial.clone();
+                    self.event(task, &serial, EventKind::JobRefused(code));
+                }
             }
         }
-        let context = Context { rules: &self.rules };
-        match book.request(&entry, &context) {
-            Ok(Some((request, wanted))) => {
-                self.outputs.push_back(Output::Keys(task, KeyRequest::Order(request)));
-                let course = Course::Making { entry, book, wanted };
-                self.running.insert(task, Running::Order(course.into()));
-                Ok(())
-            }
-            Ok(None) => self.poll_answered(task, (entry, book), before, later(rules.poll_s)),
-            Err(code) => {
-                book.finish_job();
-                let event = Some(EventKind::JobRefused(code));
-                self.turn(task, (entry, book), EntryChange::Heard, (later(SOON_S), event));
-                Ok(())
-            }
-        }
+        self.poll_answered(task, (entry, book), &before, later(rules.poll_s))
+    }
+
+    fn make(
+        &mut self,
+        task: Task,
+        (entry, book): (RegisterEntry, Book),
+        (request, wanted): (OrderRequest, Wanted),
+    ) {
+        self.outputs.push_back(Output::Keys(task, KeyRequest::Order(request)));
+        self.running.insert(task, Running::Order(Course::Making { entry, book, wanted }.into()));
+    }
+
+    /// Asks the authority for the certificate that the job waits for; `false` when it waits for none.
+    fn certify(
+        &mut self,
+        task: Task,
+        (entry, book): (&RegisterEntry, &mut Book),
+        now: UtcTime,
+        is_poll: bool,
+    ) -> bool {
+        let Some(Stage::Requested { csr, asked_at, .. }) =
+            book.jobs.first_mut().map(|first| &mut first.stage)
+        else {
+            return false;
+        };
+        *asked_at = now;
+        let request = CertificateRequest::LDevId {
+            device: entry.device,
+            serial: entry.serial.clone(),
+            model: entry.model.clone(),
+            csr: csr.0.clone(),
+        };
+        self.outputs.push_back(Output::Certificate(task, request));
+        let course = Course::Certifying { entry: entry.clone(), book: book.clone(), is_poll };
+        self.running.insert(task, Running::Order(course.into()));
+        true
     }
 
     /// Nothing new for the device: only what is worth it goes on record.
@@ -202,10 +275,10 @@ impl EndpointManager {
         &mut self,
         task: Task,
         (entry, book): (RegisterEntry, Book),
-        before: (OrderSeq, UtcTime),
+        before: &Book,
         reply: Vec<u8>,
     ) -> Result<(), RecordsError> {
-        if before == (book.last_seq, book.polled_at) && entry.silent_since.is_none() {
+        if *before == book && entry.silent_since.is_none() {
             self.finish(task, Some(reply));
         } else {
             self.turn(task, (entry, book), EntryChange::Heard, (reply, None));
@@ -225,7 +298,7 @@ impl EndpointManager {
             return self.refuse(task, &entry.serial, Code::State);
         };
         book.asked = book.asked.saturating_add(1);
-        book.step = Some(Step {
+        book.set_step(Some(Step {
             seq,
             kind,
             digest,
@@ -235,7 +308,7 @@ impl EndpointManager {
             made_at: now,
             pcr_selection: Bytes(wanted.pcr_selection),
             ima_next: wanted.ima_next,
-        });
+        }));
         self.turn(task, (entry, book), EntryChange::Heard, (wire, Some(EventKind::Ordered(kind))));
     }
 
@@ -252,7 +325,7 @@ impl EndpointManager {
             return Ok(());
         };
         let mut book = Book::of(&overlay, &device)?;
-        let Some(step) = book.step.clone().filter(|step| step.seq == seq) else {
+        let Some(step) = book.turn_to_order(seq) else {
             if book.closing.is_some_and(|(closing, _)| closing == seq) && !book.has_ended {
                 // Its last word; the receipt does not depend on it.
                 book.has_ended = true;
@@ -274,24 +347,32 @@ impl EndpointManager {
         book.last_seq = book.last_seq.max(seq);
         match body.outcome {
             Ok(answer) => self.judge(now, task, (entry, book), (step, answer)),
-            Err(code) => self.failed(task, (entry, book), &step, code),
+            Err(code) => self.failed(now, task, (entry, book), (&step, code)),
         }
         Ok(())
     }
 
     /// The device did not do it.
-    fn failed(&mut self, task: Task, (entry, mut book): (RegisterEntry, Book), step: &Step, code: Code) {
-        book.step = None;
-        book.tries = book.tries.saturating_add(1);
-        let ends = book.jobs.first().is_some_and(Job::ends_ownership);
+    fn failed(
+        &mut self,
+        now: UtcTime,
+        task: Task,
+        (entry, mut book): (RegisterEntry, Book),
+        (step, code): (&Step, Code),
+    ) {
+        book.set_step(None);
+        let tries = book.fail();
+        let ends = book.job().is_some_and(Job::ends_ownership);
         let is_tunnel = matches!(step.kind, Kind::Sessions | Kind::Commands);
         if ends && is_tunnel {
             // New sessions, and again: what has been accepted stands.
-            book.stage = Stage::Accepted;
-        } else if code == Code::Busy || is_tunnel && book.tries < TRIES_MAX {
-            book.stage = if is_tunnel { Stage::Begun } else { book.stage };
+            book.set_stage(Stage::Accepted);
+        } else if code == Code::Busy || is_tunnel && tries < TRIES_MAX {
+            if is_tunnel {
+                book.set_stage(Stage::Begun);
+            }
         } else {
-            book.finish_job();
+            book.give_up(now);
         }
         let event = Some(EventKind::OrderFailed(step.kind, code));
         self.turn(task, (entry, book), EntryChange::Nothing, (Vec::new(), event));
@@ -313,16 +394,14 @@ impl EndpointManager {
                 let storage = storage.map(|storage| (storage.public, storage.certify));
                 match verify_renewed(&entry, &step, (&tls_pub, &certify_tls, &csr), storage.as_ref()) {
                     Ok(()) => {
-                        let request = CertificateRequest::LDevId {
-                            device: entry.device,
-                            serial: entry.serial.clone(),
-                            model: entry.model.clone(),
-                            csr,
-                        };
-                        self.outputs.push_back(Output::Certificate(task, request));
-                        let keys = (Bytes(tls_pub), storage.map(|(public, _)| Bytes(public)));
-                        let course = Course::Certifying { entry, book, keys };
-                        self.running.insert(task, Running::Order(course.into()));
+                        book.set_step(None);
+                        book.set_stage(Stage::Requested {
+                            tls_pub: Bytes(tls_pub),
+                            storage_pub: storage.map(|(public, _)| Bytes(public)),
+                            csr: Bytes(csr),
+                            asked_at: now,
+                        });
+                        self.certify(task, (&entry, &mut book), now, false);
                         return;
                     }
                     Err(code) => return self.distrust(task, (entry, book), code, None),
@@ -341,16 +420,16 @@ impl EndpointManager {
                 return;
             }
             Answer::Sessions { sessions, permanent } => {
-                book.step = None;
-                book.stage = Stage::Opened { sessions_seq: step.seq, sessions, permanent };
+                book.set_step(None);
+                book.set_stage(Stage::Opened { sessions_seq: step.seq, sessions, permanent });
                 EntryChange::Nothing
             }
             Answer::Provisioned(names) => {
                 if names != step.objects {
-                    return self.failed(task, (entry, book), &step, Code::Object);
+                    return self.failed(now, task, (entry, book), (&step, Code::Object));
                 }
-                let renewed = match core::mem::replace(&mut book.stage, Stage::Begun) {
-                    Stage::Certified { tls_pub, storage_pub, issued } => {
+                let renewed = match book.jobs.first().map(|first| first.stage.clone()) {
+                    Some(Stage::Certified { tls_pub, storage_pub, issued }) => {
                         Some(Renewed { tls_pub, storage_pub, issued })
                     }
                     _ => None,
@@ -359,11 +438,20 @@ impl EndpointManager {
                 EntryChange::Provisioned { configuration: step.configuration, renewed }
             }
             Answer::Rekeyed(pin) => match rekeyed(&entry, &book, &pin) {
-                Ok(change) => {
+                Ok(renewed) => {
                     book.finish_job();
-                    change
+                    let Some(redirects) = &self.redirects else {
+                        let change = renewed.change(None);
+                        return self.turn(task, (entry, book), change, (Vec::new(), event));
+                    };
+                    let payload = redirects.payload((&entry.device, entry.epoch), now, now.0);
+                    let request = KeyRequest::SignRedirect { payload: payload.clone() };
+                    self.outputs.push_back(Output::Keys(task, request));
+                    let course = Course::Redirecting { entry, book, renewed, payload };
+                    self.running.insert(task, Running::Order(course.into()));
+                    return;
                 }
-                Err(code) => return self.failed(task, (entry, book), &step, code),
+                Err(code) => return self.failed(now, task, (entry, book), (&step, code)),
             },
             Answer::Resumed => {
                 book.finish_job();
@@ -374,7 +462,8 @@ impl EndpointManager {
             // Before the TPM was cleared this is no end: the receipt is still to come.
             Answer::Released | Answer::Decommissioned { .. } => {
                 book.closing = Some((step.seq, step.digest));
-                (book.step, book.stage) = (None, Stage::Accepted);
+                book.set_step(None);
+                book.set_stage(Stage::Accepted);
                 EntryChange::Nothing
             }
             _ => {
@@ -394,7 +483,7 @@ impl EndpointManager {
         reason: Option<Reason>,
     ) {
         book.finish_job();
-        book.jobs.retain(Job::ends_ownership);
+        book.jobs.retain(|waiting| waiting.job.ends_ownership());
         self.turn(
             task,
             (entry, book),
@@ -437,20 +526,21 @@ impl EndpointManager {
             if platform_open && !self.rules.danger_accept_open_platform {
                 return Err(Failure::Check(Code::PlatformOpen));
             }
-            Ok(appraisal)
+            Ok((appraisal, quoted.firmware_version))
         })();
         let event = Some(EventKind::Answered(Kind::Attest));
         match judged {
-            Ok(appraisal) => {
+            Ok((appraisal, tpm_firmware)) => {
                 book.finish_job();
+                book.shown(appraisal.policy, tpm_firmware);
                 let serial = entry.serial.clone();
                 self.event(task, &serial, EventKind::Appraised(Ok(appraisal.verdict)));
-                let change = EntryChange::Attested(step.made_at, appraisal);
+                let change = EntryChange::Attested(step.made_at, appraisal, tpm_firmware);
                 self.turn(task, (entry, book), change, (Vec::new(), event));
             }
             Err(Failure::Software(Reason::ImaDiscontinuous)) => {
                 // It may have restarted since it was asked: no proof of anything.
-                book.step = None;
+                book.set_step(None);
                 self.turn(task, (entry, book), EntryChange::MeasureAnew, (Vec::new(), event));
             }
             Err(Failure::Software(reason)) => {
@@ -462,27 +552,47 @@ impl EndpointManager {
         }
     }
 
+    /// The authority has answered, or nobody has. What it refuses waits, and is asked for again; the device's answer is
+    /// taken all the same, for other orders follow it.
     pub(in crate::endpoint_manager) fn order_certificate(
         &mut self,
         now: UtcTime,
         task: Task,
-        (course, reply): (Course, CertificateReply),
+        (course, reply): (Course, Option<CertificateReply>),
     ) {
-        let Course::Certifying { entry, mut book, keys: (tls_pub, storage_pub) } = course else {
+        let Course::Certifying { entry, mut book, is_poll } = course else {
             return self.refuse(task, "", Code::State);
         };
-        let CertificateReply::Issued { chain, root, not_after } = reply else {
-            // The answer stays with the device and comes again.
-            return self.refuse(task, &entry.serial, Code::Csr);
+        // One of a wrong time is as good as none.
+        let reply = reply
+            .filter(|reply| matches!(reply, CertificateReply::Issued { chain, .. } if is_timely(chain, now)));
+        let waits_for = book.jobs.first().map(|first| first.stage.clone());
+        let (
+            Some(Stage::Requested { tls_pub, storage_pub, .. }),
+            Some(CertificateReply::Issued { chain, root, not_after }),
+        ) = (waits_for, reply)
+        else {
+            book.put_back();
+            let reply = if is_poll { later(SOON_S) } else { Vec::new() };
+            let event = Some(EventKind::CertificateRefused);
+            return self.turn(task, (entry, book), EntryChange::Nothing, (reply, event));
         };
-        if !is_timely(&chain, now) {
-            return self.refuse(task, &entry.serial, Code::Time);
-        }
         let issued = Issued { chain, root: Bytes(root), not_after, at: now };
-        book.step = None;
-        book.stage = Stage::Certified { tls_pub, storage_pub, issued };
-        let event = Some(EventKind::Answered(Kind::Renew));
-        self.turn(task, (entry, book), EntryChange::Nothing, (Vec::new(), event));
+        book.set_stage(Stage::Certified { tls_pub, storage_pub, issued });
+        let kind = EventKind::Answered(Kind::Renew);
+        if !is_poll {
+            return self.turn(task, (entry, book), EntryChange::Nothing, (Vec::new(), Some(kind)));
+        }
+        let serial = entry.serial.clone();
+        self.event(task, &serial, kind);
+        match book.request(&entry, &Context { rules: &self.rules }) {
+            Ok(asked) => self.make(task, (entry, book), asked),
+            Err(code) => {
+                book.give_up(now);
+                let event = Some(EventKind::JobRefused(code));
+                self.turn(task, (entry, book), EntryChange::Nothing, (later(SOON_S), event));
+            }
+        }
     }
 
     fn tunnelled(
@@ -492,14 +602,14 @@ impl EndpointManager {
         tunnelled: Tunnelled,
         (response, audit): (Vec<u8>, Option<Attest>),
     ) {
-        book.step = None;
+        book.set_step(None);
         let (change, event) = match tunnelled {
             Tunnelled::Authorised => {
                 book.finish_job();
                 (EntryChange::Nothing, EventKind::Answered(Kind::Commands))
             }
             Tunnelled::Cleared { receipt, delegation, order, commands } => {
-                let released = matches!(book.jobs.first(), Some(Job::Release { .. }));
+                let released = matches!(book.job(), Some(Job::Release { .. }));
                 let state = if released { DeviceState::Released } else { DeviceState::Decommissioned };
                 let identity = entry.keys.as_ref().map(|[.., identity]| identity.0.clone());
                 let statement =
@@ -519,10 +629,10 @@ impl EndpointManager {
                 (EntryChange::Ended { state, receipt: file.encode() }, EventKind::Ended(state))
             }
             _ => {
-                book.tries = book.tries.saturating_add(1);
-                let ends = book.jobs.first().is_some_and(Job::ends_ownership);
-                book.stage = if ends { Stage::Accepted } else { Stage::Begun };
-                if !ends && book.tries >= TRIES_MAX {
+                let tries = book.fail();
+                let ends = book.job().is_some_and(Job::ends_ownership);
+                book.set_stage(if ends { Stage::Accepted } else { Stage::Begun });
+                if !ends && tries >= TRIES_MAX {
                     book.finish_job();
                 }
                 (EntryChange::Nothing, EventKind::OrderFailed(Kind::Commands, Code::Tpm))
@@ -550,6 +660,7 @@ impl EndpointManager {
             }
             let before = entry.clone();
             entry::apply(overlay, now, &mut entry, change)?;
+            entry::settle(overlay, now, &mut entry, book.state_at_work())?;
             if entry != before {
                 overlay.save(DEVICES, device.as_bytes(), &entry);
             }
@@ -601,8 +712,8 @@ fn verify_renewed(
 }
 
 /// The voucher with the entries that the device has accepted.
-fn rekeyed(entry: &RegisterEntry, book: &Book, pin: &OwnerPin) -> Result<EntryChange, Code> {
-    let Some(Job::Rekey { entries, second }) = book.jobs.first() else { return Err(Code::State) };
+fn rekeyed(entry: &RegisterEntry, book: &Book, pin: &OwnerPin) -> Result<RenewedOwner, Code> {
+    let Some(Job::Rekey { entries, second }) = book.job() else { return Err(Code::State) };
     let mut voucher = Voucher::decode(&entry.voucher.0)?;
     for (at, next) in entries.iter().enumerate() {
         voucher = voucher.continued(&next.0, second.get(at).map_or(&[][..], |second| &second.0));
@@ -611,7 +722,7 @@ fn rekeyed(entry: &RegisterEntry, book: &Book, pin: &OwnerPin) -> Result<EntryCh
     let index = u32::try_from(hashes.len().saturating_sub(1)).map_err(|_| Code::Voucher)?;
     let newest = hashes.last().copied().ok_or(Code::Voucher)?;
     if pin.index == index && pin.entry == newest {
-        Ok(EntryChange::Rekeyed { index, entry: newest, voucher: Bytes(voucher.encode()) })
+        Ok(RenewedOwner { index, entry: newest, voucher: Bytes(voucher.encode()) })
     } else {
         Err(Code::Pin)
     }

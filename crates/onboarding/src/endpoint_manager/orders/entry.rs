@@ -27,8 +27,8 @@ pub enum EntryChange {
     Nothing,
     /// It has been heard.
     Heard,
-    /// Its software was verified as of this time.
-    Attested(UtcTime, Appraisal),
+    /// Its software was verified as of this time; and the firmware version that its TPM tells.
+    Attested(UtcTime, Appraisal, u64),
     /// Its IMA list does not continue what was judged before: all of it is asked for.
     MeasureAnew,
     /// An authenticated check failed.
@@ -50,6 +50,8 @@ pub enum EntryChange {
         entry: Digest,
         /// Voucher with it.
         voucher: Bytes,
+        /// Hash of a new redirect, and its T1.
+        redirect: Option<(Digest, Bytes)>,
     },
     /// Its ownership has ended.
     Ended {
@@ -92,8 +94,8 @@ pub(super) fn apply<R: Records>(
             entry.software = None;
             return Ok(());
         }
-        EntryChange::Attested(at, Appraisal { verdict, policy, progress }) => {
-            entry.software = Some(Software { verdict, policy, progress });
+        EntryChange::Attested(at, Appraisal { verdict, policy, progress }, tpm_firmware) => {
+            entry.software = Some(Software { verdict, policy, progress, tpm_firmware: Some(tpm_firmware) });
             // Not the later of both: what is on record may come from a clock that was fast (rule S14).
             entry.attested_at = at;
             entry.state_pending = true;
@@ -126,8 +128,12 @@ pub(super) fn apply<R: Records>(
             }
             ("device.provisioned", detail)
         }
-        EntryChange::Rekeyed { index, entry: hash, voucher } => {
+        EntryChange::Rekeyed { index, entry: hash, voucher, redirect } => {
             (entry.entry_index, entry.entry, entry.voucher) = (index, hash, voucher);
+            if let Some((hash, registration)) = redirect {
+                entry.redirects.push(hash);
+                entry.registration_pending = Some(registration);
+            }
             ("device.rekeyed", format!("entry {index}"))
         }
         EntryChange::Ended { state, receipt } => {
@@ -145,6 +151,29 @@ pub(super) fn apply<R: Records>(
         entry.state_pending = !entry.state.is_final();
     }
     let act = Act { actor: "endpoint-manager", act, subject: &entry.device, detail: &detail };
+    audit::append(overlay, now, act).map(|_| ())
+}
+
+/// The state of a device at work follows from what is under way with it.
+///
+/// # Errors
+/// [`RecordsError`] from the store.
+pub(super) fn settle<R: Records>(
+    overlay: &mut Overlay<'_, R>,
+    now: UtcTime,
+    entry: &mut RegisterEntry,
+    state: DeviceState,
+) -> Result<(), RecordsError> {
+    if !entry.state.may_exchange() || entry.state == state {
+        return Ok(());
+    }
+    let detail = format!("from {}", entry.state.name());
+    entry.state = state;
+    entry.revision = entry.revision.saturating_add(1);
+    entry.admission_pending = entry.tls_key.is_some();
+    entry.state_pending = true;
+    let act = format!("device.{}", state.name());
+    let act = Act { actor: "endpoint-manager", act: &act, subject: &entry.device, detail: &detail };
     audit::append(overlay, now, act).map(|_| ())
 }
 

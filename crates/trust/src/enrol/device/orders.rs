@@ -102,11 +102,12 @@ enum Found {
 }
 
 impl Device {
-    /// Begins an exchange: first the result that nobody has acknowledged since power came, then a question.
+    /// Begins an exchange: first the result that nobody has acknowledged since power came, then a question. A result that
+    /// its owner does not take holds up no later order.
     pub(super) fn fetch_orders(&mut self, now: Tick) {
         let is_answered =
             self.record.orders.accepted.as_ref().is_some_and(|accepted| accepted.result.is_some());
-        if is_answered && !self.is_told {
+        if is_answered && !self.is_told && !self.is_passed_over {
             return self.tell(now, self.first_way());
         }
         let epoch = self.description.as_ref().map(|description| description.epoch);
@@ -176,6 +177,13 @@ impl Device {
             (Ordering::Telling(Peer::HeadEnd), Input::NoReply | Input::Timeout | Input::Received(_)) => {
                 self.tell(now, Peer::ConfigServer);
             }
+            (Ordering::Telling(_), Input::NoReply | Input::Timeout | Input::Received(_))
+                if !self.is_passed_over && self.record.orders.ending.is_none() =>
+            {
+                self.is_passed_over = true;
+                self.reply_due = None;
+                self.fetch_orders(now);
+            }
             (
                 Ordering::Asking { .. } | Ordering::Telling(_),
                 Input::NoReply | Input::Timeout | Input::Received(_) | Input::Taken,
@@ -202,7 +210,7 @@ impl Device {
 
     /// An exchange is over; `reached` when the owner has answered.
     pub(super) fn fetched(&mut self, now: Tick, reached: bool) {
-        self.reply_due = None;
+        (self.reply_due, self.is_passed_over) = (None, false);
         let again_s = core::mem::take(&mut self.again_s);
         self.event(Event::OrdersFetched { reached, again_s });
         if self.record.orders.ending.is_some() {

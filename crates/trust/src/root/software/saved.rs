@@ -239,6 +239,7 @@ impl SoftwareRoot {
             platform_kept: false,
             measurements: None,
             certificate: Vec::new(),
+            firmware_version: 1,
         })
     }
 }

@@ -15,9 +15,6 @@ use crate::{
     },
 };
 
-/// Version of the firmware that a software root has in place of one.
-const FIRMWARE_VERSION: u64 = 1;
-
 /// Name and qualified name of an object.
 pub(super) struct TwoNames {
     pub(super) name: EkName,
@@ -45,6 +42,7 @@ pub(super) struct Context<'k> {
     pub(super) qualified_signer: EkName,
     pub(super) clock: u64,
     pub(super) reset_count: u32,
+    pub(super) firmware_version: u64,
 }
 
 impl Context<'_> {
@@ -59,7 +57,7 @@ impl Context<'_> {
         attest.extend_from_slice(&self.reset_count.to_be_bytes());
         // restartCount 0, safe 1.
         attest.extend_from_slice(&[0, 0, 0, 0, 1]);
-        attest.extend_from_slice(&FIRMWARE_VERSION.to_be_bytes());
+        attest.extend_from_slice(&self.firmware_version.to_be_bytes());
         attest
     }
 
