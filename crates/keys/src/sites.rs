@@ -358,6 +358,9 @@ impl<R: Records> Work<'_, R> {
             let number = match twin {
                 Some(number) => number,
                 None => {
+                    // Above all numbers of the other site, or it would be that of another of its keys.
+                    let theirs = theirs.iter().map(|entry| entry.version).max().unwrap_or_default();
+                    device.entry.channel_version = device.entry.channel_version.max(theirs);
                     let number = self.next_version(device)?;
                     device.entry.channel_version = number;
                     number

@@ -21,7 +21,7 @@ const OTHERS: [&str; 43] = [
     "site/fenced/fence",
     "site/outdated/fence",
     "site/standby/restore",
-    "site/active/restore",
+    "site/active/restore-refused",
     "site/fenced/restore",
     "site/outdated/restore",
     "site/outdated/promote-refused",

@@ -141,7 +141,9 @@ impl World<'_> {
         let sent = sent.map(|sent| counter_of(&sent.bytes)).max().unwrap_or_default() + 64;
         let view = &self.sites[leader].disk.view;
         let Some(entry) = view.device(&self.devices[meter]) else { return sent };
-        let keys = view.leases.keys().filter(|(slot, _)| *slot == entry.slot).map(|(_, key)| *key);
+        // Of a database that was put back the leases are forgotten, too.
+        let gueks = entry.versions.iter().filter(|(kind, _)| *kind == KeyKind::Guek);
+        let keys = gueks.filter_map(|(kind, number)| view.key(&self.devices[meter], *kind, *number));
         keys.map(|key| self.watch.unused_from(key)).max().unwrap_or_default().max(sent)
     }
 

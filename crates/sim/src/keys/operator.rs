@@ -163,6 +163,9 @@ impl World<'_> {
         if refused && act == "promote" && before == SiteMode::Outdated {
             self.watch.coverage.count("site/outdated/promote-refused");
         }
+        if refused && act == "restore" && before == SiteMode::Active {
+            self.watch.coverage.count("site/active/restore-refused");
+        }
         Ok(reply)
     }
 
@@ -194,7 +197,16 @@ impl World<'_> {
         self.watch.event("start", || {
             format!("\"site\":\"{}\",\"mode\":\"{mode}\",\"epoch\":{epoch}", site_name(site))
         });
+        self.count_serving();
         Ok(())
+    }
+
+    /// Two sites that serve at the same time count probes each for itself.
+    fn count_serving(&mut self) {
+        if self.serving().len() > 1 {
+            self.budgets_hold = false;
+            self.watch.coverage.count("fault/two-active");
+        }
     }
 
     /// Brings up to `count` commits to the copy; whether it has all of them then.
@@ -249,10 +261,7 @@ impl World<'_> {
         if !other.follows {
             self.set_standby(site, Standby::Lost);
         }
-        if self.serving().len() > 1 {
-            self.budgets_hold = false;
-            self.watch.coverage.count("fault/two-active");
-        }
+        self.count_serving();
     }
 
     pub(super) fn set_standby(&mut self, site: usize, standby: Standby) {
