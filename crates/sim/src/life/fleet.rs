@@ -517,7 +517,7 @@ impl<'e> Fleet<'e> {
             4 => self.at(number, at, What::Update),
             _ => self.at(number, at, What::DoubtHeld),
         }
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             let at = self.within(UtcTime(from.0 + span * 5 / 8), (span / 8 / DAY_S).max(1));
             self.at(number, at, What::Cross);
         }
