@@ -200,11 +200,17 @@ impl Carrier<'_> {
         let what = format!("{} {}", kinds_name(&reply.status.items), reply.status.phase);
         self.tell("keys", &what);
         let change = reply.status.change;
-        // Another pair than the one in use has proved new keys: the step is another one now.
-        if self.reach().await? {
-            return Ok(());
-        }
         let mut transfer = reply.transfer;
+        if self.channel.is_none() && transfer.is_some() {
+            // Of the counters of the association that is to be made first, all are above this one: the meter would refuse it.
+            let lost = self.keys.report_key_change(change, ChangeOutcome::NoReply).await;
+            return lost.map(drop).map_err(Failed::Denied);
+        }
+        if transfer.is_none() {
+            // What came of it is found out by a new proof, on whose connection the next transfer goes.
+            self.channel = None;
+            return if self.reach().await? { Ok(()) } else { Err(Failed::Later) };
+        }
         let mut is_acknowledged = false;
         while let Some(sealed) = transfer.take() {
             let answer = self.exchange(sealed.apdu).await;

@@ -172,7 +172,7 @@ fn s3_kill_9_of_each_party_at_each_step_of_a_claim_ends_with_a_meter_that_is_cla
     for victim in ["meter", "keys", "claim"] {
         let mut service = service(&format!("claim-{victim}"));
         let mut meter = Meter::start(service.station.scratch.path().join("meter"), "127.0.0.1:0");
-        let mut killed = 0;
+        let (mut killed, mut told) = (0, Vec::new());
         // The command is started again until it has nothing left to do; at each of its first steps the victim dies.
         let status = loop {
             let mut child = claim(&service, &meter).stdout(Stdio::piped()).spawn().unwrap();
@@ -180,6 +180,7 @@ fn s3_kill_9_of_each_party_at_each_step_of_a_claim_ends_with_a_meter_that_is_cla
             let mut seen = 0;
             for line in lines {
                 let line = line.unwrap();
+                told.push(line.clone());
                 seen += 1;
                 if killed < 3 && (victim != "claim" || seen > killed.min(1)) && !line.contains("wait") {
                     killed += 1;
@@ -191,6 +192,7 @@ fn s3_kill_9_of_each_party_at_each_step_of_a_claim_ends_with_a_meter_that_is_cla
                         }
                         _ => {
                             child.kill().unwrap();
+                            told.push("killed".into());
                             break;
                         }
                     }
@@ -201,7 +203,7 @@ fn s3_kill_9_of_each_party_at_each_step_of_a_claim_ends_with_a_meter_that_is_cla
                 break status;
             }
         };
-        assert_eq!(status.code(), Some(0), "{victim}");
+        assert_eq!(status.code(), Some(0), "{victim}: {}", told.join("\n"));
         assert_eq!(killed, 3, "{victim}");
         assert_claimed(&service);
     }
