@@ -13,7 +13,7 @@ FUZZ_TARGET ?=
 SOAK_SEEDS ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz soak model deny clean
+.PHONY: help demo test bench fuzz soak interop model deny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,11 @@ soak: ## run SOAK_SEEDS (1000000) schedules through each simulation test
 	@if [ -d crates/sim ]; then \
 	  GRIDSEAL_SEEDS=$(SOAK_SEEDS) $(CARGO) test --release --locked --package gridseal-sim -- --nocapture $(ARGS); \
 	else echo 'soak: no simulation yet (crates/sim)'; fi
+
+interop: ## let programs of others and independent ones judge (ARGS="onboarding strangers" for some)
+	@scripts/packages.sh test
+	$(CARGO) build --release --locked --package gridseal
+	@scripts/interop.sh $(TARGET_DIR)/release/gridseal $(ARGS)
 
 model: ## check the symbolic model of onboarding and its planted faults (MODEL_VARIANT=config for one)
 	@scripts/model.sh
