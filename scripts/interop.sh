@@ -13,6 +13,7 @@ program=$(realpath "${1:?usage: scripts/interop.sh PROGRAM [CHECK]...}")
 shift
 checks=("$@")
 [ ${#checks[@]} -gt 0 ] || checks=(onboarding attacks keys group document reference strangers)
+java_stack=https://github.com/Gurux/gurux.dlms.java
 export GRIDSEAL=$program PYTHONDONTWRITEBYTECODE=1
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/gridseal-interop-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
@@ -44,10 +45,10 @@ reference() { python3 tests/interop/dlms_reference.py; }
 
 strangers() {
   local parts=(gurux gurux-suites gurux-hdlc gurux-as-it-comes cosem cosem-hdlc)
-  if command -v javac >/dev/null && command -v git >/dev/null; then
+  if command -v javac >/dev/null && { [ -n "${GURUX_JAVA:-}" ] || git ls-remote -q "$java_stack" >/dev/null 2>&1; }; then
     parts+=(gurux-java forgeries)
   else
-    echo 'no JDK: gurux-java and forgeries are left out'
+    echo "no JDK, or no way to $java_stack: gurux-java and forgeries are left out"
   fi
   python3 tests/interop/dlms_strangers.py "${parts[@]}"
 }
