@@ -10,7 +10,9 @@ where another database was put); which keys each meter has (`meter-keys`); and w
 both files together. Found are:
 
     unreachable_meters  at the end of a step some key of the meter was held by no site, or at the end of the schedule the
-                        meter had given no reading, or its key change had come to no end (unless it is `gone`)
+                        meter had given no reading, or its key change had come to no end (unless it is `gone`); a master key
+                        that the meter has agreed upon (`agreed`) is known to nobody else until its answer arrives, and needed
+                        by nobody: it must be held when the schedule ends
     nonce_reuse         a pair with two different bytes
     not_durable         a site sent under a counter that was not leased durably there, or a key not on record as sent
     forgotten           a site took the same bytes again, inside its window, for a replay instead of a duplicate
@@ -69,13 +71,15 @@ class Schedule:
         self.used, self.made = {}, {}
         self.reuse = self.not_durable = self.forgotten = 0
         self.told = None
+        self.agreed = {}
 
     def site(self, name) -> Site:
         return self.sites.setdefault(name, Site())
 
-    def compare(self):
+    def compare(self, is_end=False):
         held = set().union(*(site.keys for site in self.sites.values()))
         for meter, keys in self.meters.items():
+            keys = keys | self.agreed[meter] if is_end else keys
             if meter not in self.gone and not keys <= held:
                 self.stranded.add(meter)
 
@@ -125,7 +129,10 @@ class Schedule:
             case "start" | "kill" | "put-back":
                 self.site(entry["site"]).restarted()
             case "meter-keys":
-                self.meters[entry["meter"]] = {entry["guek"], entry["gak"], entry["kek"]}
+                keys, kek = {entry["guek"], entry["gak"]}, {entry["kek"]}
+                is_agreed = entry["agreed"]
+                self.meters[entry["meter"]] = keys if is_agreed else keys | kek
+                self.agreed[entry["meter"]] = kek if is_agreed else set()
             case "heal":
                 self.read.clear()
             case "reading":
@@ -135,7 +142,7 @@ class Schedule:
             case "gone":
                 self.gone.add(entry["meter"])
             case "end" | "violation" as last:
-                self.compare()
+                self.compare(is_end=last == "end")
                 self.told = entry if last == "violation" else None
                 # A schedule that broke another rule before it was healed asked no meter for a reading.
                 if last == "end" or entry["rule"] == "reachable":

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256, Sha384};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    AgreementKey, Key, KeyError, PublicKey, Rng, Signature, Signer, SigningKey,
+    AgreementKey, Key, KeyError, PublicKey, Rng, Signature,
     role::{DlmsSigning, Ephemeral, Role},
 };
 
@@ -73,6 +73,12 @@ fn p384_point(key: &p384::PublicKey) -> CurvePublic {
     let mut point = [0; 96];
     point.copy_from_slice(&key.to_sec1_bytes()[1..]);
     CurvePublic(Public::P384(Box::new(point)))
+}
+
+fn p256_point(key: &p256::PublicKey) -> CurvePublic {
+    let mut point = [0; 64];
+    point.copy_from_slice(&key.to_sec1_bytes()[1..]);
+    CurvePublic(Public::P256(PublicKey::of_valid(point)))
 }
 
 impl CurvePublic {
@@ -140,8 +146,10 @@ impl fmt::Debug for CurvePublic {
 /// A DLMS party's own signing key.
 pub struct CurveSigner(Private);
 
+/// Both curves sign with RustCrypto, servers too: a signature follows from key and message (RFC 6979), so what is signed again
+/// is the same again, and no weak random source gives the key away.
 enum Private {
-    P256(Box<SigningKey<DlmsSigning>>),
+    P256(Box<p256::ecdsa::SigningKey>),
     P384(Box<p384::ecdsa::SigningKey>),
     External(PublicKey, ExternalSigner),
 }
@@ -157,7 +165,9 @@ impl CurveSigner {
     pub fn new<R: Role, const L: usize>(scalar: &Key<R, L>) -> Result<Self, KeyError> {
         let bytes = scalar.bytes().as_slice();
         Ok(Self(if let Ok(bytes) = <[u8; 32]>::try_from(bytes) {
-            Private::P256(Box::new(SigningKey::new(&Key::take(&mut Zeroizing::new(bytes)))?))
+            let bytes = Zeroizing::new(bytes);
+            let key = p256::ecdsa::SigningKey::from_slice(bytes.as_slice()).map_err(|_| KeyError::Scalar)?;
+            Private::P256(Box::new(key))
         } else {
             Private::P384(Box::new(p384_signer(bytes).ok_or(KeyError::Scalar)?))
         }))
@@ -185,7 +195,7 @@ impl CurveSigner {
     #[must_use]
     pub fn public(&self) -> CurvePublic {
         match &self.0 {
-            Private::P256(key) => key.public().into(),
+            Private::P256(key) => p256_point(&key.verifying_key().into()),
             Private::External(public, _) => (*public).into(),
             Private::P384(key) => p384_point(&key.verifying_key().into()),
         }
@@ -195,7 +205,10 @@ impl CurveSigner {
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         match &self.0 {
-            Private::P256(key) => key.sign(message).ok().map(Vec::from),
+            Private::P256(key) => {
+                let signature: p256::ecdsa::Signature = key.try_sign(message).ok()?;
+                Some(signature.to_bytes().to_vec())
+            }
             Private::External(_, sign) => sign(message).map(Vec::from),
             Private::P384(key) => {
                 let signature: p384::ecdsa::Signature = key.try_sign(message).ok()?;

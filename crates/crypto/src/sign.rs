@@ -22,6 +22,11 @@ impl PublicKey {
         p256::PublicKey::from_sec1_bytes(&sec1(point)).ok().map(|_| Self(*point))
     }
 
+    /// The key of a point that is known to be on the curve.
+    pub(crate) const fn of_valid(point: [u8; 64]) -> Self {
+        Self(point)
+    }
+
     /// The key of an uncompressed SEC 1 point, `04 || x || y`.
     #[must_use]
     pub fn from_sec1(bytes: &[u8]) -> Option<Self> {

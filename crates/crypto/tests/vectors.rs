@@ -5,7 +5,7 @@ use gridseal_crypto::{
     AgreementKey, Curve, CurveAgreement, CurvePublic, CurveSigner, InvocationCounter, Key, KeyAlgorithm,
     PairContext, PairSeal, PublicKey, RsaPublicKey, SecondKey, SecondSigner, apdu,
     backend::{Backend, rustcrypto::RustCrypto},
-    role::{Ephemeral, Guek, Kek, SoftwareRootKey, VoucherSecond},
+    role::{Ephemeral, Gak, Guek, Kek, SoftwareRootKey, VoucherSecond},
     tpm::{
         AuthInForce, ChangeAuth, CommandAuth, SecretLabel, SessionNonces, change_auth_command,
         change_auth_confirmed, duplicate_with, encrypt_secret_with, execute_change_auth, make_credential,
@@ -430,7 +430,7 @@ fn a_sealed_pair_opens_in_its_context_alone_and_does_what_its_keys_do() {
     let title = SystemTitle(*b"GSL\0\0\0\0\x01");
     let context = PairContext { system_title: title, guek_version: 1, gak_version: 2 };
     let mut seal = PairSeal::generate(&mut ZeroRng).unwrap();
-    let pair = seal.seal(&counted(0), &counted(0xD0), &context);
+    let pair = seal.seal(&counted(0), &counted(0xD0), &context).unwrap();
     for other in [
         PairContext { system_title: SystemTitle([0; 8]), ..context },
         PairContext { guek_version: 2, ..context },
@@ -453,6 +453,28 @@ fn a_sealed_pair_opens_in_its_context_alone_and_does_what_its_keys_do() {
 }
 
 #[test]
+fn a_sealed_pair_of_suite_2_does_what_its_keys_do_and_one_of_another_size_is_none() {
+    let title = SystemTitle(*b"GSL\0\0\0\0\x01");
+    let context = PairContext { system_title: title, guek_version: 1, gak_version: 2 };
+    let mut seal = PairSeal::generate(&mut ZeroRng).unwrap();
+    let (guek, gak) = (Key::<Guek, 32>::take(&mut [7; 32]), Key::<Gak, 32>::take(&mut [9; 32]));
+    let pair = seal.seal(&guek, &gak, &context).unwrap();
+    let keys = seal.open(&pair, &context).unwrap();
+    let header = apdu::Header { originator: title, security_control: 0x32 };
+    let expected = apdu::protect(&guek, &gak, header, ticket(7), b"reading").unwrap();
+    let mut sealed = b"reading".to_vec();
+    let tag = keys.seal_in_place(title, 0x32, &ticket(7), &mut sealed).unwrap();
+    sealed.extend_from_slice(&tag);
+    assert_eq!(sealed, expected);
+    assert_eq!(keys.open_in_place(title, 0x31, 7, &mut sealed.clone()), None, "of another suite");
+    assert_eq!(keys.open_in_place(title, 0x32, 7, &mut sealed), Some(7));
+    let challenge = apdu::gmac(&guek, &gak, header, ticket(8), b"challenge!");
+    assert_eq!(keys.gmac(title, 0x32, 8, b"challenge!"), challenge);
+    let (short, other) = (Key::<Guek, 24>::take(&mut [7; 24]), Key::<Gak, 24>::take(&mut [9; 24]));
+    assert!(seal.seal(&short, &other, &context).is_none());
+}
+
+#[test]
 fn gmac_of_an_association_matches_the_green_book() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/hls/gmac-green-book.toml");
     let vector: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
@@ -461,9 +483,9 @@ fn gmac_of_an_association_matches_the_green_book() {
     let counter = |name: &str| u32::try_from(vector["input"][name].as_integer().unwrap()).unwrap();
     let mut seal = PairSeal::generate(&mut ZeroRng).unwrap();
     let context = PairContext { system_title: title("server_title"), guek_version: 1, gak_version: 1 };
-    let guek = Key::take_slice(&mut bytes("input", "guek")).unwrap();
+    let guek = Key::<Guek, 16>::take_slice(&mut bytes("input", "guek")).unwrap();
     let gak = Key::take_slice(&mut bytes("input", "gak")).unwrap();
-    let pair = seal.seal(&guek, &gak, &context);
+    let pair = seal.seal(&guek, &gak, &context).unwrap();
     let keys = seal.open(&pair, &context).unwrap();
     let challenge = bytes("input", "server_to_client");
     let tag = keys.gmac(title("client_title"), 0x10, counter("client_counter"), &challenge).unwrap();

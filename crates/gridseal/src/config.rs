@@ -277,6 +277,10 @@ pub struct Keys {
     /// this service, raise counters, declare compromises, destroy keys.
     #[serde(default)]
     pub approvers: BTreeMap<String, String>,
+    /// Certificates of manufacturers' authorities (DER), which certify the signing keys of meters as they are delivered; the
+    /// owner's own are beside the keystore.
+    #[serde(default)]
+    pub meter_authorities: Vec<PathBuf>,
 }
 
 /// A PostgreSQL database, 15 or later, on this machine.

@@ -59,7 +59,7 @@ fn raw(meters: u32, time: Duration) -> [f64; 2] {
     let mut seal = PairSeal::generate(&mut Draw(3)).unwrap();
     let context = |meter| PairContext { system_title: title(meter), guek_version: 1, gak_version: 1 };
     let pairs: Vec<SealedPair> =
-        (0..meters).map(|meter| seal.seal(&guek(meter), &gak(meter), &context(meter))).collect();
+        (0..meters).map(|meter| seal.seal(&guek(meter), &gak(meter), &context(meter)).unwrap()).collect();
     let (mut draw, mut ticket) = (Draw(5), tickets(0));
     let mut body = [0u8; APDU + 12];
     let sealing = rate(time, 1_000, || {

@@ -100,6 +100,7 @@ impl<R: Records> Work<'_, R> {
                 next_counter: layout.counter(epoch, entry.first_epoch, next).filter(|_| guek),
                 received: counters.and_then(|counters| counters.window.highest()),
                 rotation_due: active && (old || used),
+                suite: entry.suite,
             }
         });
         DeviceKeyStatus {
@@ -112,6 +113,7 @@ impl<R: Records> Work<'_, R> {
             versions: versions.collect(),
             change: device.change.as_ref().map(status_of),
             regressed: device.entry.heard.is_some(),
+            suite: device.entry.suite,
         }
     }
 

@@ -27,6 +27,14 @@ use crate::{
 /// Size of a tag in bytes.
 const TAG_SIZE: usize = 12;
 
+/// Bits of the security control octet that name the suite.
+const SUITE: u8 = 0x0F;
+
+/// The security control octet of authenticated encryption in a suite.
+pub(crate) const fn control_of(suite: u8) -> u8 {
+    SecurityControl::AUTHENTICATED_ENCRYPTION.0 | suite & SUITE
+}
+
 /// Operations of class B audit items.
 pub(crate) const OPENED: u8 = 1;
 /// A seal on behalf of a head-end.
@@ -46,6 +54,7 @@ struct Header {
     title: Option<SystemTitle>,
     /// Tag that the plain APDU must have, when the carrier says it.
     inner: Option<u8>,
+    control: u8,
     counter: u32,
     body: Range<usize>,
     tag: TagHead,
@@ -59,13 +68,15 @@ fn header(apdu: &[u8]) -> Option<Header> {
         let tag = *apdu.first()?;
         (None, Some(inner_tag(tag)), service_carrier(apdu)?)
     };
-    if protected.security_control != SecurityControl::AUTHENTICATED_ENCRYPTION {
+    // The suite in it is judged with the keys.
+    let control = protected.security_control.0;
+    if control & !SUITE != SecurityControl::AUTHENTICATED_ENCRYPTION.0 {
         return None;
     }
     let body = apdu.len().checked_sub(protected.body.len())?..apdu.len();
     let tag_at = protected.body.len().checked_sub(TAG_SIZE)?;
     let tag = protected.body.get(tag_at..)?.first_chunk::<8>()?;
-    Some(Header { title, inner, counter: protected.invocation_counter, body, tag: *tag })
+    Some(Header { title, inner, control, counter: protected.invocation_counter, body, tag: *tag })
 }
 
 /// The originator that an APDU names in the usual form, before anything is checked.
@@ -155,7 +166,7 @@ impl<R: Records> Work<'_, R> {
         let number = self.traffic.find(title).ok_or(Code::Unknown)?;
         let slot = self.traffic.slot(number).ok_or(Code::Unknown)?;
         let evidence_only = !self.may_exchange(slot)?;
-        let (active, state) = (slot.active, slot.state);
+        let (active, state) = (slot.active.clone(), slot.state);
         let found = active.filter(|hot| self.opens(title, hot, &header, &mut apdu));
         let is_active = found.is_some();
         let Some(hot) = found.or_else(|| self.try_candidates(number, &header, &mut apdu)) else {
@@ -227,15 +238,18 @@ impl<R: Records> Work<'_, R> {
     }
 
     fn opens(&self, title: SystemTitle, hot: &HotPair, header: &Header, apdu: &mut [u8]) -> bool {
+        //= design S5: an APDU that names another suite than that of its keys is none of the meter's
+        if header.control != control_of(hot.suite) {
+            return false;
+        }
         let Some(keys) = self.traffic.open_pair(title, hot) else { return false };
         let Some(body) = apdu.get_mut(header.body.clone()) else { return false };
-        let control = SecurityControl::AUTHENTICATED_ENCRYPTION.0;
-        keys.open_in_place(title, control, header.counter, body).is_some()
+        keys.open_in_place(title, header.control, header.counter, body).is_some()
     }
 
     fn try_candidates(&self, slot: u32, header: &Header, apdu: &mut [u8]) -> Option<HotPair> {
         let slot = self.traffic.slot(slot)?;
-        slot.candidates().iter().find(|hot| self.opens(slot.title, hot, header, apdu)).copied()
+        slot.candidates().iter().find(|hot| self.opens(slot.title, hot, header, apdu)).cloned()
     }
 }
 

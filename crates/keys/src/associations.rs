@@ -27,7 +27,7 @@ use crate::{
 
 /// Mechanism GMAC.
 const GMAC: u8 = 5;
-/// Security control of an authentication tag in suite 0.
+/// Security control of an authentication tag; the suite is added.
 const CONTROL: u8 = 0x10;
 /// Authentications under way; the oldest gives way.
 const ASSOCIATIONS_MAX: usize = 16_384;
@@ -85,7 +85,7 @@ impl<R: Records> Work<'_, R> {
         let entry = &mut device.entry;
         let pairs = self.pairs_of(entry.slot);
         let pair = *pairs.get(usize::from(request.candidate)).ok_or(Denial::UnknownKey)?;
-        let in_use = self.traffic.slot(entry.slot).and_then(|slot| slot.active).map(|hot| hot.pair);
+        let in_use = self.traffic.slot(entry.slot).and_then(|slot| slot.active.as_ref()).map(|hot| hot.pair);
         let is_of_claim = entry.state == DeviceState::Installing && !entry.attested;
         let spent = in_use != Some(pair) || !(entry.state.may_exchange() || is_of_claim);
         if spent {
@@ -150,9 +150,10 @@ impl<R: Records> Work<'_, R> {
         let ticket = self.lease(association.slot, &hot)?;
         let counter = ticket.value();
         let keys = self.traffic.open_pair(title, &hot).ok_or(crate::KeysError::Keystore)?;
-        let tag = keys.gmac(client, CONTROL, counter, challenge).ok_or(Denial::Malformed)?;
+        let control = CONTROL | hot.suite;
+        let tag = keys.gmac(client, control, counter, challenge).ok_or(Denial::Malformed)?;
         let mut parameter = Vec::with_capacity(17);
-        parameter.push(CONTROL);
+        parameter.push(control);
         parameter.extend_from_slice(&counter.to_be_bytes());
         parameter.extend_from_slice(&tag);
         self.audit_tag(&association, SEALED_OWN, counter, &tag);
@@ -173,9 +174,9 @@ impl<R: Records> Work<'_, R> {
         let title = slot.title;
         let hot = slot.hot(association.pair).ok_or(Denial::StateForbids)?;
         let keys = self.traffic.open_pair(title, &hot).ok_or(crate::KeysError::Keystore)?;
-        let expected = keys.gmac(title, CONTROL, counter, &association.client_to_server);
+        let expected = keys.gmac(title, CONTROL | hot.suite, counter, &association.client_to_server);
         let expected = expected.ok_or(Denial::Malformed)?;
-        if control != CONTROL || !ct_eq(tag, &expected) {
+        if control != CONTROL | hot.suite || !ct_eq(tag, &expected) {
             return Err(Denial::Rejected.into());
         }
         let [a, b, c, d, e, f, g, h, ..] = expected;

@@ -18,6 +18,7 @@ use gridseal_types::{
 
 use crate::{
     KeysError,
+    agreement::{ANSWERS_MAX, is_unanswered},
     core::{Stop, Work},
     device::{Device, draw_id},
     evidence::{is_awaited, step},
@@ -26,6 +27,8 @@ use crate::{
     record::{CHANGES, ChangeEntry, DEVICES, PENDING, ProofEntry, TransferEntry, VersionEntry},
 };
 
+/// Highest security suite.
+const SUITE_MAX: u8 = 2;
 /// How often a proof under one master key is tried before one under another is.
 const PROOFS_MAX: u32 = 3;
 /// Meters in one answer about unresolved changes.
@@ -39,6 +42,17 @@ const ARRAY: u8 = 0x01;
 const STRUCTURE: u8 = 0x02;
 const ENUM: u8 = 0x16;
 const OCTET_STRING: u8 = 0x09;
+impl ProofEntry {
+    /// Whether no more is to be had of it.
+    const fn is_over(&self) -> bool {
+        match self.phase {
+            ChangePhase::Refused => true,
+            ChangePhase::NotInstalled => self.attempts >= PROOFS_MAX,
+            _ => false,
+        }
+    }
+}
+
 /// Tag of action-response.
 const ACTION_RESPONSE: u8 = 0xC7;
 
@@ -80,8 +94,24 @@ impl<R: Records> Work<'_, R> {
         let mut device = before.clone();
         may_send(&device)?;
         if device.change.is_none() {
-            self.make_change(&mut device, items)?;
+            self.make_change(&mut device, items, None)?;
         }
+        self.change_reply(&before, &mut device, None)
+    }
+
+    /// Prepares the change that raises a meter's suite.
+    pub(crate) fn raise_suite(&mut self, title: SystemTitle, suite: u8) -> Result<ExchangeReply, Stop> {
+        let entry = self.titled(title)?;
+        let before = self.load_device(entry)?;
+        let mut device = before.clone();
+        may_send(&device)?;
+        if let Some(change) = &device.change {
+            return Err(Denial::ChangeInProgress { change: change.id }.into());
+        }
+        if suite == device.entry.suite {
+            return Err(Denial::IllegalTransition.into());
+        }
+        self.make_change(&mut device, &[KeyKind::Kek], Some(suite))?;
         self.change_reply(&before, &mut device, None)
     }
 
@@ -110,7 +140,7 @@ impl<R: Records> Work<'_, R> {
             if items.is_empty() {
                 return Err(Denial::UnknownChange.into());
             }
-            self.make_change(&mut device, items)?;
+            self.make_change(&mut device, items, None)?;
         }
         let transfer = if may_send { self.advance(&mut device)? } else { None };
         self.change_reply(&before, &mut device, transfer)
@@ -135,21 +165,40 @@ impl<R: Records> Work<'_, R> {
     }
 
     /// The new versions, on record and wrapped, and the change in phase prepared.
-    fn make_change(&mut self, device: &mut Device, items: &[KeyKind]) -> Result<(), Stop> {
+    fn make_change(&mut self, device: &mut Device, items: &[KeyKind], suite: Option<u8>) -> Result<(), Stop> {
+        let mut suite = suite.unwrap_or(device.entry.suite);
+        //= design S5: no change goes to a lower suite
+        if suite < device.entry.suite || suite > SUITE_MAX {
+            return Err(Denial::PolicyDenied.into());
+        }
         let mut items = items.to_vec();
         items.sort_unstable();
         items.dedup();
+        if let Some(offered) = device.raise_pending()
+            && (items == [KeyKind::Kek] || device.is_kek_in_doubt())
+        {
+            // The meter may have no master key of the suite in use any more: the way is up.
+            (items, suite) = (alloc::vec![KeyKind::Kek], suite.max(offered));
+        } else if items != [KeyKind::Kek] && needs_agreement(device, suite) {
+            items = alloc::vec![KeyKind::Kek];
+        }
         let changes_kek = items.contains(&KeyKind::Kek);
         // I5: the master key is changed alone.
         if items.is_empty() || (changes_kek && items.len() > 1) {
             return Err(Denial::Malformed.into());
         }
-        let wrapped_by = device.kek_in_turn().ok_or(Denial::UnknownKey)?;
+        let is_agreed = changes_kek && suite > 0;
+        let wrapped_by = match device.kek_in_turn(suite) {
+            Some(kek) => kek,
+            None if is_agreed => 0,
+            None => return Err(Denial::UnknownKey.into()),
+        };
         let id = draw_id(self.rng)?;
         let version = self.next_version(device)?;
-        for kind in &items {
+        // What is agreed upon is not there before the meter has answered.
+        for kind in items.iter().filter(|_| !is_agreed) {
             let mut blank = self.blank(*kind, version, Some(id));
-            blank.wrapped_by = Some(wrapped_by);
+            (blank.wrapped_by, blank.suite) = (Some(wrapped_by), suite);
             let made = self.draw(device, blank)?;
             device.add(made);
         }
@@ -166,7 +215,12 @@ impl<R: Records> Work<'_, R> {
             wrapped_by,
             proof: None,
             transfer: None,
+            suite,
+            agreement: None,
         };
+        if is_agreed {
+            self.make_agreement(device, &mut change)?;
+        }
         step(&mut change, self.now.0, &[ChangeEvent::Prepare]);
         if let Ok(claim) = claim_after(device.entry.claim, ClaimState::Claiming) {
             device.entry.claim = claim;
@@ -183,6 +237,10 @@ impl<R: Records> Work<'_, R> {
         let Some(mut change) = device.change.clone() else { return Ok(None) };
         if matches!(change.phase, ChangePhase::Prepared | ChangePhase::NotInstalled) {
             self.replicate()?;
+            if change.agreement.is_some() {
+                let sealed = self.offer(device, &mut change)?;
+                return Ok(Some(self.sent(device, change, sealed)));
+            }
             let kek = change.wrapped_by;
             let missing: Vec<(KeyKind, u32)> = change
                 .items
@@ -191,12 +249,7 @@ impl<R: Records> Work<'_, R> {
                 .filter(|(kind, version)| !in_use(device, *kind, *version))
                 .collect();
             let sealed = self.transfer(device, &missing, kek)?;
-            step(&mut change, self.now.0, &[ChangeEvent::Send]);
-            change.attempts = change.attempts.saturating_add(1);
-            change.proof = None;
-            change.transfer = Some(kept(&sealed));
-            device.change = Some(change);
-            return Ok(Some(sealed));
+            return Ok(Some(self.sent(device, change, sealed)));
         }
         let awaits = change.proof.map_or(change.phase, |proof| proof.phase) == ChangePhase::Sent;
         let is_held = |version| device.version(KeyKind::Guek, version).is_some_and(VersionEntry::is_held);
@@ -218,6 +271,32 @@ impl<R: Records> Work<'_, R> {
         Ok(None)
     }
 
+    /// The change, and what of it leaves now.
+    fn sent(&self, device: &mut Device, mut change: ChangeEntry, sealed: Sealed) -> Sealed {
+        step(&mut change, self.now.0, &[ChangeEvent::Send]);
+        change.attempts = change.attempts.saturating_add(1);
+        change.proof = None;
+        change.transfer = Some(kept(&sealed));
+        device.change = Some(change);
+        sealed
+    }
+
+    /// The meter has opened nothing under the master keys that were agreed upon: its answer to a later offer was lost. It
+    /// speaks the keys before, so the offer may be made again.
+    fn agree_again(&mut self, device: &mut Device, mut change: ChangeEntry) -> Result<Option<Sealed>, Stop> {
+        let answers = change.agreement.as_ref().map_or(0, |agreement| agreement.answers.len());
+        let is_hopeless = answers >= ANSWERS_MAX;
+        let events: &[ChangeEvent] = if is_hopeless {
+            &[ChangeEvent::Refuse]
+        } else {
+            &[ChangeEvent::NoEvidence, ChangeEvent::OldProven]
+        };
+        step(&mut change, self.now.0, events);
+        change.proof = None;
+        device.change = Some(change);
+        if is_hopeless { Ok(None) } else { self.advance(device) }
+    }
+
     /// 7.4: a fresh encryption key under the new master key proves that one; if the meter refuses it, one under the old
     /// master key proves the old one.
     fn advance_proof(
@@ -226,26 +305,28 @@ impl<R: Records> Work<'_, R> {
         mut change: ChangeEntry,
     ) -> Result<Option<Sealed>, Stop> {
         let mut proof = match change.proof {
-            Some(proof) if matches!(proof.phase, ChangePhase::Refused) => {
-                self.next_proof(device, &change, &proof)?
+            Some(proof) if proof.is_over() && change.agreement.is_some() => {
+                return self.agree_again(device, change);
             }
-            Some(proof) if proof.phase == ChangePhase::NotInstalled => {
-                if proof.attempts >= PROOFS_MAX {
-                    self.next_proof(device, &change, &proof)?
-                } else {
-                    proof
-                }
-            }
+            Some(proof) if proof.is_over() => self.next_proof(device, &change, &proof)?,
+            Some(proof) if proof.phase == ChangePhase::NotInstalled => proof,
             Some(_) => return Ok(None),
-            None => self.new_proof(device, &change, change.version)?,
+            None => {
+                let agreed = change.agreement.as_ref().map(crate::record::AgreementEntry::newest);
+                let Some(kek) = agreed.unwrap_or(Some(change.version)) else { return Ok(None) };
+                self.new_proof(device, &change, kek)?
+            }
         };
         self.replicate()?;
-        let sealed = self.transfer(device, &[(KeyKind::Guek, proof.version)], proof.wrapped_by)?;
+        let items: Vec<(KeyKind, u32)> =
+            proof_kinds(&change).iter().map(|kind| (*kind, proof.version)).collect();
+        let sealed = self.transfer(device, &items, proof.wrapped_by)?;
         proof.phase = ChangePhase::Sent;
         proof.attempts = proof.attempts.saturating_add(1);
         change.proof = Some(proof);
         change.transfer = Some(kept(&sealed));
-        let detail = alloc::format!("guek under kek {}", proof.wrapped_by);
+        let kinds = kinds_name(proof_kinds(&change));
+        let detail = alloc::format!("{kinds} under kek {}", proof.wrapped_by);
         self.note(&mut device.entry, "key-change.proof", &detail)?;
         device.change = Some(change);
         Ok(Some(sealed))
@@ -267,10 +348,12 @@ impl<R: Records> Work<'_, R> {
 
     fn new_proof(&mut self, device: &mut Device, change: &ChangeEntry, kek: u32) -> Result<ProofEntry, Stop> {
         let version = self.next_version(device)?;
-        let mut blank = self.blank(KeyKind::Guek, version, Some(change.id));
-        blank.wrapped_by = Some(kek);
-        let made = self.draw(device, blank)?;
-        device.add(made);
+        for kind in proof_kinds(change) {
+            let mut blank = self.blank(*kind, version, Some(change.id));
+            (blank.wrapped_by, blank.suite) = (Some(kek), change.suite);
+            let made = self.draw(device, blank)?;
+            device.add(made);
+        }
         device.entry.channel_version = version;
         Ok(ProofEntry { version, wrapped_by: kek, phase: ChangePhase::Prepared, attempts: 0 })
     }
@@ -341,7 +424,7 @@ impl<R: Records> Work<'_, R> {
             // asked again later, not at once and for ever.
             let is_refused =
                 |proof: ProofEntry| proof.phase == ChangePhase::Refused && proof.wrapped_by == change.version;
-            is_sent && change.proof.is_none_or(is_refused)
+            is_sent && !is_unanswered(change) && change.proof.is_none_or(is_refused)
         });
         let transfer = match device.change.clone() {
             Some(change) if is_kek && proof_due && may_send(&device)? => {
@@ -370,7 +453,10 @@ impl<R: Records> Work<'_, R> {
                 proof.phase = change_after(proof.phase, ChangeEvent::NoEvidence).unwrap_or(proof.phase);
             }
             (None, Some(_)) => {
-                device.transfer_failed(true);
+                // An agreement needs no master key.
+                if change.agreement.is_none() {
+                    device.transfer_failed(true);
+                }
                 step(&mut change, self.now.0, &[ChangeEvent::Refuse]);
                 if device.entry.claim == ClaimState::Claiming {
                     device.entry.claim = ClaimState::ClaimFailed;
@@ -455,6 +541,19 @@ impl<R: Records> Work<'_, R> {
         self.save(&before, &device)?;
         Ok(true)
     }
+}
+
+/// Keys by whose transfer a master key is proven: after an agreement everything below it is new, and of its suite.
+fn proof_kinds(change: &ChangeEntry) -> &'static [KeyKind] {
+    if change.agreement.is_some() { &[KeyKind::Guek, KeyKind::Gak] } else { &[KeyKind::Guek] }
+}
+
+/// Whether a master key has to be agreed upon before other keys of a suite can be brought: the meter may have none that is
+/// known here, or speaks a lower suite.
+fn needs_agreement(device: &Device, suite: u8) -> bool {
+    let spoken = device.transfer_pair().and_then(|pair| device.version(KeyKind::Guek, pair.guek));
+    let is_lower = spoken.is_some_and(|guek| guek.suite < suite);
+    suite > 0 && (is_lower || device.is_kek_in_doubt() || device.kek_in_turn(suite).is_none())
 }
 
 /// An answer that does not verify is refused as such; everything else stays what it is.

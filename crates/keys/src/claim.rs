@@ -3,6 +3,7 @@
 //! Nothing of it is a state of its own: which step comes next follows from the key versions that are proven, so a claim goes
 //! on wherever it was, whoever died. The factory's keys are good for one thing: to deliver the owner's. Last they are shown
 //! to be closed: the meter does not answer a challenge under them, and answers a later one under the owner's.
+//! In suites 1 and 2 certificates are exchanged with the keys ([`crate::setup`]).
 //!
 //! # Source
 //! Key service specification, section 6.
@@ -36,6 +37,11 @@ pub(crate) struct ClaimEntry {
 /// What a device needs next: keys to be replaced, in order.
 fn to_replace(device: &Device) -> &'static [KeyKind] {
     let is_vendors = |kind| device.active(kind).is_some_and(|entry| entry.origin != KeyOrigin::Operator);
+    // In suites 1 and 2 the master key is agreed upon first: who knows the factory's learns nothing that comes after it, and
+    // its proof replaces the other two.
+    if device.entry.suite > 0 && [KeyKind::Guek, KeyKind::Gak, KeyKind::Kek].into_iter().any(is_vendors) {
+        return &[KeyKind::Kek];
+    }
     if is_vendors(KeyKind::Guek) || is_vendors(KeyKind::Gak) {
         return &[KeyKind::Guek, KeyKind::Gak];
     }
@@ -52,7 +58,8 @@ fn is_factory(device: &Device, pair: Pair) -> bool {
 impl<R: Records> Work<'_, R> {
     /// The next step of a claim.
     pub(crate) fn claim(&mut self, title: SystemTitle) -> Result<ExchangeReply, Stop> {
-        let device = self.load_device(self.titled(title)?)?;
+        let before = self.load_device(self.titled(title)?)?;
+        let mut device = before.clone();
         // A root of trust of its own makes the owner's claim: by onboarding, not by factory keys.
         if device.entry.attested {
             return Err(Denial::StateForbids.into());
@@ -60,8 +67,19 @@ impl<R: Records> Work<'_, R> {
         let step = match device.entry.claim {
             ClaimState::Announced | ClaimState::InStock => ClaimStep::Contact,
             ClaimState::Installed | ClaimState::Claiming | ClaimState::ClaimFailed => {
-                let items = if device.change.is_some() { &[] } else { to_replace(&device) };
-                ClaimStep::Change(self.claim_change(title, items)?)
+                let items = to_replace(&device);
+                let is_changing = device.change.is_some();
+                let step = if is_changing { None } else { self.setup_step(&mut device, !items.is_empty())? };
+                match step {
+                    Some(step) => {
+                        self.save(&before, &device)?;
+                        step
+                    }
+                    None => {
+                        let items = if is_changing { &[] } else { items };
+                        ClaimStep::Change(self.claim_change(title, items)?)
+                    }
+                }
             }
             ClaimState::Claimed => self.closing_step(&device)?,
             _ => return Err(Denial::StateForbids.into()),

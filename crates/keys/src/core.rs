@@ -11,7 +11,7 @@ use gridseal_types::{
 };
 
 use crate::{
-    Decision, Keystore, Service,
+    Decision, Keystore, PartyAnchors, Service,
     apdu::title_ahead,
     associations::Associations,
     consent::{Approver, with_approvals},
@@ -99,6 +99,8 @@ pub struct Core {
     pub(crate) attestation_age_max_s: u64,
     /// Whose consents count. Without them the names in requests do: for what stands in for two persons, as a simulator.
     pub(crate) approvers: Option<Vec<Approver>>,
+    /// Who certifies meters' signing keys.
+    pub(crate) parties: PartyAnchors,
 }
 
 /// What a decision works on.
@@ -138,7 +140,13 @@ impl Core {
     /// A core on an opened keystore.
     #[must_use]
     pub const fn new(keystore: Keystore, attestation_age_max_s: u64) -> Self {
-        Self { keystore, attestation_age_max_s, approvers: None }
+        Self { keystore, attestation_age_max_s, approvers: None, parties: PartyAnchors::none() }
+    }
+
+    /// Believes these authorities about the signing keys of meters.
+    #[must_use]
+    pub fn with_parties(self, parties: PartyAnchors) -> Self {
+        Self { parties, ..self }
     }
 
     /// Only what these persons have signed counts as their consent.
@@ -313,6 +321,8 @@ impl<R: Records> Work<'_, R> {
             KeyRequest::Seal(seal) => self.seal(seal).map(ExchangeReply::Sealed),
             KeyRequest::BeginKeyChange { system_title, items } => self.begin_change(system_title, &items),
             KeyRequest::PrepareKeyChange { system_title, items } => self.prepare_change(system_title, &items),
+            KeyRequest::RaiseSuite { system_title, suite } => self.raise_suite(system_title, suite),
+            KeyRequest::MeterCertificate { system_title, der } => self.meter_certificate(system_title, &der),
             KeyRequest::PendingChanges { after } => self.pending_changes(after),
             KeyRequest::ReportKeyChange { change, outcome } => self.report_change(&change, outcome),
             KeyRequest::ProbePlan { system_title } => self.probe_plan(system_title),
@@ -325,6 +335,8 @@ impl<R: Records> Work<'_, R> {
                 self.key_act(&key, &act, &approvals, &reason)
             }
             KeyRequest::Claim { system_title } => self.claim(system_title),
+            KeyRequest::ReportClaim { system_title, apdu } => self.report_claim(system_title, apdu),
+            KeyRequest::ClaimCertificate { system_title, der } => self.claim_certificate(system_title, &der),
             KeyRequest::SetClaim { system_title, claim } => self.set_claim(system_title, claim),
             KeyRequest::Site(request) => self.site_act(request),
             _ => Err(Stop::Denied(Denial::Malformed)),
@@ -467,6 +479,8 @@ pub(crate) const fn name_of(request: &KeyRequest) -> &'static str {
         KeyRequest::Seal(_) => "seal",
         KeyRequest::BeginKeyChange { .. } => "begin-key-change",
         KeyRequest::PrepareKeyChange { .. } => "prepare-key-change",
+        KeyRequest::RaiseSuite { .. } => "raise-suite",
+        KeyRequest::MeterCertificate { .. } => "meter-certificate",
         KeyRequest::PendingChanges { .. } => "pending-changes",
         KeyRequest::ReportKeyChange { .. } => "report-key-change",
         KeyRequest::ProbePlan { .. } => "probe-plan",
@@ -477,6 +491,8 @@ pub(crate) const fn name_of(request: &KeyRequest) -> &'static str {
         KeyRequest::CompromisePlan { .. } => "compromise-plan",
         KeyRequest::KeyAct { .. } => "key-act",
         KeyRequest::Claim { .. } => "claim",
+        KeyRequest::ReportClaim { .. } => "report-claim",
+        KeyRequest::ClaimCertificate { .. } => "claim-certificate",
         KeyRequest::SetClaim { .. } => "set-claim",
         KeyRequest::Site(_) => "site",
         KeyRequest::Recover { .. } => "recover",

@@ -5,7 +5,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 use gridseal_crypto::{
     Key,
-    role::{ActivationSecret, AuthValue, Gak, Guek, Kek, TpmSeed, TpmSession},
+    role::{ActivationSecret, AuthValue, Ephemeral, Gak, Guek, Kek, TpmSeed, TpmSession},
 };
 use gridseal_trust::enrol::secrets::{OwnerSecretExt, SessionSecretExt};
 use gridseal_types::{
@@ -15,11 +15,11 @@ use gridseal_types::{
 };
 
 use crate::{
-    Core, KeysError,
+    Core, KeysError, MeterKey,
     device::key_context,
     record::{
-        DEVICES, DeviceEntry, ORDERS, OrderEntry, SESSIONS, SessionEntry, VERSIONS, VersionEntry, context,
-        opened,
+        CHANGES, ChangeEntry, DEVICES, DeviceEntry, ORDERS, OrderEntry, SESSIONS, SessionEntry, VERSIONS,
+        VersionEntry, context, ephemeral_context, opened,
     },
 };
 
@@ -86,6 +86,9 @@ impl Core {
             };
             inventory.entry(role).or_default().push(revealed);
         }
+        for (_, change) in rows::<ChangeEntry>(records, CHANGES)? {
+            inventory.entry("Ephemeral").or_default().extend(self.danger_ephemeral(&change)?);
+        }
         for (_, session) in rows::<SessionEntry>(records, SESSIONS)? {
             self.danger_session(&epochs, &session, &mut inventory)?;
         }
@@ -105,11 +108,27 @@ impl Core {
         version: &VersionEntry,
     ) -> Result<String, KeysError> {
         let (dek, context) = (&self.keystore.dek, key_context(&self.keystore, device, version));
+        let envelope = &version.envelope;
         Ok(match version.kind {
-            KeyKind::Gak => opened::<Gak, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
-            KeyKind::Kek => opened::<Kek, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
-            _ => opened::<Guek, 16>(dek, &context, &version.envelope)?.danger_reveal_hex(),
+            KeyKind::Gak => MeterKey::<Gak>::open(dek, &context, envelope)?.danger_reveal_hex(),
+            KeyKind::Kek => MeterKey::<Kek>::open(dek, &context, envelope)?.danger_reveal_hex(),
+            _ => MeterKey::<Guek>::open(dek, &context, envelope)?.danger_reveal_hex(),
         })
+    }
+
+    fn danger_ephemeral(&self, change: &ChangeEntry) -> Result<Option<String>, KeysError> {
+        let Some(agreement) = change.agreement.as_ref().filter(|agreement| !agreement.ephemeral.0.is_empty())
+        else {
+            return Ok(None);
+        };
+        let (dek, sealed) = (&self.keystore.dek, &agreement.ephemeral);
+        let context = ephemeral_context(&self.keystore.tenant, change);
+        let revealed = if change.suite == 2 {
+            opened::<Ephemeral, 48>(dek, &context, sealed)?.danger_reveal_hex()
+        } else {
+            opened::<Ephemeral, 32>(dek, &context, sealed)?.danger_reveal_hex()
+        };
+        Ok(Some(revealed))
     }
 
     fn danger_session(

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use gridseal_crypto::{
-    EnvelopeContext, Key, Origin, PairContext, Rng,
+    EnvelopeContext, Origin, PairContext, Rng,
     role::{Gak, Guek, Kek, Role},
 };
 use gridseal_types::{
@@ -13,11 +13,10 @@ use gridseal_types::{
 };
 
 use crate::{
-    KeysError, Keystore,
+    KeysError, Keystore, MeterKey,
     core::{Stop, Work},
     record::{
-        CHANGES, ChangeEntry, DEVICES, DeviceEntry, PENDING, VERSIONS, VersionEntry, opened, stored,
-        version_key,
+        CHANGES, ChangeEntry, DEVICES, DeviceEntry, PENDING, VERSIONS, VersionEntry, stored, version_key,
     },
     traffic::{HotPair, Pair},
     version::{self, VersionEvent},
@@ -50,7 +49,7 @@ pub(crate) fn key_context(
         KeyOrigin::Derived => Origin::Derived,
         _ => Origin::Operator,
     };
-    EnvelopeContext { origin, ..context }
+    EnvelopeContext { origin, suite: entry.suite, ..context }
 }
 
 impl Device {
@@ -78,7 +77,10 @@ impl Device {
             self.version(*kind, change.version).is_some() && !self.may_deliver(*kind, change.version)
         };
         let kek = self.version(KeyKind::Kek, change.wrapped_by);
-        change.items.iter().any(is_bad) || kek.is_some_and(|kek| !kek.is_held())
+        let agreed = change.agreement.as_ref().and_then(crate::record::AgreementEntry::newest);
+        agreed.is_some_and(|kek| !self.may_deliver(KeyKind::Kek, kek))
+            || change.items.iter().any(is_bad)
+            || kek.is_some_and(|kek| !kek.is_held())
     }
 
     /// Whether a change can come to its end: every key of it may be delivered, and what wraps them is here.
@@ -133,6 +135,10 @@ impl Device {
         let mut ranked: Vec<(u8, usize, Pair)> = Vec::new();
         for guek in &gueks {
             for gak in &gaks {
+                // Keys of two suites are never used together: their sizes, and what they are for, differ.
+                if guek.suite != gak.suite {
+                    continue;
+                }
                 // What is delivered as one piece was never half accepted.
                 if guek.version != gak.version && (guek.bundled && gak.bundled) {
                     continue;
@@ -206,12 +212,27 @@ impl Device {
         first.into_iter().chain(others.into_iter().map(|entry| entry.version)).collect()
     }
 
-    /// The master key that wraps the next transfer: the one in use, until transfers under it fail again and again; then the
-    /// others have their turn.
-    pub(crate) fn kek_in_turn(&self) -> Option<u32> {
-        let keks = self.keks();
+    /// The master key that wraps the next transfer of keys of a suite: the one in use, until transfers under it fail again
+    /// and again; then the others have their turn.
+    pub(crate) fn kek_in_turn(&self, suite: u8) -> Option<u32> {
+        let is_of_suite =
+            |kek: &u32| self.version(KeyKind::Kek, *kek).is_some_and(|entry| entry.suite == suite);
+        let keks: Vec<u32> = self.keks().into_iter().filter(is_of_suite).collect();
         let turn = usize::from(self.entry.transfers_failed / TRANSFERS_BEFORE_NEXT);
         keks.get(turn.checked_rem(keks.len())?).copied()
+    }
+
+    /// A suite above the one in use in which the meter may have agreed upon a master key: it was offered, and nothing that was
+    /// sent under another master key since is proven.
+    pub(crate) fn raise_pending(&self) -> Option<u8> {
+        let (offered, at) = self.entry.offered;
+        let is_void = self.kek().is_some_and(|kek| kek.proven_order > at);
+        (offered > self.entry.suite && !is_void).then_some(offered)
+    }
+
+    /// Whether transfers have failed so often that the meter may have another master key.
+    pub(crate) const fn is_kek_in_doubt(&self) -> bool {
+        self.entry.transfers_failed >= TRANSFERS_BEFORE_NEXT
     }
 
     /// A transfer has failed: refused by the meter, or not installed.
@@ -307,6 +328,7 @@ impl Device {
         entry.proven_at = Some(now);
         entry.proven_order = act;
         entry.deactivated_at = None;
+        let suite = entry.suite;
         self.entry.acts = act;
         for other in self.versions.iter_mut().filter(|other| other.kind == kind && other.version != number) {
             if let Ok(state) = version::after(other.state, VersionEvent::Deactivate) {
@@ -325,14 +347,30 @@ impl Device {
         if kind == KeyKind::Guek {
             self.entry.active_version = number;
         }
+        let is_newest = self
+            .versions
+            .iter()
+            .filter(|other| other.kind == kind && other.version > number)
+            .all(|other| other.proven_order == 0);
+        if closes && is_newest {
+            // A new delivery by the root of trust begins anew, in its suite.
+            (self.entry.suite, self.entry.offered) = (suite, (0, 0));
+        } else {
+            //= design S5: a suite that was proven is never gone below
+            self.entry.suite = self.entry.suite.max(suite);
+        }
         true
     }
 
     /// Whether the new version of every key of the change is in use.
     pub(crate) fn change_is_proven(&self, change: &ChangeEntry) -> bool {
-        change.items.iter().all(|kind| {
-            self.version(*kind, change.version).is_some_and(|entry| entry.proven_order > entry.sent_order)
-        })
+        let is_proven = |kind, version| {
+            self.version(kind, version).is_some_and(|entry| entry.proven_order > entry.sent_order)
+        };
+        match &change.agreement {
+            Some(agreement) => agreement.answers.iter().any(|(_, version)| is_proven(KeyKind::Kek, *version)),
+            None => change.items.iter().all(|kind| is_proven(*kind, change.version)),
+        }
     }
 
     /// Whether any key in use is known to its manufacturer.
@@ -367,7 +405,12 @@ impl<R: Records> Work<'_, R> {
             }
         }
         if let Some(change) = &after.change {
-            self.records.save(CHANGES, change.id.as_bytes(), change);
+            let mut change = change.clone();
+            // One transaction, one use.
+            if let Some(agreement) = change.agreement.as_mut().filter(|_| change.phase.is_resolved()) {
+                agreement.ephemeral = Bytes(Vec::new());
+            }
+            self.records.save(CHANGES, change.id.as_bytes(), &change);
         }
         let mut entry = after.entry.clone();
         entry.change =
@@ -391,7 +434,7 @@ impl<R: Records> Work<'_, R> {
     pub(crate) fn new_version<K: Role>(
         &mut self,
         device: &Device,
-        key: &Key<K, 16>,
+        key: &MeterKey<K>,
         entry: VersionEntry,
     ) -> Result<VersionEntry, Stop> {
         let context = key_context(&self.core.keystore, &device.entry, &entry);
@@ -406,7 +449,7 @@ impl<R: Records> Work<'_, R> {
             .ok_or(Stop::Denied(gridseal_types::service::keys::Denial::CounterExhausted))
     }
 
-    /// A version that is not on record yet.
+    /// A version that is not on record yet, of suite 0.
     pub(crate) fn blank(&self, kind: KeyKind, version: u32, change: Option<N16>) -> VersionEntry {
         VersionEntry {
             kind,
@@ -428,6 +471,7 @@ impl<R: Records> Work<'_, R> {
             challenged_order: 0,
             sent_by: 0,
             challenged_by: 0,
+            suite: 0,
         }
     }
 
@@ -436,24 +480,24 @@ impl<R: Records> Work<'_, R> {
         &self,
         device: &Device,
         entry: &VersionEntry,
-    ) -> Result<Key<K, 16>, KeysError> {
+    ) -> Result<MeterKey<K>, KeysError> {
         let context = key_context(&self.core.keystore, &device.entry, entry);
-        opened(&self.core.keystore.dek, &context, &entry.envelope)
+        MeterKey::open(&self.core.keystore.dek, &context, &entry.envelope)
     }
 
     /// A fresh key of a kind, wrapped at rest and, under a master key, for the meter.
     pub(crate) fn draw(&mut self, device: &Device, entry: VersionEntry) -> Result<VersionEntry, Stop> {
         match entry.kind {
             KeyKind::Gak => {
-                let key = Key::<Gak, 16>::generate(self.rng)?;
+                let key = MeterKey::<Gak>::generate(entry.suite, self.rng)?;
                 self.new_version(device, &key, entry)
             }
             KeyKind::Kek => {
-                let key = Key::<Kek, 16>::generate(self.rng)?;
+                let key = MeterKey::<Kek>::generate(entry.suite, self.rng)?;
                 self.new_version(device, &key, entry)
             }
             _ => {
-                let key = Key::<Guek, 16>::generate(self.rng)?;
+                let key = MeterKey::<Guek>::generate(entry.suite, self.rng)?;
                 self.new_version(device, &key, entry)
             }
         }
@@ -466,12 +510,13 @@ impl<R: Records> Work<'_, R> {
         entry: &VersionEntry,
         kek: &VersionEntry,
     ) -> Result<Vec<u8>, KeysError> {
-        let kek: Key<Kek, 16> = self.key(device, kek)?;
-        Ok(match entry.kind {
+        let kek: MeterKey<Kek> = self.key(device, kek)?;
+        let wrapped = match entry.kind {
             KeyKind::Gak => kek.wrap_for_meter(&self.key::<Gak>(device, entry)?),
             KeyKind::Kek => kek.wrap_for_meter(&self.key::<Kek>(device, entry)?),
             _ => kek.wrap_for_meter(&self.key::<Guek>(device, entry)?),
-        })
+        };
+        wrapped.ok_or(KeysError::Keystore)
     }
 }
 
@@ -493,14 +538,20 @@ pub(crate) fn refresh(
         let flagged = [guek, gak].iter().any(|entry| entry.state == VersionState::Compromised);
         let context =
             PairContext { system_title: entry.system_title, guek_version: pair.guek, gak_version: pair.gak };
-        let guek: Key<Guek, 16> = opened(&keystore.dek, &key_context(keystore, entry, guek), &guek.envelope)?;
-        let gak: Key<Gak, 16> = opened(&keystore.dek, &key_context(keystore, entry, gak), &gak.envelope)?;
-        hot.push(HotPair { pair, first_epoch, flagged, keys: traffic.seal_pair(&guek, &gak, &context) });
+        let suite = guek.suite;
+        let guek: MeterKey<Guek> =
+            MeterKey::open(&keystore.dek, &key_context(keystore, entry, guek), &guek.envelope)?;
+        let gak: MeterKey<Gak> =
+            MeterKey::open(&keystore.dek, &key_context(keystore, entry, gak), &gak.envelope)?;
+        let keys = traffic.seal_pair(&guek, &gak, &context).ok_or(KeysError::Keystore)?;
+        hot.push(HotPair { pair, first_epoch, flagged, suite, keys });
     }
     let active = device.active_pair();
     let in_use = hot.iter().position(|hot| Some(hot.pair) == active).map(|at| hot.remove(at));
     let suspended = |kind| device.active(kind).is_some_and(|entry| entry.state == VersionState::Suspended);
-    let held = suspended(KeyKind::Guek) || suspended(KeyKind::Gak);
+    // A meter that has gone back to keys of a lower suite gets new keys, and nothing else.
+    let is_lower = in_use.as_ref().is_some_and(|hot| hot.suite < entry.suite);
+    let held = suspended(KeyKind::Guek) || suspended(KeyKind::Gak) || is_lower;
     let unresolved = device.change.as_ref().is_some_and(|change| change.phase != ChangePhase::Prepared);
     let first_contact = matches!(
         entry.claim,

@@ -13,6 +13,7 @@ use gridseal_types::{
 
 use crate::{
     Arrival, KeysError,
+    agreement::is_unanswered,
     apdu::Opened,
     core::{Stop, Work},
     device::Device,
@@ -40,7 +41,8 @@ impl<R: Records> Work<'_, R> {
             device.entry.probe.answered();
         }
         let evidence = Evidence { pair: opened.pair, late, answered };
-        if !self.conclude(&mut device, &evidence)? {
+        let is_answer = self.take_answer(&mut device, &opened.plain)?;
+        if !self.conclude(&mut device, &evidence)? && !is_answer {
             return Ok(());
         }
         self.save(&before, &device)?;
@@ -99,8 +101,11 @@ impl<R: Records> Work<'_, R> {
     }
 
     /// The factory's keys are gone: the device is the operator's alone.
-    fn claim_progress(&mut self, device: &mut Device) -> Result<bool, Stop> {
-        if device.entry.claim != ClaimState::Claiming || device.uses_vendor_keys() {
+    pub(crate) fn claim_progress(&mut self, device: &mut Device) -> Result<bool, Stop> {
+        if device.entry.claim != ClaimState::Claiming
+            || device.uses_vendor_keys()
+            || !self.is_set_up(device)?
+        {
             return Ok(false);
         }
         device.entry.claim = ClaimState::Claimed;
@@ -138,7 +143,11 @@ impl<R: Records> Work<'_, R> {
             let installed = device
                 .version(KeyKind::Guek, proof.version)
                 .is_some_and(|entry| entry.proven_order > entry.sent_order);
-            if installed && proof.wrapped_by != change.version {
+            let is_new = change
+                .agreement
+                .as_ref()
+                .map_or(proof.wrapped_by == change.version, |agreement| agreement.has(proof.wrapped_by));
+            if installed && !is_new {
                 // The meter opened a key under the old master key: that one is still in place.
                 step(&mut change, self.now.0, &[ChangeEvent::NoEvidence, ChangeEvent::OldProven]);
                 change.proof = None;
@@ -154,9 +163,9 @@ impl<R: Records> Work<'_, R> {
                     ..proof
                 });
             }
-        } else if evidence.answered && !change.items.contains(&KeyKind::Kek) {
+        } else if evidence.answered && (!change.items.contains(&KeyKind::Kek) || is_unanswered(&change)) {
             // A probe was answered, and not every key of the change is in place.
-            if change.phase != ChangePhase::NotInstalled {
+            if change.phase != ChangePhase::NotInstalled && change.agreement.is_none() {
                 device.transfer_failed(false);
             }
             step(&mut change, self.now.0, &[ChangeEvent::NoEvidence, ChangeEvent::OldProven]);

@@ -30,11 +30,15 @@ pub fn allows(caller: &str, request: &KeyRequest) -> bool {
         | KeyRequest::OpenAssociation(_)
         | KeyRequest::ContinueHls { .. }
         | KeyRequest::Claim { .. }
+        | KeyRequest::ReportClaim { .. }
+        | KeyRequest::ClaimCertificate { .. }
         | KeyRequest::ReportKeyChange {
             outcome: ChangeOutcome::NoReply | ChangeOutcome::Reply { .. }, ..
         } => caller == HEADEND,
         KeyRequest::BeginKeyChange { .. } | KeyRequest::PendingChanges { .. } => caller == HEADEND,
         KeyRequest::PrepareKeyChange { .. }
+        | KeyRequest::RaiseSuite { .. }
+        | KeyRequest::MeterCertificate { .. }
         | KeyRequest::KeyStatus { .. }
         | KeyRequest::KeyHistory { .. }
         | KeyRequest::CompromisePlan { .. }
@@ -117,7 +121,11 @@ mod tests {
             (KeyRequest::BeginKeyChange { system_title: TITLE, items: vec![] }, &[HEADEND]),
             (KeyRequest::PendingChanges { after: None }, &[HEADEND]),
             (KeyRequest::PrepareKeyChange { system_title: TITLE, items: vec![] }, &[OPERATOR]),
+            (KeyRequest::RaiseSuite { system_title: TITLE, suite: 1 }, &[OPERATOR]),
+            (KeyRequest::MeterCertificate { system_title: TITLE, der: vec![] }, &[OPERATOR]),
             (KeyRequest::Claim { system_title: TITLE }, &[HEADEND]),
+            (KeyRequest::ReportClaim { system_title: TITLE, apdu: vec![] }, &[HEADEND]),
+            (KeyRequest::ClaimCertificate { system_title: TITLE, der: vec![] }, &[HEADEND]),
             (report(ChangeOutcome::NoReply), &[HEADEND]),
             (report(ChangeOutcome::Reply { apdu: vec![] }), &[HEADEND]),
             (report(ChangeOutcome::Abandon), &[OPERATOR]),

@@ -46,6 +46,12 @@ pub fn keys_request(bytes: &[u8]) {
                 KeyRequest::OpenApdu { apdu } | KeyRequest::OpenFrom { apdu, .. } => {
                     crate::apdu::look_at(apdu)
                 }
+                KeyRequest::ReportClaim { apdu, .. } => {
+                    crate::apdu::look_at(apdu);
+                    // The same bytes as what a meter may have said inside.
+                    crate::setup::look_at(apdu);
+                    let _ = crate::agreement::answer_of(apdu);
+                }
                 KeyRequest::Seal(seal) => {
                     let _ = is_harmless(&seal.apdu);
                 }

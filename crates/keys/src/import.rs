@@ -4,7 +4,7 @@
 use alloc::{string::String, vec};
 
 use gridseal_crypto::{
-    Key, Rng,
+    Rng,
     role::{Gak, Guek, Kek},
     sha256,
 };
@@ -17,7 +17,7 @@ use gridseal_types::{
 };
 
 use crate::{
-    Core, Decision, KeysError, Service,
+    Core, Decision, KeysError, MeterKey, Service,
     core::{Stop, Work, decide_by},
     device::Device,
     lease::{CounterLayout, Lease},
@@ -33,11 +33,13 @@ pub struct Import {
     /// Serial number.
     pub serial: String,
     /// Encryption key.
-    pub guek: Key<Guek, 16>,
+    pub guek: MeterKey<Guek>,
     /// Authentication key.
-    pub gak: Key<Gak, 16>,
+    pub gak: MeterKey<Gak>,
     /// Master key.
-    pub kek: Key<Kek, 16>,
+    pub kek: MeterKey<Kek>,
+    /// Security suite that the keys are of.
+    pub suite: u8,
     /// Where they come from.
     pub origin: KeyOrigin,
     /// State to begin in.
@@ -52,23 +54,26 @@ pub struct Import {
     pub lockout: u16,
     /// First counter that was not used towards it.
     pub next_counter: u32,
+    /// Certificate of its signing key, DER: what an agreement in suites 1 and 2 needs. Its authority must be configured.
+    pub certificate: Option<alloc::vec::Vec<u8>>,
 }
 
 impl Import {
-    /// A device of the operator's that is in use: keys known to nobody else, no counter used.
+    /// A device of the operator's that is in use, in suite 0: keys known to nobody else, no counter used.
     #[must_use]
     pub fn operating(
         system_title: SystemTitle,
-        guek: Key<Guek, 16>,
-        gak: Key<Gak, 16>,
-        kek: Key<Kek, 16>,
+        guek: impl Into<MeterKey<Guek>>,
+        gak: impl Into<MeterKey<Gak>>,
+        kek: impl Into<MeterKey<Kek>>,
     ) -> Self {
         Self {
             system_title,
             serial: String::new(),
-            guek,
-            gak,
-            kek,
+            guek: guek.into(),
+            gak: gak.into(),
+            kek: kek.into(),
+            suite: 0,
             origin: KeyOrigin::Operator,
             state: DeviceState::Operating,
             claim: ClaimState::Claimed,
@@ -76,6 +81,7 @@ impl Import {
             carrier: Carrier::GeneralGlo,
             lockout: LOCKOUT_DEFAULT,
             next_counter: 0,
+            certificate: None,
         }
     }
 }
@@ -133,8 +139,20 @@ impl<R: Records> Work<'_, R> {
         if self.records.get(TITLES, title.as_bytes())?.is_some() {
             return Err(Denial::IllegalTransition.into());
         }
+        let fits =
+            (import.guek.fits(import.suite), import.gak.fits(import.suite), import.kek.fits(import.suite));
+        if fits != (true, true, true) {
+            return Err(Denial::Malformed.into());
+        }
         if u64::from(import.next_counter) >= import.layout.range() {
             return Err(Denial::CounterExhausted.into());
+        }
+        if let Some(der) = &import.certificate {
+            // Nothing is changed by an import that is refused.
+            let (_, origin) = self.certified(title, der)?;
+            if origin != KeyOrigin::Operator && import.claim == ClaimState::Claimed {
+                return Err(Denial::BadCertificate.into());
+            }
         }
         let entry = DeviceEntry {
             device: imported_name(title),
@@ -173,6 +191,8 @@ impl<R: Records> Work<'_, R> {
             is_recovering: false,
             is_rekeyed_by_order: false,
             owner_key: None,
+            suite: import.suite,
+            offered: (0, 0),
         };
         let before = Device { entry, versions: vec![], change: None };
         let mut device = before.clone();
@@ -184,6 +204,7 @@ impl<R: Records> Work<'_, R> {
             let mut blank = self.blank(kind, version, None);
             blank.state = VersionState::Active;
             blank.origin = import.origin;
+            blank.suite = import.suite;
             blank.sent = true;
             blank.proven_order = order;
             let made = match kind {
@@ -195,6 +216,9 @@ impl<R: Records> Work<'_, R> {
         }
         self.records.put(TITLES, title.as_bytes(), device.entry.device.as_bytes().to_vec());
         self.note(&mut device.entry, "device.imported", &import.claim.name())?;
+        if let Some(der) = &import.certificate {
+            self.take_certificate(&mut device, der)?;
+        }
         self.save(&before, &device)?;
         if import.next_counter > 0 {
             let (epoch, end) = (self.site.row.epoch, u64::from(import.next_counter));

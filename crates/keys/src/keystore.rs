@@ -4,8 +4,9 @@
 use alloc::vec::Vec;
 
 use gridseal_crypto::{
-    AgreementKey, EnvelopeContext, Key, KeyError, PublicKey, Rng, Signer, SigningKey, WrappedKey,
-    role::{AuthRoot, ConfigSigning, Dek, OwnerEncryption},
+    AgreementKey, Curve, CurvePublic, CurveSigner, EnvelopeContext, Key, KeyError, PublicKey, Rng, Signer,
+    SigningKey, WrappedKey,
+    role::{AuthRoot, ConfigSigning, Dek, DlmsSigning, OwnerEncryption},
 };
 use gridseal_trust::enrol::{
     cose::{Sign1, SignedType},
@@ -18,6 +19,16 @@ use crate::{DataKeys, KeysError};
 
 /// Version of the keystore's own keys.
 const VERSION: u32 = 1;
+
+/// Context of a signing key: bound to its curve.
+const fn signing_context(tenant: [u8; 16], curve: Curve) -> EnvelopeContext {
+    let suite = match curve {
+        Curve::P256 => 1,
+        Curve::P384 => 2,
+    };
+    let EnvelopeContext { object, version, origin, .. } = own_context(tenant);
+    EnvelopeContext { tenant, object, version, suite, origin }
+}
 
 /// The keystore as it lies on disk: envelopes and public facts only.
 #[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
@@ -34,6 +45,9 @@ pub struct KeystoreFile {
     /// Root of TPM authorisations, wrapped; one that was made before there was one draws them at random.
     #[cbor(n(3), default)]
     auth_root: Option<Bytes>,
+    /// Signing keys as a DLMS client, of P-256 and of P-384, wrapped; one that was made before there were any speaks suite 0.
+    #[cbor(n(4), default)]
+    signing: Vec<Bytes>,
 }
 
 /// The public halves of the keystore's keys: what the owner key is asked to delegate to.
@@ -64,6 +78,18 @@ impl KeystoreFile {
             auth_root: Some(Bytes(
                 Key::<AuthRoot, 32>::generate(rng)?.wrap(dek, &own_context(tenant), rng)?.0,
             )),
+            signing: alloc::vec![
+                Bytes(
+                    Key::<DlmsSigning, 32>::generate_scalar(rng)?
+                        .wrap(dek, &signing_context(tenant, Curve::P256), rng)?
+                        .0
+                ),
+                Bytes(
+                    Key::<DlmsSigning, 48>::generate_scalar(rng)?
+                        .wrap(dek, &signing_context(tenant, Curve::P384), rng)?
+                        .0
+                ),
+            ],
         })
     }
 
@@ -81,6 +107,34 @@ impl KeystoreFile {
         Ok(Some(Key::unwrap_key(dek, &own_context(self.tenant), &WrappedKey(wrapped.0.clone()))?))
     }
 
+    /// Signing keys of P-256 and of P-384.
+    fn signers(&self, dek: &Key<Dek, 32>) -> Result<Signers, KeysError> {
+        let [short, long] = self.signing.as_slice() else { return Ok(Signers::default()) };
+        let context = |curve| signing_context(self.tenant, curve);
+        let short: Key<DlmsSigning, 32> =
+            Key::unwrap_key(dek, &context(Curve::P256), &WrappedKey(short.0.clone()))?;
+        let long: Key<DlmsSigning, 48> =
+            Key::unwrap_key(dek, &context(Curve::P384), &WrappedKey(long.0.clone()))?;
+        Ok(Signers {
+            short: Some(CurveSigner::new(&short)?),
+            long: Some(CurveSigner::new(&long)?),
+            #[cfg(feature = "danger-inventory")]
+            inventory: alloc::vec![
+                ("DlmsSigning", short.danger_reveal_hex()),
+                ("DlmsSigning", long.danger_reveal_hex()),
+            ],
+        })
+    }
+
+    /// Public signing keys as a DLMS client, of P-256 and of P-384; none of a keystore that was made before there were any.
+    ///
+    /// # Errors
+    /// [`KeysError`] when the data key is another.
+    pub fn signing_keys(&self, dek: &Key<Dek, 32>) -> Result<Vec<CurvePublic>, KeysError> {
+        let Signers { short, long, .. } = self.signers(dek)?;
+        Ok(short.iter().chain(&long).map(CurveSigner::public).collect())
+    }
+
     /// The public keys.
     ///
     /// # Errors
@@ -92,6 +146,15 @@ impl KeystoreFile {
             encryption: AgreementKey::new(&encryption)?.public(),
         })
     }
+}
+
+/// Signs as a DLMS client.
+#[derive(Debug, Default)]
+struct Signers {
+    short: Option<CurveSigner>,
+    long: Option<CurveSigner>,
+    #[cfg(feature = "danger-inventory")]
+    inventory: Vec<(&'static str, alloc::string::String)>,
 }
 
 type Scalars = (Key<ConfigSigning, 32>, Key<OwnerEncryption, 32>);
@@ -132,6 +195,7 @@ pub struct Keystore {
     pub(crate) config: SigningKey<ConfigSigning>,
     pub(crate) encryption: AgreementKey,
     pub(crate) auth_root: Option<Key<AuthRoot, 32>>,
+    signers: Signers,
     /// Under which K_config works.
     delegation: Delegated,
     /// By the owner's next key, for devices that know that one already.
@@ -159,6 +223,13 @@ impl Keystore {
         let encryption = AgreementKey::new(&encryption_scalar)?;
         let delegation = Delegated::to(&config.public(), delegation)?;
         let auth_root = file.auth_root(&dek)?;
+        #[cfg_attr(
+            not(feature = "danger-inventory"),
+            expect(unused_mut, reason = "told of with the feature")
+        )]
+        let mut signers = file.signers(&dek)?;
+        #[cfg(feature = "danger-inventory")]
+        let of_signers = core::mem::take(&mut signers.inventory);
         Ok(Self {
             tenant: file.tenant,
             #[cfg(feature = "danger-inventory")]
@@ -166,11 +237,15 @@ impl Keystore {
                 ("ConfigSigning", config_scalar.danger_reveal_hex()),
                 ("OwnerEncryption", encryption_scalar.danger_reveal_hex()),
                 ("Dek", dek.danger_reveal_hex()),
-            ],
+            ]
+            .into_iter()
+            .chain(of_signers)
+            .collect(),
             dek: DataKeys::unnumbered(dek),
             config,
             encryption,
             auth_root,
+            signers,
             delegation,
             next_delegation: None,
             voucher_keys,
@@ -205,6 +280,20 @@ impl Keystore {
     /// Signs a payload that this service built.
     pub(crate) fn sign(&self, kind: SignedType, payload: &[u8]) -> Result<Vec<u8>, KeyError> {
         gridseal_trust::enrol::cose::sign(&self.config, kind, payload)
+    }
+
+    /// Signs as a DLMS client with a key of a curve.
+    pub(crate) const fn signer(&self, curve: Curve) -> Option<&CurveSigner> {
+        match curve {
+            Curve::P256 => self.signers.short.as_ref(),
+            Curve::P384 => self.signers.long.as_ref(),
+        }
+    }
+
+    /// Public key of a curve with which this service signs as a DLMS client: what its certificate is for.
+    #[must_use]
+    pub fn signing_public(&self, curve: Curve) -> Option<CurvePublic> {
+        self.signer(curve).map(CurveSigner::public)
     }
 
     /// The service's own keys, role and hex, for a demo's search of other processes.

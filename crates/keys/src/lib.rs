@@ -6,6 +6,8 @@
 //! | K_config, owner encryption key | wrapped in the keystore; opened at start in `keys-core` | endpoint manager, for the payloads built here |
 //! | K_act, salts, TPM session keys | wrapped in the record of the session or order | endpoint manager, within that session or order |
 //! | owner and lockout authorisation | wrapped, drawn once per device and epoch | endpoint manager, inside a tunnelled command |
+//! | the service's signing keys as a DLMS client | wrapped in the keystore; opened at start in `keys-core` | nobody: they sign ephemeral keys that were drawn here |
+//! | ephemeral key of an agreement | wrapped, until its key change is resolved | nobody |
 //! | GUEK, GAK, KEK of a meter | wrapped, every version that ever left | the meter (wrapped to its TPM); head-end: opened APDUs only |
 //! | data key | opened at start in `keys-core`, from the keystore | nobody |
 //!
@@ -35,6 +37,9 @@
 //! GETs, one for each pair of keys that the meter may have; open what comes back. An answer under the old keys makes it
 //! `not-installed`, and `BeginKeyChange` gives the transfer again. A new master key is proven by a transfer under it, which
 //! `ReportKeyChange` hands out by itself.
+//!
+//! In suites 1 and 2 the master key is agreed upon, so that who knows the keys before learns none of the new ones; fresh keys
+//! under it prove it. The same raises the suite of a meter (`RaiseSuite`); nothing lowers it.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -43,6 +48,7 @@
 extern crate alloc;
 
 mod acts;
+mod agreement;
 mod apdu;
 mod associations;
 mod change;
@@ -63,14 +69,17 @@ pub mod fuzz_entry;
 mod import;
 mod keystore;
 pub mod lease;
+mod meter_key;
 mod onboard;
 mod orders;
+mod parties;
 pub mod phase;
 mod probe;
 pub mod record;
 mod rewrap;
 mod seal;
 mod service;
+mod setup;
 pub mod site;
 mod sites;
 mod traffic;
@@ -88,9 +97,12 @@ pub use crate::{
     data_keys::{DATA_KEY_PERIOD_S, DataKeys, DataKeysFile, needs_data_keys},
     import::{Import, imported_name},
     keystore::{Keystore, KeystoreFile, PublicKeys},
+    meter_key::MeterKey,
+    parties::PartyAnchors,
     probe::LOCKOUT_DEFAULT,
     rewrap::RewrapStep,
     seal::APDU_SIZE_MAX,
     service::{Decision, Service},
+    setup::CERTIFY_LABEL,
     window::{Arrival, TagHead, WINDOW_SIZE, Window},
 };

@@ -199,6 +199,8 @@ impl<R: Records> Work<'_, R> {
             is_recovering: false,
             is_rekeyed_by_order: false,
             owner_key: None,
+            suite: 0,
+            offered: (0, 0),
         })
     }
 
@@ -547,6 +549,14 @@ impl<R: Records> Work<'_, R> {
         let guek = Key::<Guek, 16>::generate(self.rng)?;
         let gak = Key::<Gak, 16>::generate(self.rng)?;
         let kek = Key::<Kek, 16>::generate(self.rng)?;
+        // One seed for the three: the cipher key of each depends on its Name, which is unique.
+        let (seed, in_sym_seed) = share_secret(SecretLabel::Duplicate, storage, self.rng)?;
+        let made = [
+            (DeliveredObject::GUEK, duplicate(&seed, &guek, self.rng)?),
+            (DeliveredObject::GAK, duplicate(&seed, &gak, self.rng)?),
+            (DeliveredObject::KEK, duplicate(&seed, &kek, self.rng)?),
+        ];
+        let (guek, gak, kek) = (guek.into(), gak.into(), kek.into());
         let order = device.next_act();
         for kind in KeyKind::ALL {
             let blank = VersionEntry {
@@ -562,13 +572,6 @@ impl<R: Records> Work<'_, R> {
             };
             device.add(made);
         }
-        // One seed for the three: the cipher key of each depends on its Name, which is unique.
-        let (seed, in_sym_seed) = share_secret(SecretLabel::Duplicate, storage, self.rng)?;
-        let made = [
-            (DeliveredObject::GUEK, duplicate(&seed, &guek, self.rng)?),
-            (DeliveredObject::GAK, duplicate(&seed, &gak, self.rng)?),
-            (DeliveredObject::KEK, duplicate(&seed, &kek, self.rng)?),
-        ];
         self.note(&mut device.entry, "channel-keys.sent", &version)?;
         Ok(made
             .map(|(id, made)| DeliveredObject {

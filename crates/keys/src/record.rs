@@ -150,6 +150,13 @@ pub struct DeviceEntry {
     /// Key id of the owner key that it was rekeyed to.
     #[cbor(n(48), default)]
     pub owner_key: Option<Digest>,
+    /// Highest security suite that a key of its was proven in: nothing goes below it any more (rule S5).
+    #[cbor(n(49), default)]
+    pub suite: u8,
+    /// Highest suite in which an agreement on a master key was offered to it, and the place of the newest such offer among
+    /// its acts: a meter that took one has no master key of a lower suite any more.
+    #[cbor(n(50), default)]
+    pub offered: (u8, u64),
 }
 
 /// One order that is remembered.
@@ -318,6 +325,9 @@ pub struct VersionEntry {
     /// Sites that have drawn that newest challenge, one bit each.
     #[cbor(n(21), default)]
     pub challenged_by: u8,
+    /// Security suite that it is a key of.
+    #[cbor(n(17), default)]
+    pub suite: u8,
 }
 
 impl VersionEntry {
@@ -364,6 +374,44 @@ pub struct ChangeEntry {
     /// The newest transfer as sealed: repeated byte for byte as long as nothing is known of it.
     #[n(10)]
     pub transfer: Option<TransferEntry>,
+    /// Security suite of the new keys.
+    #[cbor(n(11), default)]
+    pub suite: u8,
+    /// How the new master key is agreed upon; none when it is drawn here and transferred.
+    #[cbor(n(12), default)]
+    pub agreement: Option<AgreementEntry>,
+}
+
+/// Our side of an agreement on a master key. It is one transaction, however often it has to be sent: the same offer each
+/// time, and a master key for each answer, because the meter draws a new ephemeral key for each.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct AgreementEntry {
+    /// Our ephemeral private key, wrapped; empty once the change is resolved.
+    #[n(0)]
+    pub ephemeral: Bytes,
+    /// Our key data: the point and the signature over it.
+    #[n(1)]
+    pub offer: Bytes,
+    /// Client's title in the offer that was sent last: the derivation has it.
+    #[n(2)]
+    pub client: SystemTitle,
+    /// Answers of the meter: SHA-256 of its key data, and the version of the master key that followed.
+    #[n(3)]
+    pub answers: Vec<(Digest, u32)>,
+}
+
+impl AgreementEntry {
+    /// Version of the master key that the newest answer gave.
+    #[must_use]
+    pub fn newest(&self) -> Option<u32> {
+        self.answers.last().map(|(_, version)| *version)
+    }
+
+    /// Whether a master key was agreed upon here.
+    #[must_use]
+    pub fn has(&self, version: u32) -> bool {
+        self.answers.iter().any(|(_, agreed)| *agreed == version)
+    }
 }
 
 /// A sealed transfer.
@@ -383,7 +431,7 @@ pub struct TransferEntry {
 /// The transfer of a fresh encryption key by which a master key is proven: the new one, or else the old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct ProofEntry {
-    /// Version of the fresh key.
+    /// Version of the fresh key; of both fresh keys where the suite rises.
     #[n(0)]
     pub version: u32,
     /// Version of the master key that wraps it.
@@ -440,6 +488,12 @@ pub fn history_key(device: &EkName, number: u32) -> Vec<u8> {
     let mut key = device.as_bytes().to_vec();
     key.extend_from_slice(&number.to_be_bytes());
     key
+}
+
+/// What binds our ephemeral key of an agreement to its change.
+#[must_use]
+pub fn ephemeral_context(tenant: &[u8; 16], change: &ChangeEntry) -> EnvelopeContext {
+    EnvelopeContext { suite: change.suite, ..EnvelopeContext::new(*tenant, change.id.0, 0) }
 }
 
 /// What binds an envelope to its row: half of the device's digest and a version.

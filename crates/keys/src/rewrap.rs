@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use gridseal_crypto::{
     EnvelopeContext, Rng, WrappedKey,
-    role::{ActivationSecret, AuthValue, Gak, Guek, Kek, OwnerSecret, Role, TpmSeed, TpmSession},
+    role::{ActivationSecret, AuthValue, Ephemeral, Gak, Guek, Kek, OwnerSecret, Role, TpmSeed, TpmSession},
 };
 use gridseal_trust::audit::{self, Act};
 use gridseal_types::{
@@ -18,14 +18,15 @@ use crate::{
     Core, DataKeys, KeysError,
     device::key_context,
     record::{
-        DEVICES, DeviceEntry, ORDERS, OrderEntry, SESSIONS, SessionEntry, VERSIONS, VersionEntry, context,
+        CHANGES, ChangeEntry, DEVICES, DeviceEntry, ORDERS, OrderEntry, SESSIONS, SessionEntry, VERSIONS,
+        VersionEntry, context, ephemeral_context,
     },
 };
 
 /// Table of the job's place: one row, empty key.
 const REWRAP: Table = "key_rewrap";
 /// Tables with envelopes.
-const TABLES: [Table; 4] = [DEVICES, SESSIONS, VERSIONS, ORDERS];
+const TABLES: [Table; 5] = [DEVICES, SESSIONS, VERSIONS, ORDERS, CHANGES];
 
 /// Where the job is.
 #[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
@@ -132,6 +133,16 @@ impl Mover<'_> {
         keys.into_iter().try_for_each(|key| self.envelope::<TpmSession>(key, device, *epoch))
     }
 
+    fn change(&mut self, entry: &mut ChangeEntry) -> Result<(), KeysError> {
+        let context = ephemeral_context(&self.core.keystore.tenant, entry);
+        match &mut entry.agreement {
+            Some(agreement) if !agreement.ephemeral.0.is_empty() => {
+                self.envelope_in::<Ephemeral>(&mut agreement.ephemeral, &context)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn version(&mut self, device: &DeviceEntry, entry: &mut VersionEntry) -> Result<(), KeysError> {
         if entry.envelope.0.is_empty() {
             return Ok(());
@@ -213,6 +224,11 @@ impl Mover<'_> {
                 let mut entry: SessionEntry = decoded(value)?;
                 let device: Option<DeviceEntry> = overlay.load(DEVICES, entry.device.as_bytes())?;
                 self.session(&mut entry, device.ok_or(RecordsError::Damaged)?.epoch)?;
+                minicbor::to_vec(entry)
+            }
+            CHANGES => {
+                let mut entry: ChangeEntry = decoded(value)?;
+                self.change(&mut entry)?;
                 minicbor::to_vec(entry)
             }
             ORDERS => {

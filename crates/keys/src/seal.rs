@@ -3,10 +3,7 @@
 use alloc::vec::Vec;
 
 use gridseal_crypto::sha256;
-use gridseal_dlms::{
-    apdu::ciphered::{GENERAL_GLO_CIPHERING, SecurityControl},
-    wire::Writer,
-};
+use gridseal_dlms::{apdu::ciphered::GENERAL_GLO_CIPHERING, wire::Writer};
 use gridseal_trust::audit::Item;
 use gridseal_types::{
     Digest, SystemTitle,
@@ -16,7 +13,7 @@ use gridseal_types::{
 
 use crate::{
     KeysError,
-    apdu::{DONE, SEALED, SEALED_OWN},
+    apdu::{DONE, SEALED, SEALED_OWN, control_of},
     classify::is_harmless,
     core::{Stop, Work},
     lease::{CounterLayout, Lease},
@@ -73,7 +70,7 @@ impl<R: Records> Work<'_, R> {
     /// Seals under the keys in use.
     fn seal_new(&mut self, number: u32, apdu: Vec<u8>, carrier: Carrier) -> Result<(Sealed, Pair), Stop> {
         let slot = self.traffic.slot(number).ok_or(Denial::UnknownDevice)?;
-        let hot = slot.active.filter(|_| !slot.held).ok_or(Denial::StateForbids)?;
+        let hot = slot.active.clone().filter(|_| !slot.held).ok_or(Denial::StateForbids)?;
         Ok((self.seal_under(number, &hot, apdu, carrier, SEALED)?, hot.pair))
     }
 
@@ -218,7 +215,7 @@ impl<R: Records> Work<'_, R> {
     ) -> Result<Sealed, Stop> {
         let client = self.site.site.client_title;
         let keys = self.traffic.open_pair(meter, hot).ok_or(KeysError::Keystore)?;
-        let control = SecurityControl::AUTHENTICATED_ENCRYPTION.0;
+        let control = control_of(hot.suite);
         let mut writer = Writer::with_capacity(apdu.len().saturating_add(32));
         match carrier {
             Carrier::GeneralGlo => {

@@ -4,10 +4,7 @@
 
 use alloc::vec::Vec;
 
-use gridseal_crypto::{
-    Key,
-    role::{Gak, Guek, Kek, Role},
-};
+use gridseal_crypto::role::{Gak, Guek, Kek, Role};
 use gridseal_types::{
     EkName, SystemTitle,
     records::Records,
@@ -18,6 +15,7 @@ use gridseal_types::{
 };
 
 use crate::{
+    MeterKey,
     acts::{dual_control, names},
     core::{Stop, Work},
     device::Device,
@@ -39,6 +37,23 @@ const fn is_joined(theirs: &VersionEntry) -> bool {
 
 fn number_here(numbers: &[(u32, u32)], theirs: u32) -> u32 {
     numbers.iter().find(|(number, _)| *number == theirs).map_or(theirs, |(_, here)| *here)
+}
+
+/// Whether an agreement was offered to the meter.
+const fn is_offered(change: &ChangeEntry) -> bool {
+    change.agreement.is_some() && change.attempts > 0
+}
+
+/// What the other site has offered, the meter may have taken. Whether anything of it is news.
+fn join_offers(device: &mut Device, changes: &[ChangeEntry]) -> bool {
+    let of_device =
+        changes.iter().filter(|change| change.device == device.entry.device && is_offered(change));
+    let highest = of_device.map(|change| change.suite).max().unwrap_or_default();
+    if highest <= device.entry.suite.max(device.entry.offered.0) {
+        return false;
+    }
+    device.entry.offered = (highest, device.next_act());
+    true
 }
 
 impl<R: Records> Work<'_, R> {
@@ -303,6 +318,7 @@ impl<R: Records> Work<'_, R> {
         changes.sort_by_key(|change| change.phase.is_resolved());
         let mut titles = Vec::new();
         let mut names: Vec<EkName> = versions.iter().map(|(name, _)| *name).collect();
+        names.extend(changes.iter().filter(|change| is_offered(change)).map(|change| change.device));
         names.sort_unstable();
         names.dedup();
         for name in names {
@@ -319,6 +335,7 @@ impl<R: Records> Work<'_, R> {
             for theirs in of_device {
                 joined |= self.join(&mut device, theirs, &numbers)?;
             }
+            joined |= join_offers(&mut device, &changes);
             if !joined {
                 // At most another site has sent what is on record here.
                 if device.versions != before.versions {
@@ -387,15 +404,14 @@ impl<R: Records> Work<'_, R> {
             return Ok(true);
         }
         Ok(match theirs.kind {
-            KeyKind::Gak => self.foreign::<Gak>(device, theirs)?.ct_eq(&self.key::<Gak>(device, ours)?),
-            KeyKind::Kek => self.foreign::<Kek>(device, theirs)?.ct_eq(&self.key::<Kek>(device, ours)?),
-            _ => self.foreign::<Guek>(device, theirs)?.ct_eq(&self.key::<Guek>(device, ours)?),
-        }
-        .into())
+            KeyKind::Gak => self.foreign::<Gak>(device, theirs)?.is_same(&self.key(device, ours)?),
+            KeyKind::Kek => self.foreign::<Kek>(device, theirs)?.is_same(&self.key(device, ours)?),
+            _ => self.foreign::<Guek>(device, theirs)?.is_same(&self.key(device, ours)?),
+        })
     }
 
     /// A key of another site's row, if it is what the row says.
-    fn foreign<K: Role>(&self, device: &Device, theirs: &VersionEntry) -> Result<Key<K, 16>, Stop> {
+    fn foreign<K: Role>(&self, device: &Device, theirs: &VersionEntry) -> Result<MeterKey<K>, Stop> {
         self.key::<K>(device, theirs).map_err(|_| Denial::ForeignRow.into())
     }
 
@@ -489,6 +505,9 @@ impl<R: Records> Work<'_, R> {
                 }),
                 ..theirs.clone()
             };
+            for (_, agreed) in change.agreement.iter_mut().flat_map(|agreement| &mut agreement.answers) {
+                *agreed = number_here(numbers, *agreed);
+            }
             let is_ended = matches!(theirs.phase, ChangePhase::Abandoned | ChangePhase::Refused);
             let is_free = device.change.as_ref().is_none_or(|ours| ours.phase.is_resolved());
             if is_free && !is_ended && device.can_go_on(&change) {

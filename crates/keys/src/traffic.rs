@@ -5,7 +5,10 @@
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
-use gridseal_crypto::{ApduKeys, PairContext, PairSeal, Rng, RngError, SealedPair, random};
+use gridseal_crypto::{
+    ApduKeys, PairContext, PairSeal, Rng, RngError, SealedPair, random,
+    role::{Gak, Guek},
+};
 use gridseal_types::{
     DeviceState, N16, SystemTitle, UtcTime,
     records::{Records, RecordsError, Write},
@@ -16,6 +19,7 @@ pub(crate) mod log;
 pub(crate) mod seals;
 
 use crate::{
+    MeterKey,
     lease::{CounterLayout, Lease},
     record::{TRAFFIC, TRAFFIC_LOG},
     window::Window,
@@ -39,12 +43,14 @@ pub(crate) struct Pair {
 }
 
 /// A pair with its keys.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct HotPair {
     pub(crate) pair: Pair,
     pub(crate) first_epoch: u32,
     /// One of the two is compromised: good for its replacement and for nothing else.
     pub(crate) flagged: bool,
+    /// Security suite of both: part of the security control octet.
+    pub(crate) suite: u8,
     pub(crate) keys: SealedPair,
 }
 
@@ -117,7 +123,7 @@ impl Slot {
 
     /// Counters of a version of the encryption key; made when they are not there.
     pub(crate) fn counters_of(&mut self, version: u32) -> &mut Counters {
-        if self.active.is_some_and(|active| active.pair.guek == version) {
+        if self.active.as_ref().is_some_and(|active| active.pair.guek == version) {
             return &mut self.counters;
         }
         let extra = self.extra.get_or_insert_default();
@@ -132,7 +138,7 @@ impl Slot {
 
     /// Counters of a version, when there are any.
     pub(crate) fn counters_known(&self, version: u32) -> Option<&Counters> {
-        if self.active.is_some_and(|active| active.pair.guek == version) {
+        if self.active.as_ref().is_some_and(|active| active.pair.guek == version) {
             return Some(&self.counters);
         }
         let counters = &self.extra.as_ref()?.counters;
@@ -141,7 +147,7 @@ impl Slot {
 
     /// A pair that the meter may use.
     pub(crate) fn hot(&self, pair: Pair) -> Option<HotPair> {
-        self.active.iter().chain(self.candidates()).find(|hot| hot.pair == pair).copied()
+        self.active.iter().chain(self.candidates()).find(|hot| hot.pair == pair).cloned()
     }
 
     pub(crate) fn candidates(&self) -> &[HotPair] {
@@ -150,8 +156,8 @@ impl Slot {
 
     /// Sets which pairs the meter may use; counters stay with their keys.
     pub(crate) fn set_pairs(&mut self, active: Option<HotPair>, candidates: Vec<HotPair>) {
-        let before = self.active.map(|active| active.pair.guek);
-        let after = active.map(|active| active.pair.guek);
+        let before = self.active.as_ref().map(|active| active.pair.guek);
+        let after = active.as_ref().map(|active| active.pair.guek);
         if before != after {
             let counters = core::mem::take(&mut self.counters);
             if let Some(before) = before {
@@ -253,11 +259,15 @@ impl Traffic {
 
     pub(crate) fn seal_pair(
         &mut self,
-        guek: &gridseal_crypto::Key<gridseal_crypto::role::Guek, 16>,
-        gak: &gridseal_crypto::Key<gridseal_crypto::role::Gak, 16>,
+        guek: &MeterKey<Guek>,
+        gak: &MeterKey<Gak>,
         context: &PairContext,
-    ) -> SealedPair {
-        self.seal.seal(guek, gak, context)
+    ) -> Option<SealedPair> {
+        match (guek, gak) {
+            (MeterKey::Short(guek), MeterKey::Short(gak)) => self.seal.seal(guek, gak, context),
+            (MeterKey::Long(guek), MeterKey::Long(gak)) => self.seal.seal(guek, gak, context),
+            _ => None,
+        }
     }
 
     pub(crate) fn open_pair(&self, title: SystemTitle, hot: &HotPair) -> Option<ApduKeys> {

@@ -1,6 +1,8 @@
 //! The service towards meters that have no root of trust: key changes and their proof, probes, sites, restarts.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
+#[path = "service/agreement.rs"]
+mod agreement;
 #[path = "service/claim.rs"]
 mod claim;
 #[path = "service/consents.rs"]
@@ -125,6 +127,10 @@ impl Driver {
         // Making its keys takes longer than most tests.
         static CORE: std::sync::OnceLock<Core> = std::sync::OnceLock::new();
         let core = CORE.get_or_init(|| Owner::new(1).open_keys(&Factory::new()));
+        Self::load_with(core, records, site, number)
+    }
+
+    fn load_with(core: &'static Core, records: MemoryRecords, site: Site, number: u64) -> Self {
         let mut rng = TestRng::new("service", number);
         let service = Service::load(core, &records, site, &mut rng).unwrap();
         Self { core, records, site, service, now: START, rng, durability: Durability::Local }

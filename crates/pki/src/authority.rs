@@ -4,21 +4,24 @@ use std::{collections::BTreeMap, time::Duration};
 
 use const_oid::ObjectIdentifier;
 use gridseal_crypto::{Rng, Signer};
+use gridseal_trust::party::parse_csr;
 use gridseal_types::{
     Code, Digest, EkName, UtcTime,
     service::{
         certificates::{CertificateReply, CertificateRequest},
-        keys::Bytes,
+        keys::{Bytes, CertifyRequest},
     },
 };
 
 use crate::{
-    Certificate, Csr, Draft, DraftError, IssueError, Issuer, SubjectName, Validity,
+    Certificate, Csr, Draft, DraftError, IssueError, Issuer, PartyAuthority, SubjectName, Validity,
     profile::{self, Device},
 };
 
 /// The only service that asks for LDevIDs.
 pub const ENDPOINT_MANAGER: &str = "endpoint-manager";
+/// The service that carries requests of meters which the key service vouches for.
+const HEADEND: &str = "headend";
 
 /// How far a certificate starts before the moment of issue: clocks of our own machines differ by less.
 const BACKDATE: Duration = Duration::from_secs(300);
@@ -105,6 +108,7 @@ pub struct Authority<S> {
     issuer: Issuer<S>,
     root: Certificate,
     settings: Settings,
+    parties: Vec<PartyAuthority>,
 }
 
 impl<S: Signer> Authority<S> {
@@ -114,7 +118,7 @@ impl<S: Signer> Authority<S> {
     /// [`IssueError::NotAnAuthority`] when the root did not sign the issuer's certificate.
     pub fn new(issuer: Issuer<S>, root: Certificate, settings: Settings) -> Result<Self, IssueError> {
         if root.has_signed(issuer.certificate()) {
-            Ok(Self { issuer, root, settings })
+            Ok(Self { issuer, root, settings, parties: Vec::new() })
         } else {
             Err(IssueError::NotAnAuthority)
         }
@@ -124,6 +128,12 @@ impl<S: Signer> Authority<S> {
     #[must_use]
     pub fn chain(&self) -> [&[u8]; 2] {
         [self.issuer.certificate().der(), self.root.der()]
+    }
+
+    /// The same with authorities of DLMS parties.
+    #[must_use]
+    pub fn with_parties(self, parties: Vec<PartyAuthority>) -> Self {
+        Self { parties, ..self }
     }
 
     /// Decides on one request.
@@ -153,6 +163,9 @@ impl<S: Signer> Authority<S> {
         rng: &mut dyn Rng,
         records: &impl CertificateRecords,
     ) -> Result<(CertificateReply, Option<CertificateRecord>), Code> {
+        if let CertificateRequest::Party(request) = call.request {
+            return self.certify_party(request, call, rng, records);
+        }
         let own = self.issuer.certificate();
         if call.now < own.not_before() || call.now > own.not_after() {
             return Err(Code::Time);
@@ -176,6 +189,25 @@ impl<S: Signer> Authority<S> {
             issued_at: call.now,
         };
         Ok((self.reply(&certificate), Some(record)))
+    }
+
+    /// A meter's certificate as a DLMS party. The authority follows from the key that is in the request.
+    fn certify_party(
+        &self,
+        request: &CertifyRequest,
+        call: Call<'_>,
+        rng: &mut dyn Rng,
+        records: &impl CertificateRecords,
+    ) -> Result<(CertificateReply, Option<CertificateRecord>), Code> {
+        if call.caller != HEADEND {
+            return Err(Code::Refused);
+        }
+        let (_, key) = parse_csr(&request.csr.0).map_err(|_| Code::Csr)?;
+        let authority = self.parties.iter().find(|authority| authority.curve() == key.curve());
+        let authority = authority.ok_or(Code::Refused)?;
+        let (der, not_after, record) = authority.decide(request, call.now, rng, records)?;
+        let chain = vec![Bytes(der)];
+        Ok((CertificateReply::Issued { chain, root: authority.der().to_vec(), not_after }, record))
     }
 
     /// Whom the request is for and what the certificate would say, if the caller may ask.

@@ -17,6 +17,7 @@ mod csr;
 pub mod est;
 mod issuer;
 mod lint;
+mod parties;
 pub mod profile;
 
 pub use authority::{
@@ -26,4 +27,5 @@ pub use certificate::Certificate;
 pub use csr::{Csr, LintedCsr, is_for_common_name};
 pub use issuer::{IssueError, Issuer, self_signed};
 pub use lint::LintError;
+pub use parties::{PartyAuthority, PartyError};
 pub use profile::{Draft, DraftError, SubjectName, Validity};

@@ -1,16 +1,20 @@
 //! The manufacturer and the owners with their certificate authorities, and each run's devices with their papers.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use gridseal_crypto::{
-    Key, PublicKey, SecondSigner, Signer, SigningKey,
+    Curve, CurvePublic, CurveSigner, Key, PublicKey, SecondSigner, Signer, SigningKey,
     role::{
-        CaSigning, Dek, DeviceRootSecret, InitSigning, OwnerSecond, OwnerSigning, RecoverySecond,
+        CaSigning, Dek, DeviceRootSecret, DlmsSigning, InitSigning, OwnerSecond, OwnerSigning, RecoverySecond,
         RecoverySigning, Role, VoucherSecond, VoucherSigning,
     },
     sha256,
 };
-use gridseal_keys::{Core, Keystore, KeystoreFile};
+use gridseal_keys::{Core, Keystore, KeystoreFile, PartyAnchors};
 use gridseal_onboarding::{endpoint_manager::register::RegistrationRules, init_server::InitServer};
 use gridseal_pki::{Authority, Issuer, Settings, Validity, profile, self_signed};
 use gridseal_trust::{
@@ -26,6 +30,7 @@ use gridseal_trust::{
         voucher::{RecoveryKey, Voucher, VoucherKey},
     },
     measured::PolicySet,
+    party::{Certificate, Draft, Purpose, Role as PartyRole, Subject, assemble},
     root::{DeviceRoot, RootReply, RootRequest, software::SoftwareRoot},
     tpm,
 };
@@ -82,6 +87,63 @@ pub(crate) struct Made {
     pub(crate) manifest: Vec<u8>,
     pub(crate) voucher: Vec<u8>,
     pub(crate) delivery: Vec<u8>,
+}
+
+/// Signs for a meter of the field, on a curve.
+pub(crate) fn meter_signer(title: SystemTitle, curve: Curve) -> CurveSigner {
+    party_signer(&format!("meter {title}"), curve)
+}
+
+fn party_signer(label: &str, curve: Curve) -> CurveSigner {
+    let mut rng = HashRng::new(0, label, curve.coordinate_size() as u64);
+    let signer = match curve {
+        Curve::P256 => {
+            Key::<DlmsSigning, 32>::generate_scalar(&mut rng).and_then(|key| CurveSigner::new(&key))
+        }
+        Curve::P384 => {
+            Key::<DlmsSigning, 48>::generate_scalar(&mut rng).and_then(|key| CurveSigner::new(&key))
+        }
+    };
+    signer.expect("the generator does not fail")
+}
+
+const PARTY_AUTHORITY: &str = "party authority";
+
+fn party_certificate(subject: &Subject, role: PartyRole, key: &CurvePublic) -> Vec<u8> {
+    let (signer, name) =
+        (party_signer(PARTY_AUTHORITY, key.curve()), Subject::Authority(PARTY_AUTHORITY.into()));
+    let draft = Draft {
+        serial: &[1],
+        issuer: &name.name(),
+        issuer_key: &signer.public(),
+        subject,
+        validity: (UtcTime(0), UtcTime(START.0 + ROOT_DAYS * 86_400)),
+        key,
+        role,
+    };
+    let body = draft.to_be_signed();
+    assemble(&body, key.curve(), &signer.sign(&body).expect("own key"))
+}
+
+/// The certificate of a meter's signing key: made once for all runs.
+pub(crate) fn meter_certificate(title: SystemTitle, curve: Curve) -> Vec<u8> {
+    static KNOWN: Mutex<BTreeMap<(SystemTitle, Curve), Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let made = || {
+        let key = meter_signer(title, curve).public();
+        party_certificate(&Subject::Party(title), PartyRole::Party(Purpose::Signature), &key)
+    };
+    known.entry((title, curve)).or_insert_with(made).clone()
+}
+
+/// Every owner believes the one authority of meters.
+fn party_anchors() -> PartyAnchors {
+    let anchor = |curve| {
+        let (name, key) = (Subject::Authority(PARTY_AUTHORITY.into()), party_signer(PARTY_AUTHORITY, curve));
+        let der = party_certificate(&name, PartyRole::Authority(None), &key.public());
+        Certificate::parse(&der).expect("own certificate")
+    };
+    PartyAnchors { owner: [Curve::P256, Curve::P384].map(anchor).into(), ..PartyAnchors::none() }
 }
 
 fn device_root_of(seed: u64, number: u32) -> HashRng {
@@ -145,7 +207,7 @@ impl Owner {
         Self {
             signing,
             encryption: publics.encryption,
-            keys: Core::new(keystore, Core::ATTESTATION_AGE_DEFAULT_S),
+            keys: Core::new(keystore, Core::ATTESTATION_AGE_DEFAULT_S).with_parties(party_anchors()),
             authorities: std::array::from_fn(|generation| authority(number, generation as u64)),
         }
     }

@@ -31,6 +31,7 @@ fn twelve_meters_live_twenty_years_with_three_owners() {
     assert_eq!((happened("sold"), happened("receipts"), happened("stolen")), (24, 35, 1));
     assert!(happened("key-changes") >= 12 * 38, "{}", happened("key-changes"));
     for event in [
+        "suite-raises",
         "ca-rollovers",
         "renewals",
         "certificates-waited-for",
@@ -41,6 +42,11 @@ fn twelve_meters_live_twenty_years_with_three_owners() {
         "updated",
     ] {
         assert!(happened(event) > 0, "{event} never happens");
+    }
+    //= design S5: suites rise, twice in a life
+    for step in ["suite/0/1", "suite/1/2"] {
+        let times = report.coverage.get(step).copied().unwrap_or_default();
+        assert!(times >= 12, "{step}: {times}");
     }
 }
 

@@ -283,6 +283,33 @@ impl KeysClient {
         self.change(KeyRequest::PrepareKeyChange { system_title, items }).await
     }
 
+    /// Prepares the change that raises a meter's suite; the meter's head-end carries it.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn raise_suite(
+        &self,
+        system_title: SystemTitle,
+        suite: u8,
+    ) -> Result<ChangeReply, KeysCallError> {
+        self.change(KeyRequest::RaiseSuite { system_title, suite }).await
+    }
+
+    /// Brings the certificate of a meter's signing key.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn meter_certificate(
+        &self,
+        system_title: SystemTitle,
+        der: Vec<u8>,
+    ) -> Result<DeviceKeyStatus, KeysCallError> {
+        match self.exchange(KeyRequest::MeterCertificate { system_title, der }).await? {
+            ExchangeReply::Status(status) => Ok(status),
+            _ => Err(KeysCallError::Answer),
+        }
+    }
+
     /// Meters after this one whose key change is not resolved, and whether none comes after them.
     ///
     /// # Errors
@@ -345,6 +372,36 @@ impl KeysClient {
     /// [`KeysCallError`].
     pub async fn claim(&self, system_title: SystemTitle) -> Result<ClaimStep, KeysCallError> {
         match self.exchange(KeyRequest::Claim { system_title }).await? {
+            ExchangeReply::Claim(step) => Ok(step),
+            _ => Err(KeysCallError::Answer),
+        }
+    }
+
+    /// The next step of a claim after what a meter has answered to a step.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn report_claim(
+        &self,
+        system_title: SystemTitle,
+        apdu: Vec<u8>,
+    ) -> Result<ClaimStep, KeysCallError> {
+        match self.exchange(KeyRequest::ReportClaim { system_title, apdu }).await? {
+            ExchangeReply::Claim(step) => Ok(step),
+            _ => Err(KeysCallError::Answer),
+        }
+    }
+
+    /// The next step of a claim after the certificate that was issued for the meter.
+    ///
+    /// # Errors
+    /// [`KeysCallError`].
+    pub async fn claim_certificate(
+        &self,
+        system_title: SystemTitle,
+        der: Vec<u8>,
+    ) -> Result<ClaimStep, KeysCallError> {
+        match self.exchange(KeyRequest::ClaimCertificate { system_title, der }).await? {
             ExchangeReply::Claim(step) => Ok(step),
             _ => Err(KeysCallError::Answer),
         }

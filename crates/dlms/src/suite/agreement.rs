@@ -92,6 +92,12 @@ impl Side {
         Ok(Self { key_id, ephemeral: CurveAgreement::generate(curve, rng)? })
     }
 
+    /// With an ephemeral key that was drawn before: one that is kept until the other side has answered.
+    #[must_use]
+    pub const fn resume(key_id: u8, ephemeral: CurveAgreement) -> Self {
+        Self { key_id, ephemeral }
+    }
+
     /// Number of the key.
     #[must_use]
     pub const fn key_id(&self) -> u8 {

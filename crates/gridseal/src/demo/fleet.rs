@@ -544,6 +544,7 @@ fn found_owner(dir: &Path) -> Result<Founded> {
     let key = owner::owner_key(&ceremony)?;
     owner::delegate(&key, &keys, &dir.join("keys"), 1)?;
     owner::issuing_authority(&ceremony, &dir.join("pki"))?;
+    owner::party_authorities(dir, gridseal_keys::Core::CLIENT_TITLE)?;
     owner::service_identities(&ceremony, dir)?;
     owner::config_server_certificate(&dir.join("config-server"), &ANY_PORT)?;
     Ok(Founded { key, buyer: owner_keys(dir)? })

@@ -19,8 +19,11 @@ use gridseal_io::{
     rng::OsRng,
     tls::{Alpn, server_for_clients},
 };
-use gridseal_pki::{Authority, Call, Certificate, Issuer, Settings, SubjectName, est, is_for_common_name};
+use gridseal_pki::{
+    Authority, Call, Certificate, Issuer, PartyAuthority, Settings, SubjectName, est, is_for_common_name,
+};
 use gridseal_store::{SqliteRecords, certificates::issue_batch};
+use gridseal_trust::party;
 use gridseal_types::{
     Code,
     records::RecordsError,
@@ -29,10 +32,10 @@ use gridseal_types::{
 
 use crate::{
     config,
-    files::{Zone, read_certificates},
+    files::{Zone, read_certificates, read_if_there},
     observe::Observer,
     process::{bind, inner_roots, serve, service_identity},
-    setup::owner::SERVICES,
+    setup::owner::{PARTY_SUITES, SERVICES, party_signer},
 };
 
 /// Path of the service.
@@ -59,7 +62,8 @@ pub async fn run(path: &Path) -> Result<()> {
         servers.insert(name.clone(), subject_names(names));
     }
     let settings = Settings { servers, ..Settings::default() };
-    let authority: Arc<Ca> = Arc::new(Authority::new(issuer, parse(certificates.last())?, settings)?);
+    let authority = Authority::new(issuer, parse(certificates.last())?, settings)?;
+    let authority: Arc<Ca> = Arc::new(authority.with_parties(parties(&dir)?));
     let records = SqliteRecords::open(dir.join("pki.db")).context("cannot open the certificate store")?;
     let records = Arc::new(Mutex::new(records));
     let (identity, roots) = (service_identity(&zone)?, inner_roots(&dir)?);
@@ -105,6 +109,25 @@ pub async fn run(path: &Path) -> Result<()> {
         }
     };
     tokio::try_join!(serve(&observer, "inner", server), est).map(|_| ())
+}
+
+/// The authorities of DLMS parties that the directory has.
+fn parties(dir: &Path) -> Result<Vec<PartyAuthority>> {
+    let mut parties = Vec::new();
+    for suite in PARTY_SUITES {
+        let Some(der) = read_if_there(&dir.join(format!("party-{suite}.der")))? else { continue };
+        let certificate =
+            party::Certificate::parse(&der).with_context(|| format!("party-{suite}.der is broken"))?;
+        let clients = match read_if_there(&dir.join(format!("client-{suite}.der")))? {
+            Some(der) => vec![
+                party::Certificate::parse(&der).with_context(|| format!("client-{suite}.der is broken"))?,
+            ],
+            None => Vec::new(),
+        };
+        let authority = PartyAuthority::new(party_signer(dir, suite)?, certificate, clients);
+        parties.push(authority.with_context(|| format!("party-{suite}.der is not that of its key"))?);
+    }
+    Ok(parties)
 }
 
 fn subject_names(names: &[String]) -> Vec<SubjectName> {
@@ -193,6 +216,7 @@ fn issue(
     for (request, reply) in requests.iter().zip(&replies) {
         let kind = match request {
             CertificateRequest::LDevId { .. } => "ldevid",
+            CertificateRequest::Party(_) => "party",
             _ => "server",
         };
         match reply {

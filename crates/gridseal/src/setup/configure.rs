@@ -54,6 +54,7 @@ pub fn keys(owner: &Path, listen: SocketAddr, manufacturer: &Manufacturer, choic
         attestation_age_max_s: gridseal_keys::Core::ATTESTATION_AGE_DEFAULT_S,
         marker: "keys.marker".into(),
         accept_restored: None,
+        meter_authorities: Vec::new(),
         client_title: None,
         danger_unlocked_memory: choices.unlocked_memory,
         danger_inventory: choices.inventory.clone(),

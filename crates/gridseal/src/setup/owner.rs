@@ -4,13 +4,13 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use gridseal_crypto::{
-    Key, PublicKey, SecondSigner, Signer, SigningKey,
+    Curve, CurveSigner, Key, PublicKey, SecondSigner, Signer, SigningKey,
     role::{CaSigning, OwnerSecond, OwnerSigning, ServiceTls},
 };
 use gridseal_io::{clock::utc_now, rng::OsRng, tls::spki_hash};
 use gridseal_keys::{KeystoreFile, PublicKeys};
 use gridseal_pki::{
-    Certificate, Csr, Issuer, SubjectName, Validity,
+    Certificate, Csr, Issuer, PartyAuthority, SubjectName, Validity,
     profile::{issuing, pinned, root, service},
     self_signed,
 };
@@ -18,10 +18,10 @@ use gridseal_trust::enrol::{
     cose::{SignedType, key_id, sign},
     document::{Delegation, Entry, EntryKind, OutOfDate, Policy},
 };
-use gridseal_types::{Digest, Epoch, UtcTime};
+use gridseal_types::{Digest, Epoch, SystemTitle, UtcTime};
 
 use crate::{
-    files::{Zone, read_if_there, write_atomic, write_certificates},
+    files::{self, Zone, read_if_there, write_atomic, write_certificates},
     process::INNER_ROOT,
 };
 
@@ -169,6 +169,49 @@ pub fn issuing_authority(ceremony: &Path, pki: &Path) -> Result<()> {
     let certificate = root.issue(draft, &mut OsRng)?;
     let chain = [certificate.der().to_vec(), root.certificate().der().to_vec()];
     write_certificates(&pki.join("issuing.pem"), &chain)
+}
+
+/// Names of the files of parties' certificates, by suite.
+pub const PARTY_SUITES: [u8; 2] = [1, 2];
+
+/// The owner's authorities of DLMS parties, one of each curve, in the certificate authority's directory; with them the key
+/// service's certificates as a DLMS client under a title. Both are left where certificate authority and key service read
+/// them. What is there stays.
+pub fn party_authorities(owner: &Path, title: SystemTitle) -> Result<()> {
+    let (pki, keys) = (owner.join("pki"), owner.join("keys"));
+    let file: KeystoreFile = minicbor::decode(&files::read(&keys.join("keystore.cbor"))?)
+        .context("keystore.cbor is no keystore")?;
+    let publics = file.signing_keys(Zone::open(&keys)?.dek())?;
+    for suite in PARTY_SUITES {
+        let signer = party_signer(&pki, suite)?;
+        let anchor_path = pki.join(format!("party-{suite}.der"));
+        let anchor = match read_if_there(&anchor_path)? {
+            Some(der) => der,
+            None => {
+                PartyAuthority::found(&format!("Gridseal parties {suite}"), &signer, utc_now(), &mut OsRng)?
+            }
+        };
+        write_atomic(&anchor_path, &anchor)?;
+        write_atomic(&keys.join(format!("party-{suite}.der")), &anchor)?;
+        let certificate = gridseal_trust::party::Certificate::parse(&anchor)?;
+        let authority = PartyAuthority::new(signer, certificate, Vec::new())
+            .with_context(|| format!("{} is not the certificate of its key", anchor_path.display()))?;
+        // A keystore that was made before there were such keys speaks suite 0.
+        let Some(key) = publics.iter().find(|key| key.curve() == authority.curve()) else { continue };
+        let client = authority.certify(title, key, utc_now(), &mut OsRng)?;
+        write_atomic(&keys.join(format!("client-{suite}.der")), &client)?;
+        write_atomic(&pki.join(format!("client-{suite}.der")), &client)?;
+    }
+    Ok(())
+}
+
+/// The key of an authority of parties; drawn when there is none.
+pub fn party_signer(pki: &Path, suite: u8) -> Result<CurveSigner> {
+    let zone = Zone::open_or_create(pki)?;
+    Ok(match Curve::of_suite(suite) {
+        Curve::P256 => CurveSigner::new(&zone.load_or_generate::<CaSigning>("party-1")?)?,
+        Curve::P384 => CurveSigner::new(&zone.load_or_generate_p384::<CaSigning>("party-2")?)?,
+    })
 }
 
 /// Identities of the inner services, each with its key in its own directory.

@@ -28,7 +28,7 @@ use crate::{
         factory::Anchor,
         owner::{
             OwnerKeys, config_server_certificate, delegate, delegate_as, foreign_identity, issuing_authority,
-            keystore, next_owner_keys, owner_key, owner_second, put_next_owner_key, service_identities,
+            keystore, next_owner_keys, owner_key, owner_second, party_authorities, put_next_owner_key, service_identities,
         },
     },
 };
@@ -55,6 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let owner = owner_key(&ceremony)?;
     delegate(&owner, &keys, &out.join("keys"), arguments.generation)?;
     issuing_authority(&ceremony, &out.join("pki"))?;
+    party_authorities(out, gridseal_keys::Core::CLIENT_TITLE)?;
     service_identities(&ceremony, out)?;
     let pin = config_server_certificate(&out.join("config-server"), &arguments.config_listen)?;
     let file = owner_file(&owner, &keys, &owner_second(&ceremony)?);

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use gridseal_api::{KeysCallError, KeysClient};
+use gridseal_api::{Client, KeysCallError, KeysClient};
 use gridseal_dlms::{
     acse::{Aare, Aarq, AssociateResult, Conformance, ContextName, InitiateRequest, Mechanism},
     apdu::{
@@ -16,8 +16,13 @@ use gridseal_dlms::{
 use gridseal_io::clock::{tick_now, utc_now};
 use gridseal_types::{
     SystemTitle,
-    service::keys::{
-        ChangeOutcome, ChangeReply, ClaimStep, Denial, OpenAssociation, OpenVerdict, kinds_name,
+    service::{
+        Batch,
+        certificates::{CertificateReply, CertificateRequest},
+        keys::{
+            Bytes, CertifyRequest, ChangeOutcome, ChangeReply, ClaimStep, Denial, OpenAssociation,
+            OpenVerdict, kinds_name,
+        },
     },
 };
 use serde_json::json;
@@ -26,7 +31,12 @@ use super::{
     dlms::channel::{Channel, Ends, Heard},
     key::{failed, parse_title},
 };
-use crate::{config, files::Zone, observe::say, process::inner_client};
+use crate::{
+    config,
+    files::Zone,
+    observe::say,
+    process::{inner_client, pki},
+};
 
 /// Largest APDU that is taken, bytes.
 const APDU_SIZE_MAX: usize = 1_024;
@@ -73,7 +83,8 @@ pub fn run(claim: &Claim) -> Result<ExitCode> {
     let keys = KeysClient::new(&config.keys.address, inner_client(&Zone::open(&dir)?)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut carrier = Carrier { keys, claim, channel: None };
+        let pki = Client::new(&config.pki.address, inner_client(&Zone::open(&dir)?)?, "pki");
+        let mut carrier = Carrier { keys, pki, claim, channel: None, next: None };
         let limit = Duration::from_secs(claim.timeout);
         match tokio::time::timeout(limit, carrier.run()).await {
             Ok(done) => done,
@@ -95,16 +106,23 @@ enum Failed {
 
 struct Carrier<'c> {
     keys: KeysClient,
+    pki: Client,
     claim: &'c Claim,
     /// A connection over which the meter has proved itself.
     channel: Option<Channel>,
+    /// The step that came with the answer to the last one.
+    next: Option<ClaimStep>,
 }
 
 impl Carrier<'_> {
     async fn run(&mut self) -> Result<ExitCode> {
         let meter = self.claim.meter;
         loop {
-            let step = match self.keys.claim(meter).await {
+            let asked = match self.next.take() {
+                Some(step) => Ok(step),
+                None => self.keys.claim(meter).await,
+            };
+            let step = match asked {
                 Ok(step) => step,
                 Err(error) => match self.pause(error).await {
                     Ok(()) => continue,
@@ -131,6 +149,14 @@ impl Carrier<'_> {
                         Ok(None) => self.reach().await.map(drop),
                         Err(failed) => Err(failed),
                     }
+                }
+                ClaimStep::Ask { sealed, what } => {
+                    self.tell("certificates", &what);
+                    self.certificates(sealed.apdu).await
+                }
+                ClaimStep::Certify(request) => {
+                    self.tell("certify", "the owner's authority certifies the meter's new key");
+                    self.certify(request).await
                 }
                 ClaimStep::Closed { at } => {
                     self.tell("closed", &format!("the factory's keys were shown closed at {at}"));
@@ -193,6 +219,46 @@ impl Carrier<'_> {
             }
         }
         Err(Failed::Later)
+    }
+
+    /// Carries one request about certificates, and its answer back. Whatever comes of it, the key service is asked again.
+    async fn certificates(&mut self, apdu: Vec<u8>) -> Result<(), Failed> {
+        // Sealed before the meter has proved itself over this connection: asked anew, it is sealed anew.
+        if self.channel.is_none() {
+            return self.reach().await.map(drop);
+        }
+        let Some(answer) = self.exchange(apdu).await else { return Err(Failed::Later) };
+        match self.keys.report_claim(self.claim.meter, answer).await {
+            Ok(step) => {
+                self.next = Some(step);
+                Ok(())
+            }
+            Err(KeysCallError::Denied(Denial::Rejected)) => Ok(()),
+            Err(error) => Err(Failed::Denied(error)),
+        }
+    }
+
+    /// Has the meter's new key certified.
+    async fn certify(&mut self, request: CertifyRequest) -> Result<(), Failed> {
+        let batch = Batch(vec![CertificateRequest::Party(request)]);
+        let reply = match self.pki.call::<_, CertificateReply>(pki::PATH, &batch).await {
+            Ok(Batch(mut replies)) => replies.pop(),
+            Err(error) => {
+                self.tell("wait", &format!("the certificate authority does not answer: {error}"));
+                return Err(Failed::Later);
+            }
+        };
+        let certificate = match reply {
+            Some(CertificateReply::Issued { mut chain, .. }) => chain.drain(..).next(),
+            Some(CertificateReply::Refused { code }) => {
+                self.tell("wait", &format!("the certificate authority refuses: {}", code.name()));
+                return Err(Failed::Later);
+            }
+            _ => None,
+        };
+        let Some(Bytes(der)) = certificate else { return Err(Failed::Later) };
+        self.next = Some(self.keys.claim_certificate(self.claim.meter, der).await.map_err(Failed::Denied)?);
+        Ok(())
     }
 
     /// Carries one transfer of a change, or finds out what came of one.

@@ -46,9 +46,19 @@ pub enum Key {
          otherwise or not in time; it goes on then.\n\nExamples:\n  gridseal key rotate --config owner/operator/config.toml --wait \
          47534c0102030405\n  \
          gridseal key rotate --config owner/operator/config.toml --kind kek --json 47534c0102030405\n  \
+         gridseal key rotate --config owner/operator/config.toml --suite 1 --wait 47534c0102030405\n  \
          gridseal key rotate --config owner/operator/config.toml --abandon 47534c0102030405"
     ))]
     Rotate(Rotate),
+    /// Bring the certificate of a meter's signing key: what suites 1 and 2 need to agree on keys.
+    ///
+    /// It counts when an authority of the key service's configuration has issued it: the owner's, or a manufacturer's, whose
+    /// certificate counts once and never after the owner's.
+    #[command(after_help = format!(
+        "{EXIT_CODES}\n\nExample:\n  gridseal key certificate --config owner/operator/config.toml 47534c0102030405 \
+         meter.der"
+    ))]
+    Certificate(CertificateOf),
     /// What happened to a meter's keys, oldest first; each line names the entry of the audit log.
     #[command(after_help = format!(
         "{EXIT_CODES}\n\nExample:\n  gridseal key history --config owner/operator/config.toml 47534c0102030405"
@@ -109,14 +119,34 @@ pub struct Meters {
     meters: Vec<SystemTitle>,
 }
 
+/// Arguments of `key certificate`.
+#[derive(Debug, clap::Args)]
+pub struct CertificateOf {
+    /// Configuration of the operator's commands (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Meter, by system title.
+    #[arg(value_name = "METER", value_parser = parse_title)]
+    meter: SystemTitle,
+    /// Certificate, DER.
+    #[arg(value_name = "FILE")]
+    certificate: PathBuf,
+}
+
 /// Arguments of `key rotate`.
 #[derive(Debug, clap::Args)]
 pub struct Rotate {
     #[command(flatten)]
     of: Meters,
     /// Which keys: encryption and authentication key together, one of them, or the master key alone.
-    #[arg(long, value_enum, default_value = "guek+gak", conflicts_with = "abandon")]
+    #[arg(long, value_enum, default_value = "guek+gak", conflicts_with_all = ["abandon", "suite"])]
     kind: Kind,
+    /// Raise the meter's security suite to this one, with new keys: the master key is agreed upon. There is no way back.
+    #[arg(long, value_name = "SUITE", conflicts_with = "abandon", value_parser = clap::value_parser!(u8).range(1..=2))]
+    suite: Option<u8>,
     /// Give the change up that is not resolved, unless it was sent and may still be answered. What was sent stays known,
     /// and usable if the meter took it.
     #[arg(long)]
@@ -242,6 +272,7 @@ fn run_one(key: &Key) -> Result<ExitCode> {
     let config = match key {
         Key::Status(of) | Key::History(of) => &of.config,
         Key::Rotate(rotate) => &rotate.of.config,
+        Key::Certificate(of) => &of.config,
         Key::Claim(claim) => return claim::run(claim),
         Key::Propose(propose) => return consent::propose(propose),
         Key::Approve(approve) => return consent::approve(approve),
@@ -272,6 +303,7 @@ fn run_one(key: &Key) -> Result<ExitCode> {
         let done = match key {
             Key::Status(of) => status(&client, of).await,
             Key::Rotate(rotate) => change(&client, rotate).await,
+            Key::Certificate(of) => certificate(&client, of).await?,
             Key::History(of) => history(&client, of).await,
             Key::Compromise(of) => compromise(&client, of).await,
             Key::Execute(execute) => return consent::execute(&client, execute).await,
@@ -281,6 +313,24 @@ fn run_one(key: &Key) -> Result<ExitCode> {
         Ok(done)
     })?;
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn certificate(client: &KeysClient, of: &CertificateOf) -> Result<bool> {
+    let der = crate::files::read(&of.certificate)?;
+    Ok(match client.meter_certificate(of.meter, der).await {
+        Ok(status) if of.json => {
+            say(&status_json(&status).to_string());
+            true
+        }
+        Ok(status) => {
+            status_lines(&status).iter().for_each(|line| say(line));
+            true
+        }
+        Err(error) => {
+            failed(of.json, &of.meter.to_string(), &error);
+            false
+        }
+    })
 }
 
 /// Tells why it was not done, in one line.
@@ -316,11 +366,16 @@ async fn status(client: &KeysClient, of: &Meters) -> bool {
 }
 
 async fn change(client: &KeysClient, rotate: &Rotate) -> bool {
-    let Rotate { of, kind, abandon, wait, timeout } = rotate;
+    let Rotate { of, kind, suite, abandon, wait, timeout } = rotate;
     let mut all = true;
     let mut waiting = Vec::new();
     for meter in &of.meters {
-        let told = match change_one(client, *meter, (!*abandon).then(|| kind.kinds())).await {
+        let wish = match suite {
+            _ if *abandon => Wish::GiveUp,
+            Some(suite) => Wish::Suite(*suite),
+            None => Wish::Keys(kind.kinds()),
+        };
+        let told = match change_one(client, *meter, wish).await {
             Ok(told) => told,
             Err(error) => {
                 failed(of.json, &meter.to_string(), &error);
@@ -365,23 +420,28 @@ struct Begun {
     blocked: Option<Blocked>,
 }
 
-/// Begins a change of these keys, or shows the one that is not resolved; without any, gives that one up.
-async fn change_one(
-    client: &KeysClient,
-    meter: SystemTitle,
-    kinds: Option<Vec<KeyKind>>,
-) -> Result<Begun, KeysCallError> {
+/// What is to become of a meter's keys.
+enum Wish {
+    Keys(Vec<KeyKind>),
+    Suite(u8),
+    GiveUp,
+}
+
+/// Begins a change of these keys, or shows the one that is not resolved, or gives that one up.
+async fn change_one(client: &KeysClient, meter: SystemTitle, wish: Wish) -> Result<Begun, KeysCallError> {
     let before = client.status(meter).await?.change;
-    let change = match &kinds {
-        None => give_up(client, before.as_ref()).await,
-        Some(kinds) => client.prepare_key_change(meter, kinds.clone()).await,
+    let change = match &wish {
+        Wish::GiveUp => give_up(client, before.as_ref()).await,
+        Wish::Suite(suite) => client.raise_suite(meter, *suite).await,
+        Wish::Keys(kinds) => client.prepare_key_change(meter, kinds.clone()).await,
     }?
     .status;
-    let existing = kinds.is_some() && before.is_some_and(|before| before.change == change.change);
-    let is_another = kinds.is_some_and(|mut kinds| {
+    let (mut existing, mut is_another) = (false, false);
+    if let Wish::Keys(mut kinds) = wish {
+        existing = before.is_some_and(|before| before.change == change.change);
         kinds.sort_unstable();
-        kinds != change.items
-    });
+        is_another = kinds != change.items;
+    }
     let blocked = if change.phase.is_resolved() { None } else { blocked_by(client, meter).await };
     Ok(Begun { meter, change, existing, is_another, blocked })
 }
@@ -645,12 +705,12 @@ fn status_json(status: &DeviceKeyStatus) -> Value {
             "created_at": version.created_at.to_string(), "proven_at": time(version.proven_at),
             "deactivated_at": time(version.deactivated_at), "wrapped_by": version.wrapped_by,
             "change": version.change.map(|id| id.to_string()), "next_counter": version.next_counter,
-            "received": version.received, "rotation_due": version.rotation_due,
+            "received": version.received, "rotation_due": version.rotation_due, "suite": version.suite,
         })
     };
     json!({
         "meter": status.system_title.to_string(), "serial": status.serial, "state": status.state.name(),
-        "claim": status.claim.name(), "attested": status.attested,
+        "claim": status.claim.name(), "suite": status.suite, "attested": status.attested,
         "attested_at": time(status.attested.then_some(status.attested_at)), "regressed": status.regressed,
         "versions": status.versions.iter().map(version).collect::<Vec<_>>(),
         "change": status.change.as_ref().map(|change| change_status_json(change, Blocked::of(status))),
@@ -726,6 +786,7 @@ fn status_lines(status: &DeviceKeyStatus) -> Vec<String> {
         add(version.wrapped_by.map(|kek| format!("wrapped by kek {kek}")));
         add(version.next_counter.map(|counter| format!("next counter {counter}")));
         add(version.received.map(|counter| format!("received {counter}")));
+        add((version.suite > 0).then(|| format!("suite {}", version.suite)));
         add(version.rotation_due.then(|| "ROTATION DUE".to_owned()));
         lines.push(line);
     }

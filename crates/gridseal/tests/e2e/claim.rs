@@ -39,17 +39,17 @@ mechanism = 5
 "#;
 
 /// A meter process.
-struct Meter {
+pub(crate) struct Meter {
     child: Child,
-    dir: PathBuf,
-    address: SocketAddr,
+    pub(crate) dir: PathBuf,
+    pub(crate) address: SocketAddr,
 }
 
 impl Meter {
-    fn start(dir: PathBuf, listen: &str) -> Self {
+    pub(crate) fn start(dir: PathBuf, listen: &str, text: &str) -> Self {
         std::fs::create_dir_all(&dir).unwrap();
         let lab = dir.join("lab.toml");
-        std::fs::write(&lab, LAB).unwrap();
+        std::fs::write(&lab, text).unwrap();
         let mut child = Command::new(GRIDSEAL)
             .args(["meter", "serve", "--json", "--listen", listen, "--lab"])
             .arg(&lab)
@@ -66,10 +66,11 @@ impl Meter {
         Self { child, dir, address }
     }
 
-    fn kill_and_restart(&mut self) {
+    pub(crate) fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        *self = Self::start(self.dir.clone(), &self.address.to_string());
+        let lab = std::fs::read_to_string(self.dir.join("lab.toml")).unwrap();
+        *self = Self::start(self.dir.clone(), &self.address.to_string(), &lab);
     }
 }
 
@@ -139,7 +140,7 @@ fn assert_claimed(service: &Service) {
 #[test]
 fn a_meter_with_factory_keys_is_taken_over_and_they_are_shown_closed() {
     let service = service("claim");
-    let meter = Meter::start(service.station.scratch.path().join("meter"), "127.0.0.1:0");
+    let meter = Meter::start(service.station.scratch.path().join("meter"), "127.0.0.1:0", LAB);
     let output = claim(&service, &meter).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said} {}", String::from_utf8_lossy(&output.stderr));
@@ -171,7 +172,7 @@ fn a_meter_with_factory_keys_is_taken_over_and_they_are_shown_closed() {
 fn s3_kill_9_of_each_party_at_each_step_of_a_claim_ends_with_a_meter_that_is_claimed() {
     for victim in ["meter", "keys", "claim"] {
         let mut service = service(&format!("claim-{victim}"));
-        let mut meter = Meter::start(service.station.scratch.path().join("meter"), "127.0.0.1:0");
+        let mut meter = Meter::start(service.station.scratch.path().join("meter"), "127.0.0.1:0", LAB);
         let (mut killed, mut told) = (0, Vec::new());
         // The command is started again until it has nothing left to do; at each of its first steps the victim dies.
         let status = loop {

@@ -65,10 +65,11 @@ impl Service {
     pub(crate) fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        let listens = format!("listen = \"{}\"", self.address);
         let config = std::fs::read_to_string(self.station.keys("config.toml")).unwrap();
-        let (_, kept) = config.split_once('\n').unwrap();
-        let config = format!("listen = \"{}\"\n{kept}", self.address);
-        std::fs::write(self.station.keys("config.toml"), config).unwrap();
+        let other: Vec<&str> = config.lines().filter(|line| !line.starts_with("listen")).collect();
+        std::fs::write(self.station.keys("config.toml"), format!("{listens}\n{}\n", other.join("\n")))
+            .unwrap();
         let station =
             Station { scratch: std::mem::replace(&mut self.station.scratch, Scratch::new("moved")) };
         // The core ends with its parent, and only then lets go of its records.

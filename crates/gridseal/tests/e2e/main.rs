@@ -5,7 +5,7 @@
 //! belong, `takeover` that a taken-over `keys` repeats no nonce, `keys` the key service over mutual TLS and its commands, `flush` kill -9 between `open` and flush,
 //! `attest` endorsement keys and measured software, `ownership` what an owner does with a meter until its end,
 //! `recovery` what becomes of a meter whose owner has vanished, `former_owner` that everything a seller kept is refused,
-//! `rotation` key changes and kill -9 at each of their steps, `claim` the take-over of a meter with its manufacturer's keys,
+//! `rotation` key changes and kill -9 at each of their steps, `claim` and `claim_suites` the take-over of a meter with its manufacturer's keys,
 //! `mbus` telegrams of the local network through the command line, `lmn` what a listener hears, `dlms_client` what the
 //! DLMS client makes of an honest meter and of one that lies, `dlms_decode` recorded messages as trees, `dlms_probe` what
 //! a probe finds on our own meter and on a weak one, `est` that OpenSSL and curl enrol a server of the inner network.
@@ -25,6 +25,7 @@ mod attacks;
 mod attest;
 mod borders;
 mod claim;
+mod claim_suites;
 mod clocks;
 mod demo;
 mod dlms_client;

@@ -139,6 +139,8 @@ pub fn device_rows(meter: u32) -> [(Table, Vec<u8>, Vec<u8>); 2] {
         is_recovering: false,
         is_rekeyed_by_order: false,
         owner_key: None,
+        suite: 0,
+        offered: (0, 0),
     };
     [
         (DEVICES, device.as_bytes().to_vec(), minicbor::to_vec(entry).unwrap()),
@@ -181,6 +183,7 @@ pub fn version_row(
         challenged_order: 0,
         sent_by: 0,
         challenged_by: 0,
+        suite: 0,
     };
     (version_key(&device, kind, 1), minicbor::to_vec(entry).unwrap())
 }

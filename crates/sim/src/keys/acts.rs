@@ -1,16 +1,19 @@
 //! What happens next: one act out of many, as the seed says.
 
+use gridseal_crypto::Curve;
 use gridseal_keys::site::Standby;
 use gridseal_types::{
     DeviceState, UtcTime,
     service::keys::{
-        ChangeOutcome, ClaimState, KeyAct, KeyKind, KeyRef, KeyRequest, SiteMode, SiteRequest, VersionState,
+        ChangeOutcome, ClaimState, ExchangeReply, KeyAct, KeyKind, KeyRef, KeyReply, KeyRequest, SiteMode,
+        SiteRequest, VersionState,
     },
 };
 
 use super::{
     headend::To,
     operator::approvals,
+    report::Rule,
     watch::site_name,
     world::{Step, World},
 };
@@ -19,6 +22,9 @@ use super::{
 const BACKUPS: usize = 3;
 /// Messages on their way at most.
 const NET: usize = 24;
+
+/// How often a key change that begins raises the suite, of a million: public-key work is dear.
+const RAISES: u32 = 12_000;
 
 /// Acts with how often each is chosen.
 const ACTS: [(u32, Act); 28] = [
@@ -178,7 +184,7 @@ impl World<'_> {
                     return Ok(());
                 }
                 let copy = self.schedule.below(copies) as usize;
-                let keys = self.meters[meter].copies[copy].keys.hashes();
+                let keys = self.meters[meter].copies[copy].keys.needed();
                 // What operators destroyed after it was replaced is not asked back. With its flash go the counters that it
                 // has accepted: a transfer that was lost, or replaced, installs its keys after all. So once two people have
                 // destroyed any that were sent (specification, section 7.2, I1 allows that) no old copy comes back.
@@ -240,6 +246,9 @@ impl World<'_> {
                     &[KeyKind::Kek],
                     &[KeyKind::Kek],
                 ];
+                if self.schedule.happens(RAISES) {
+                    return self.order_raise(site, meter);
+                }
                 let items = self.schedule.pick(&kinds).unwrap_or_default().to_vec();
                 self.begin_change(site, meter, items)
             }
@@ -256,6 +265,22 @@ impl World<'_> {
             Act::State => self.change_state(site, meter),
             _ => self.key_act(site, meter),
         }
+    }
+
+    /// An operator raises the suite of a meter, or tries to lower it.
+    fn order_raise(&mut self, site: usize, meter: usize) -> Step {
+        let suite = 1 + self.schedule.below(2) as u8;
+        let system_title = self.meters[meter].title;
+        let der = crate::works::meter_certificate(system_title, Curve::of_suite(suite));
+        self.order(site, KeyRequest::MeterCertificate { system_title, der })?;
+        let known = self.sites[site].disk.view.device(&self.devices[meter]);
+        let before = known.map_or(0, |entry| entry.suite);
+        let reply = self.order(site, KeyRequest::RaiseSuite { system_title, suite })?;
+        let Some(KeyReply::Exchange(ExchangeReply::Change(_))) = reply else { return Ok(()) };
+        if suite <= before {
+            return Err((Rule::S5, format!("meter {meter} goes from suite {before} to {suite}")));
+        }
+        self.begin_change(site, meter, Vec::new())
     }
 
     fn change_state(&mut self, site: usize, meter: usize) -> Step {

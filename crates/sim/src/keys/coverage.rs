@@ -12,7 +12,7 @@ use gridseal_keys::{
 use gridseal_types::service::keys::{ChangePhase, SiteMode, VersionState};
 
 /// Acts on a site that are accepted, by the mode before; and verdicts of a window; and faults.
-const OTHERS: [&str; 43] = [
+const OTHERS: [&str; 52] = [
     "site/none/found",
     "site/standby/promote",
     "site/active/promote",
@@ -56,6 +56,15 @@ const OTHERS: [&str; 43] = [
     "meter/refused",
     "meter/says-no",
     "meter/locked",
+    "meter/agreed",
+    "agreement/offered",
+    "agreement/offered-again",
+    "agreement/answered",
+    "agreement/answered-twice",
+    "agreement/renewed",
+    "suite/0/1",
+    "suite/0/2",
+    "suite/1/2",
 ];
 
 /// Ways from a state to another: names of the transitions on it.

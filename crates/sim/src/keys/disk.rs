@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gridseal_crypto::sha256;
 use gridseal_keys::{
     Core, TagHead,
-    record::{DEVICES, DeviceEntry, TRAFFIC_LOG, VERSIONS, VersionEntry, version_key},
+    record::{CHANGES, ChangeEntry, DEVICES, DeviceEntry, TRAFFIC_LOG, VERSIONS, VersionEntry, version_key},
 };
 use gridseal_trust::audit::{AUDIT, AUDIT_BATCH};
 use gridseal_types::{
@@ -94,6 +94,11 @@ impl State {
 
     pub(super) fn version(&self, device: &EkName, kind: KeyKind, version: u32) -> Option<VersionEntry> {
         let row = self.rows.get(VERSIONS, &version_key(device, kind, version)).expect("memory")?;
+        Some(minicbor::decode(&row).expect("own record"))
+    }
+
+    pub(super) fn change(&self, change: &N16) -> Option<ChangeEntry> {
+        let row = self.rows.get(CHANGES, change.as_bytes()).expect("memory")?;
         Some(minicbor::decode(&row).expect("own record"))
     }
 

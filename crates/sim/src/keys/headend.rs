@@ -317,12 +317,21 @@ impl World<'_> {
             format!("\"site\":\"{}\",\"meter\":{meter},\"keys\":{keys}", site_name(site))
         });
         // The master key may have been confirmed since: the transfer was for its proof.
-        let is_sent = status.items.iter().all(|kind| {
-            let versions = durable.device(&devices[meter]).map(|entry| entry.versions).unwrap_or_default();
-            let of_kind = versions.into_iter().filter(|(of, _)| of == kind);
-            let mut entries = of_kind.filter_map(|(of, number)| durable.version(&devices[meter], of, number));
-            entries.any(|entry| entry.sent && entry.change == Some(status.change))
-        });
+        // What is agreed upon is not there before it is answered: the offer is on record, as sent.
+        let change = sites[site].disk.durable.change(&status.change);
+        let is_agreed = change.as_ref().is_some_and(|change| change.agreement.is_some());
+        let is_offered = change.is_some_and(|change| change.attempts > 0);
+        let durable = &sites[site].disk.durable;
+        let is_sent = is_agreed && is_offered
+            || !is_agreed
+                && status.items.iter().all(|kind| {
+                    let versions =
+                        durable.device(&devices[meter]).map(|entry| entry.versions).unwrap_or_default();
+                    let of_kind = versions.into_iter().filter(|(of, _)| of == kind);
+                    let mut entries =
+                        of_kind.filter_map(|(of, number)| durable.version(&devices[meter], of, number));
+                    entries.any(|entry| entry.sent && entry.change == Some(status.change))
+                });
         if !is_sent {
             return Err((Rule::S2, format!("a transfer to meter {meter} left and is not on record as sent")));
         }
@@ -445,6 +454,9 @@ impl World<'_> {
             _ => {}
         }
         if changed {
+            if self.meters[meter].flash.keys.kek_agreed {
+                self.watch.coverage.count("meter/agreed");
+            }
             self.tell_keys(meter);
         }
         let Some(sent) = answer else { return Ok(()) };

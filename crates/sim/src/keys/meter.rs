@@ -3,23 +3,24 @@
 use std::collections::BTreeMap;
 
 use gridseal_crypto::{
-    InvocationCounter, Key, WRAPPED_SIZE,
-    role::{Gak, Guek, Kek},
+    Curve, CurvePublic, CurveSigner, InvocationCounter, Key, WRAP_OVERHEAD, apdu,
+    role::{Gak, Guek, Kek, Role},
 };
 use gridseal_dlms::{
     acse::Mechanism,
     apdu::carrier::{Carrier as Form, CipheredApdu, Signing},
     assoc::{AssociationHandle, CryptoFault, Done, Operation, PeerChallenge, Protection},
     suite::{
+        agreement::{Parties, Side, read_key_data},
         local::{CounterStore, CounterStoreError, KeyRing, KeySet, LocalCrypto, LocalSettings, Ports},
-        protect::seal_general_glo,
     },
+    wire::Writer,
 };
-use gridseal_keys::lease::CounterLayout;
+use gridseal_keys::{Core, lease::CounterLayout};
 use gridseal_types::{SystemTitle, service::keys::Carrier};
 
 use super::disk::{KeyHash, hash_of};
-use crate::HashRng;
+use crate::{HashRng, works};
 
 /// How long a meter is locked, seconds; and after which time failures are forgotten.
 const LOCKED_S: u64 = 3_600;
@@ -31,6 +32,8 @@ const ACTION: [u8; 2] = [0xC3, 0x01];
 /// Result codes: success, and a refusal of any kind.
 const SUCCESS: u8 = 0;
 const REFUSED: u8 = 3;
+/// Number of the master key in class 64.
+const MASTER: u8 = 3;
 
 /// What differs between vendors.
 #[derive(Debug, Clone, Copy)]
@@ -61,13 +64,56 @@ pub(super) enum Mishap {
     PowerFails(usize),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MeterKeys {
-    pub(crate) guek: [u8; 16],
-    pub(crate) gak: [u8; 16],
-    pub(crate) kek: [u8; 16],
+/// A key's bytes, 16 or 32 of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KeyBytes {
+    bytes: [u8; 32],
+    size: usize,
 }
 
+impl From<[u8; 16]> for KeyBytes {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self::new(&bytes)
+    }
+}
+
+impl KeyBytes {
+    pub(super) fn new(from: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..from.len()].copy_from_slice(from);
+        Self { bytes, size: from.len() }
+    }
+
+    pub(super) fn of<R: Role, const N: usize>(key: &Key<R, N>) -> Self {
+        Self::new(&unhex(&key.danger_reveal_hex()))
+    }
+
+    fn hex(&self) -> String {
+        hex(&self.bytes[..self.size])
+    }
+
+    /// As a key of its size; one of the other size is a mistake of the caller's.
+    pub(super) fn key<R: Role, const N: usize>(&self) -> Key<R, N> {
+        Key::take_slice(&mut self.bytes[..self.size].to_vec()).expect("of this size")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MeterKeys {
+    pub(crate) guek: KeyBytes,
+    pub(crate) gak: KeyBytes,
+    pub(crate) kek: KeyBytes,
+    /// Suite of encryption and authentication key, and of the master key: that is what comes under it.
+    pub(crate) suite: u8,
+    pub(crate) kek_suite: u8,
+    /// It has agreed upon the master key: until an answer arrived nobody else knows it, and nobody needs it.
+    pub(crate) kek_agreed: bool,
+}
+
+/// What a meter signs with.
+fn signer(title: SystemTitle, curve: Curve) -> CurveSigner {
+    works::meter_signer(title, curve)
+}
 /// What a meter keeps, and what an old copy of its flash brings back.
 #[derive(Debug, Clone)]
 pub(super) struct Flash {
@@ -103,11 +149,13 @@ pub(crate) struct Meter {
     pub(super) title: SystemTitle,
     pub(super) quirks: Quirks,
     pub(super) flash: Flash,
+    /// Whose signing key it believes.
+    owner: &'static Core,
     /// Copies of the flash that may come back.
     pub(super) copies: Vec<Flash>,
     /// Ends of reserved sending counters by encryption key: in a store that never goes back.
-    sending: BTreeMap<[u8; 16], u64>,
-    crypto: LocalCrypto,
+    sending: BTreeMap<KeyBytes, u64>,
+    crypto: Crypto,
     rng: HashRng,
     peer: Option<PeerChallenge>,
     failures: u16,
@@ -115,12 +163,19 @@ pub(crate) struct Meter {
     locked_until: u64,
     readings: u32,
     /// Encryption key and counter used last.
-    last: Option<([u8; 16], u32)>,
+    last: Option<(KeyBytes, u32)>,
+}
+
+/// Of suites 0 and 1, or of suite 2.
+#[derive(Debug)]
+enum Crypto {
+    Short(LocalCrypto<16>),
+    Long(LocalCrypto<32>),
 }
 
 struct Store<'m> {
-    guek: [u8; 16],
-    sending: &'m mut BTreeMap<[u8; 16], u64>,
+    guek: KeyBytes,
+    sending: &'m mut BTreeMap<KeyBytes, u64>,
     received: &'m mut BTreeMap<SystemTitle, u32>,
 }
 
@@ -149,31 +204,64 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) fn unhex(hex: &str) -> [u8; 16] {
-    std::array::from_fn(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("hex"))
+pub(super) fn unhex(hex: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("hex");
+    (0..hex.len() / 2).map(byte).collect()
 }
 
-fn crypto(title: SystemTitle, flash: &Flash, sending: &BTreeMap<[u8; 16], u64>) -> LocalCrypto {
-    let settings = LocalSettings::server(0, title);
-    let MeterKeys { mut guek, mut gak, .. } = flash.keys;
+fn crypto(title: SystemTitle, flash: &Flash, sending: &BTreeMap<KeyBytes, u64>) -> Crypto {
+    if flash.keys.suite == 2 {
+        Crypto::Long(crypto_of(title, flash, sending))
+    } else {
+        Crypto::Short(crypto_of(title, flash, sending))
+    }
+}
+
+fn crypto_of<const N: usize>(
+    title: SystemTitle,
+    flash: &Flash,
+    sending: &BTreeMap<KeyBytes, u64>,
+) -> LocalCrypto<N> {
+    let MeterKeys { guek, gak, suite, .. } = flash.keys;
+    let settings = LocalSettings::server(suite, title);
     let end = sending.get(&guek).copied().unwrap_or_default();
-    let keys = KeyRing::new(Key::take(&mut guek), Key::take(&mut gak));
-    let mut crypto = LocalCrypto::new(settings, keys, end);
+    let mut crypto = LocalCrypto::new(settings, KeyRing::new(guek.key(), gak.key()), end);
     for (peer, counter) in &flash.received {
         crypto.resume_received(KeySet::Unicast, *peer, *counter);
     }
     crypto
 }
 
+fn of_guek<const N: usize>(key: &Key<Guek, N>) -> KeyBytes {
+    KeyBytes::of(key)
+}
+
 impl MeterKeys {
+    /// As a meter of suite 0 is delivered.
+    pub(crate) const fn of_suite_0(guek: KeyBytes, gak: KeyBytes, kek: KeyBytes) -> Self {
+        Self { guek, gak, kek, suite: 0, kek_suite: 0, kek_agreed: false }
+    }
+
     /// Hashes of encryption, authentication and master key.
     pub(super) fn hashes(&self) -> [KeyHash; 3] {
-        [self.guek, self.gak, self.kek].map(|key| hash_of(&hex(&key)))
+        [self.guek, self.gak, self.kek].map(|key| hash_of(&key.hex()))
+    }
+
+    /// Keys without which the meter is out of reach: a master key that was agreed upon is none of them.
+    pub(super) fn needed(&self) -> Vec<KeyHash> {
+        let count = if self.kek_agreed { 2 } else { 3 };
+        self.hashes().into_iter().take(count).collect()
     }
 }
 
 impl Meter {
-    pub(super) fn new(title: SystemTitle, quirks: Quirks, keys: MeterKeys, rng: HashRng) -> Self {
+    pub(super) fn new(
+        title: SystemTitle,
+        quirks: Quirks,
+        keys: MeterKeys,
+        owner: &'static Core,
+        rng: HashRng,
+    ) -> Self {
         let flash = Flash { keys, received: BTreeMap::new() };
         let sending = BTreeMap::new();
         let crypto = crypto(title, &flash, &sending);
@@ -181,6 +269,7 @@ impl Meter {
             title,
             quirks,
             flash,
+            owner,
             copies: Vec::new(),
             sending,
             crypto,
@@ -195,7 +284,7 @@ impl Meter {
     }
 
     fn guek(&self) -> KeyHash {
-        hash_of(&hex(&self.flash.keys.guek))
+        hash_of(&self.flash.keys.guek.hex())
     }
 
     /// It starts again with what its flash says.
@@ -207,7 +296,11 @@ impl Meter {
     fn perform(&mut self, operation: &Operation) -> Result<Done, CryptoFault> {
         let Self { crypto, flash, sending, rng, .. } = self;
         let mut counters = Store { guek: flash.keys.guek, sending, received: &mut flash.received };
-        crypto.perform(HANDLE, operation, &mut Ports { counters: &mut counters, rng })
+        let mut ports = Ports { counters: &mut counters, rng };
+        match crypto {
+            Crypto::Short(crypto) => crypto.perform(HANDLE, operation, &mut ports),
+            Crypto::Long(crypto) => crypto.perform(HANDLE, operation, &mut ports),
+        }
     }
 
     /// Protects an APDU of its own.
@@ -244,16 +337,26 @@ impl Meter {
         let one = used.reserve(1).ok()?;
         used.extend(one);
         let ticket = used.take().ok()?;
-        let MeterKeys { mut guek, mut gak, .. } = self.flash.keys;
-        let (guek, gak) = (Key::<Guek, 16>::take(&mut guek), Key::<Gak, 16>::take(&mut gak));
-        let bytes = seal_general_glo(&guek, &gak, self.title, ticket, &plain).ok()?;
+        let MeterKeys { guek, gak, suite, .. } = self.flash.keys;
+        let header = apdu::Header { originator: self.title, security_control: 0x30 | suite };
+        let counter = ticket.value();
+        let body = if suite == 2 {
+            apdu::protect(&guek.key::<Guek, 32>(), &gak.key::<Gak, 32>(), header, ticket, &plain)?
+        } else {
+            apdu::protect(&guek.key::<Guek, 16>(), &gak.key::<Gak, 16>(), header, ticket, &plain)?
+        };
+        let mut writer = Writer::with_capacity(64);
+        writer.bytes(&[0xDB]);
+        writer.prefixed(self.title.as_bytes());
+        writer.prefixed(&[&[header.security_control][..], &counter.to_be_bytes(), &body].concat());
+        let bytes = writer.into_bytes();
         Some(Sent { bytes, plain, key: self.guek(), proof: None })
     }
 
     /// Everything that it had is gone, and nobody can reach it.
     pub(super) fn wipe(&mut self) {
-        let gone = [0; 16];
-        self.take(MeterKeys { guek: gone, gak: gone, kek: gone });
+        let gone = KeyBytes::from([0; 16]);
+        self.take(MeterKeys::of_suite_0(gone, gone, gone));
         self.copies.clear();
         self.locked_until = u64::MAX;
     }
@@ -300,6 +403,9 @@ impl Meter {
                 let reading = self.reading();
                 Some(self.seal([&[0xC4, 1, *invoke, 0, 9, 8][..], &reading].concat()))
             }
+            [a, b, _, 0, 64, _, _, _, _, _, _, 3, ..] if [*a, *b] == ACTION => {
+                self.agree(client, &plain[17..], mishap, &mut handled)
+            }
             [a, b, _, 0, 64, ..] if [*a, *b] == ACTION => self.transfer(&plain[13..], mishap, &mut handled),
             [a, b, _, 0, 15, ..] if [*a, *b] == ACTION => self.authenticate(&plain[15..]),
             _ => None,
@@ -330,30 +436,36 @@ impl Meter {
     /// ACTION key_transfer: an array of {key_id, wrapped key}.
     fn transfer(&mut self, parameter: &[u8], mishap: Mishap, handled: &mut Handled) -> Option<Sent> {
         let before = self.flash.keys;
-        let kek: Key<Kek, 16> = Key::take(&mut before.kek.clone());
         let (mut keys, mut result, mut answers) = (before, SUCCESS, true);
-        let items = parameter[2..].as_chunks::<{ 6 + WRAPPED_SIZE }>().0;
+        // What comes under a master key of another suite is of that one, and comes whole.
+        let rises = before.kek_suite != before.suite;
+        let items: Vec<&[u8]> = parameter[2..].chunks(6 + before.kek.size + WRAP_OVERHEAD).collect();
         for (place, item) in items.iter().enumerate() {
-            let [_, _, _, id, _, _, wrapped @ ..] = item;
+            let (id, wrapped) = (item[3], &item[6..]);
             let stops = match mishap {
                 Mishap::Refuses(at) | Mishap::PowerFails(at) => at == place,
                 Mishap::None | Mishap::SaysNo => false,
             };
-            let key: Option<Key<Guek, 16>> = kek.unwrap_transferred(wrapped);
-            let Some(key) = key.filter(|_| !stops) else {
-                if !self.quirks.one_by_one {
+            let key = match before.kek.size {
+                32 => before.kek.key::<Kek, 32>().unwrap_transferred(wrapped).as_ref().map(of_guek),
+                _ => before.kek.key::<Kek, 16>().unwrap_transferred(wrapped).as_ref().map(of_guek),
+            };
+            let Some(key) = key.filter(|_| !stops && (!rises || items.len() == 2)) else {
+                if !self.quirks.one_by_one || rises {
                     keys = before;
                 }
                 result = REFUSED;
                 answers = !matches!(mishap, Mishap::PowerFails(_));
                 break;
             };
-            let key = unhex(&key.danger_reveal_hex());
             match id {
                 0 => keys.guek = key,
                 2 => keys.gak = key,
-                _ => keys.kek = key,
+                _ => (keys.kek, keys.kek_agreed) = (key, false),
             }
+        }
+        if rises && result == SUCCESS {
+            keys.suite = keys.kek_suite;
         }
         if mishap == Mishap::SaysNo {
             result = REFUSED;
@@ -366,6 +478,46 @@ impl Meter {
         let answer = answers.then(|| self.seal(plain));
         handled.changed = self.take(keys);
         answer
+    }
+
+    /// ACTION key_agreement of the master key: its point, and the signature over it. Never down.
+    fn agree(
+        &mut self,
+        client: SystemTitle,
+        parameter: &[u8],
+        mishap: Mishap,
+        handled: &mut Handled,
+    ) -> Option<Sent> {
+        // Type, number, type, and a length of two octets.
+        let [_, MASTER, _, _, _, key_data @ ..] = parameter else { return None };
+        let curve = if key_data.len() == 2 * Curve::P256.point_size() { Curve::P256 } else { Curve::P384 };
+        let suite = if curve == Curve::P256 { 1 } else { 2 };
+        let refused = vec![0xC7, 1, 0xC1, REFUSED];
+        if matches!(mishap, Mishap::Refuses(_)) || suite < self.flash.keys.suite {
+            return Some(self.seal(refused));
+        }
+        if mishap == Mishap::PowerFails(0) {
+            return None;
+        }
+        let owner: CurvePublic = self.owner.keystore().signing_public(curve)?;
+        let Ok(point) = read_key_data(curve, MASTER, key_data, &[owner]) else {
+            return Some(self.seal(refused));
+        };
+        let side = Side::new(MASTER, curve, &mut self.rng).ok()?;
+        let parties = Parties { client, server: self.title };
+        let kek = match curve {
+            Curve::P256 => KeyBytes::of(&side.key::<Kek, 16>(&point, parties).ok()?),
+            Curve::P384 => KeyBytes::of(&side.key::<Kek, 32>(&point, parties).ok()?),
+        };
+        let own = side.key_data(&signer(self.title, curve)).ok()?;
+        let mut writer = Writer::with_capacity(256);
+        writer.bytes(&[0xC7, 1, 0xC1, SUCCESS, 1, 0, 1, 1, 2, 2, 0x16, MASTER, 9]);
+        writer.prefixed(&own);
+        let plain = if mishap == Mishap::SaysNo { refused } else { writer.into_bytes() };
+        // The keys that seal the answer are the same before and after.
+        let keys = MeterKeys { kek, kek_suite: suite, kek_agreed: true, ..self.flash.keys };
+        handled.changed = self.take(keys);
+        (mishap != Mishap::PowerFails(1)).then(|| self.seal(plain))
     }
 
     /// New keys, with counters of their own.

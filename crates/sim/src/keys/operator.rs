@@ -52,6 +52,23 @@ fn parts(rows: Vec<ExportedRow>) -> Vec<Vec<ExportedRow>> {
     parts
 }
 
+/// How far an agreement has come.
+fn count_agreement(
+    coverage: &mut super::coverage::Coverage,
+    before: Option<&ChangeEntry>,
+    after: &ChangeEntry,
+) {
+    let Some(agreement) = &after.agreement else { return };
+    let answers = |change: &ChangeEntry| change.agreement.as_ref().map_or(0, |known| known.answers.len());
+    let (attempts, known) = before.map_or((0, 0), |before| (before.attempts, answers(before)));
+    if after.attempts > attempts {
+        coverage.count(if attempts == 0 { "agreement/offered" } else { "agreement/offered-again" });
+    }
+    if agreement.answers.len() > known {
+        coverage.count(if known == 0 { "agreement/answered" } else { "agreement/answered-twice" });
+    }
+}
+
 impl World<'_> {
     /// Which transitions a decision makes, from the rows before and after it.
     pub(super) fn count_transitions(&mut self, site: usize, writes: &[Write]) {
@@ -63,7 +80,17 @@ impl World<'_> {
         for write in writes {
             let Some(value) = write.value.as_deref() else { continue };
             let before = || rows.get(write.table, &write.key).expect("memory");
-            if write.table == VERSIONS {
+            if write.table == DEVICES {
+                let before = before().map(|row| minicbor::decode::<DeviceEntry>(&row).expect("own record"));
+                let after: DeviceEntry = minicbor::decode(value).expect("own record");
+                if let Some(before) = before.filter(|before| before.suite < after.suite) {
+                    coverage.count(match (before.suite, after.suite) {
+                        (0, 1) => "suite/0/1",
+                        (0, _) => "suite/0/2",
+                        _ => "suite/1/2",
+                    });
+                }
+            } else if write.table == VERSIONS {
                 let before = before().map(|row| minicbor::decode::<VersionEntry>(&row).expect("own record"));
                 let after: VersionEntry = minicbor::decode(value).expect("own record");
                 coverage.version(before.map(|entry| entry.state), after.state);
@@ -76,12 +103,13 @@ impl World<'_> {
                 if is_moved {
                     coverage.change(before.as_ref().map(|entry| entry.phase), after.phase);
                 }
+                count_agreement(coverage, before.as_ref(), &after);
                 if after.items.contains(&KeyKind::Kek) && is_moved && after.phase == ChangePhase::Activated {
                     coverage.count("proof/new-key");
                 }
                 let was_under_old = before
                     .and_then(|before| before.proof)
-                    .is_some_and(|proof| proof.wrapped_by != after.version);
+                    .is_some_and(|proof| after.agreement.is_none() && proof.wrapped_by != after.version);
                 if was_under_old && after.proof.is_none() && after.phase == ChangePhase::NotInstalled {
                     coverage.count("proof/old-key");
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gridseal_crypto::{Key, role::Role};
+use gridseal_crypto::{Curve, Key, role::Role};
 use gridseal_keys::{lease::CounterLayout, site::Standby};
 use gridseal_types::{
     EkName, UtcTime,
@@ -14,7 +14,7 @@ use gridseal_types::{
 
 use super::{
     headend::{Intent, Message, To, Why, denial},
-    meter::{Meter, MeterKeys, Mishap, Quirks, unhex},
+    meter::{KeyBytes, Meter, MeterKeys, Mishap, Quirks},
     operator::approvals,
     report::Rule,
     watch::Broken,
@@ -38,8 +38,8 @@ pub(crate) enum Loss {
 }
 
 /// The bytes of a key, for a meter that keeps it in its flash.
-pub(crate) fn bytes_of<R: Role>(key: &Key<R, 16>) -> [u8; 16] {
-    unhex(&key.danger_reveal_hex())
+pub(crate) fn bytes_of<R: Role>(key: &Key<R, 16>) -> KeyBytes {
+    KeyBytes::of(key)
 }
 
 /// What a world has counted.
@@ -119,7 +119,7 @@ impl World<'_> {
         };
         let title = entry.system_title;
         let rng = crate::HashRng::new(self.watch.seed, "meter", u64::from_be_bytes(title.0));
-        let meter = self.add(device, Meter::new(title, quirks, keys, rng));
+        let meter = self.add(device, Meter::new(title, quirks, keys, self.core, rng));
         if entry.slot as usize != meter {
             return Err(contract("meters come into the field in another order than into the register"));
         }
@@ -163,7 +163,22 @@ impl World<'_> {
         (Rule::Reachable, format!("reading {read}, change {}", phase.unwrap_or("none")))
     }
 
-    /// Begins a key change and loses something of it.
+    /// Highest suite that a meter was proven in, as the site that serves has it.
+    pub(crate) fn suite(&self, meter: usize) -> u8 {
+        let leader = self.leader().unwrap_or_default();
+        self.sites[leader].disk.view.device(&self.devices[meter]).map_or(0, |entry| entry.suite)
+    }
+
+    /// Begins the key change that raises a meter's suite, and loses something of it.
+    pub(crate) fn raise(&mut self, meter: usize, suite: u8, loss: Loss) -> Step {
+        let system_title = self.meters[meter].title;
+        let der = crate::works::meter_certificate(system_title, Curve::of_suite(suite));
+        self.answered(KeyRequest::MeterCertificate { system_title, der })?;
+        self.answered(KeyRequest::RaiseSuite { system_title, suite })?;
+        self.rekey(meter, &[], loss)
+    }
+
+    /// Begins a key change, or goes on with the one that is prepared, and loses something of it.
     pub(crate) fn rekey(&mut self, meter: usize, items: &[KeyKind], loss: Loss) -> Step {
         let leader = self.alone_or_not()?;
         if loss == Loss::Refused {

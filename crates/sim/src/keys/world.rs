@@ -1,6 +1,6 @@
 //! Everything there is: sites, meters, network, clock. What happens next comes out of the seed.
 
-use gridseal_crypto::{Key, random};
+use gridseal_crypto::{Curve, random};
 use gridseal_keys::{Core, Import, danger_faults::Fault, imported_name, lease::CounterLayout};
 use gridseal_types::{
     EkName, N16, SystemTitle, UtcTime,
@@ -10,16 +10,22 @@ use gridseal_types::{
 use super::{
     disk::{Line, Vault},
     headend::Message,
-    meter::{Meter, MeterKeys, Mishap, Quirks},
+    meter::{KeyBytes, Meter, MeterKeys, Mishap, Quirks},
     report::{Rule, Violation},
     site::Site,
     watch::{Broken, Watch, hex, hex_list, site_name},
 };
-use crate::{HashRng, Schedule, works::owner};
+use crate::{
+    HashRng, Schedule,
+    works::{meter_certificate, owner},
+};
 
 /// Steps of a schedule before everything is healed.
 const STEPS_MIN: u64 = 40;
 const STEPS_MAX: u64 = 140;
+/// Of a hundred meters, those of suite 1, then those of suite 2.
+const SUITE_1: u64 = 8;
+const SUITE_2: u64 = 11;
 /// When schedules begin.
 const START: UtcTime = UtcTime(1_800_000_000);
 
@@ -50,6 +56,7 @@ pub(super) struct Known {
 pub(crate) struct World<'e> {
     pub(super) schedule: Schedule,
     pub(super) plant: Option<Fault>,
+    pub(super) core: &'static Core,
     /// Time of the sites' clocks, which jumps.
     pub(super) now: UtcTime,
     /// Seconds that really went by.
@@ -144,6 +151,7 @@ impl<'e> World<'e> {
         Self {
             schedule,
             plant,
+            core,
             now: START,
             tick: START.0,
             sites: Vec::new(),
@@ -174,13 +182,23 @@ impl<'e> World<'e> {
     /// A meter whose keys are imported.
     fn mount(&mut self, seed: u64, number: u64) -> Step {
         let mut rng = HashRng::new(seed, "meter", number);
-        let mut draw = || random(&mut rng).map_err(|error| contract(error.to_string()));
-        let keys = MeterKeys { guek: draw()?, gak: draw()?, kek: draw()? };
+        // Public-key work is dear: most meters are of suite 0, as most are in the field.
+        let suite = match self.schedule.below(100) {
+            0..SUITE_1 => 1,
+            SUITE_1..SUITE_2 => 2,
+            _ => 0,
+        };
+        let mut draw = || -> Result<KeyBytes, Broken> {
+            let bytes: [u8; 32] = random(&mut rng).map_err(|error| contract(error.to_string()))?;
+            Ok(KeyBytes::new(if suite == 2 { &bytes } else { &bytes[..16] }))
+        };
+        let (guek, gak, kek) = (draw()?, draw()?, draw()?);
+        let keys = MeterKeys { suite, kek_suite: suite, ..MeterKeys::of_suite_0(guek, gak, kek) };
         let last = u8::try_from(number + 1).unwrap_or_default();
         let title = SystemTitle([b'M', b'T', b'R', 0, 0, 0, 0, last]);
         let quirks = quirks(&mut self.schedule);
         let name = imported_name(title);
-        let meter = self.add(name, Meter::new(title, quirks, keys, rng));
+        let meter = self.add(name, Meter::new(title, quirks, keys, self.core, rng));
         self.import(meter)
     }
 
@@ -206,12 +224,19 @@ impl<'e> World<'e> {
 
     fn import(&mut self, meter: usize) -> Step {
         let Meter { title, quirks, flash, .. } = &self.meters[meter];
-        let MeterKeys { mut guek, mut gak, mut kek } = flash.keys;
+        let MeterKeys { guek, gak, kek, suite, .. } = flash.keys;
+        let operating = if suite == 2 {
+            Import::operating(*title, guek.key::<_, 32>(), gak.key::<_, 32>(), kek.key::<_, 32>())
+        } else {
+            Import::operating(*title, guek.key::<_, 16>(), gak.key::<_, 16>(), kek.key::<_, 16>())
+        };
         let import = Import {
             layout: quirks.layout,
             carrier: quirks.carrier,
             lockout: quirks.lockout,
-            ..Import::operating(*title, Key::take(&mut guek), Key::take(&mut gak), Key::take(&mut kek))
+            suite,
+            certificate: (suite > 0).then(|| meter_certificate(*title, Curve::of_suite(suite))),
+            ..operating
         };
         let now = self.now;
         let Some((service, disk, rng)) = self.sites[0].parts() else { return Ok(()) };
@@ -240,9 +265,13 @@ impl<'e> World<'e> {
     pub(super) fn tell_keys(&mut self, meter: usize) {
         self.stir = true;
         let Self { watch, meters, .. } = self;
-        let [guek, gak, kek] = meters[meter].flash.keys.hashes().map(|key| hex(&key));
+        let keys = &meters[meter].flash.keys;
+        let [guek, gak, kek] = keys.hashes().map(|key| hex(&key));
+        let (suite, agreed) = (keys.suite, keys.kek_agreed);
         watch.event("meter-keys", || {
-            format!("\"meter\":{meter},\"guek\":\"{guek}\",\"gak\":\"{gak}\",\"kek\":\"{kek}\"")
+            format!(
+                "\"meter\":{meter},\"suite\":{suite},\"guek\":\"{guek}\",\"gak\":\"{gak}\",\"kek\":\"{kek}\",\"agreed\":{agreed}"
+            )
         });
     }
 
@@ -282,15 +311,24 @@ impl<'e> World<'e> {
         self.schedule.below(self.meters.len() as u64) as usize
     }
 
+    fn holds(&self, key: &super::disk::KeyHash) -> bool {
+        self.sites.iter().any(|site| site.disk.durable.holds(key))
+    }
+
+    /// Whether a meter has agreed upon a master key that no site knows: its answer got lost.
+    pub(super) fn agreed_alone(&self, meter: usize) -> bool {
+        !self.known[meter].gone && !self.meters[meter].flash.keys.hashes().iter().all(|key| self.holds(key))
+    }
+
     /// Every key of every meter is held by some site, as far as it is durable there.
     pub(super) fn compare(&mut self) -> Step {
         if !std::mem::take(&mut self.stir) {
             return Ok(());
         }
-        let held = |key: &super::disk::KeyHash| self.sites.iter().any(|site| site.disk.durable.holds(key));
+        let held = |key: &super::disk::KeyHash| self.holds(key);
         let stranded: Vec<usize> = (0..self.meters.len())
             .filter(|meter| !self.known[*meter].gone)
-            .filter(|meter| !self.meters[*meter].flash.keys.hashes().iter().all(held))
+            .filter(|meter| !self.meters[*meter].flash.keys.needed().iter().all(held))
             .collect();
         self.unreachable = stranded.len() as u64;
         match stranded.first() {

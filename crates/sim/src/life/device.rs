@@ -187,7 +187,7 @@ impl Device {
                 _ => None,
             }
         };
-        Some(MeterKeys { guek: unseal(1)?, gak: unseal(2)?, kek: unseal(3)? })
+        Some(MeterKeys::of_suite_0(unseal(1)?, unseal(2)?, unseal(3)?))
     }
 
     /// Hash of the key that it proves in TLS.

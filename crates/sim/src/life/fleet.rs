@@ -62,6 +62,9 @@ const AUTHORITY_OUT_DAYS: u64 = 240;
 const DOUBTFUL: usize = 4;
 /// Every so many changes the master key has its turn.
 const KEK_EVERY: u32 = 8;
+/// Which of so many meters has its suite raised, and by which key changes of an owner: to suite 1, then to suite 2.
+const RAISED_OF: usize = 2;
+const RAISES: [(u32, u8); 2] = [(2, 1), (4, 2)];
 /// How long a session with an owner may take, milliseconds.
 const SESSION_MS: u64 = 86_400_000;
 /// How long what was replaced is kept.
@@ -695,7 +698,15 @@ impl<'e> Fleet<'e> {
         let (meter, side) = self.of(number);
         let place = meter.place;
         meter.is_untidy = true;
-        side.keys.rekey(place, items, loss).map_err(found)?;
+        let before = side.keys.suite(place);
+        let raise = RAISES.into_iter().find(|(at, suite)| *at == change && *suite > before);
+        match raise.filter(|_| number % RAISED_OF == 0) {
+            Some((_, suite)) => {
+                side.keys.raise(place, suite, loss).map_err(found)?;
+                self.report.count("suite-raises");
+            }
+            None => side.keys.rekey(place, items, loss).map_err(found)?,
+        }
         self.report.count_some("key-changes", u64::from(loss != Loss::Refused));
         match loss {
             Loss::Transfer => self.report.count("transfers-lost"),

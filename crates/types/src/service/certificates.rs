@@ -2,7 +2,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use super::keys::Bytes;
+use super::keys::{Bytes, CertifyRequest};
 use crate::{Code, EkName, UtcTime};
 
 /// One request to the certificate authority.
@@ -32,6 +32,10 @@ pub enum CertificateRequest {
         #[cbor(n(0), with = "minicbor::bytes")]
         csr: Vec<u8>,
     },
+    /// A certificate of a meter's signing key as a DLMS party. Head-end only, which carries it: what counts is the key
+    /// service's signature in it. Idempotent by (device, public key).
+    #[n(2)]
+    Party(#[n(0)] CertifyRequest),
 }
 
 /// One answer of the certificate authority.

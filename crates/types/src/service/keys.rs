@@ -8,9 +8,9 @@ mod state;
 
 pub use consent::{CONSENT_PERIOD_S, Consent, ConsentedAct, ProposedAct};
 pub use exchange::{
-    Approval, Carrier, ChangeOutcome, ChangeReply, ClaimStep, Denial, ExchangeReply, ExportedRow,
-    HistoryEntry, HlsStep, KeyAct, OpenAssociation, Probe, Reached, Seal, Sealed, SiteMode, SiteRequest,
-    SiteStatus, kinds_name,
+    Approval, Carrier, CertifyRequest, ChangeOutcome, ChangeReply, ClaimStep, Denial, ExchangeReply,
+    ExportedRow, HistoryEntry, HlsStep, KeyAct, OpenAssociation, Probe, Reached, Seal, Sealed, SiteMode,
+    SiteRequest, SiteStatus, kinds_name,
 };
 pub use order::{OrderAct, OrderRequest, ProvisionOrder, SealedOrder, TunnelPurpose, Tunnelled};
 pub use state::{
@@ -191,6 +191,28 @@ pub enum KeyRequest {
         #[n(1)]
         items: Vec<KeyKind>,
     },
+    /// Prepares the key change that raises a meter's security suite; there is no way down. Nothing leaves by it. Operator.
+    /// Answer: [`ExchangeReply::Change`], without a transfer.
+    #[n(64)]
+    RaiseSuite {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// Suite, 1 or 2.
+        #[n(1)]
+        suite: u8,
+    },
+    /// Brings the certificate of a meter's signing key. It counts when an authority that the core is configured with has
+    /// issued it; a manufacturer's counts once, and never after the owner's. Operator. Answer: [`ExchangeReply::Status`].
+    #[n(65)]
+    MeterCertificate {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// X.509, DER.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        der: Vec<u8>,
+    },
     /// Meters whose key change is not resolved, by system title. Head-end. Answer: [`ExchangeReply::Pending`].
     #[n(61)]
     PendingChanges {
@@ -273,6 +295,27 @@ pub enum KeyRequest {
         /// Meter.
         #[n(0)]
         system_title: SystemTitle,
+    },
+    /// What the meter has answered to [`ClaimStep::Ask`]. Head-end. Answer: [`ExchangeReply::Claim`], the next step.
+    #[n(66)]
+    ReportClaim {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// Whole ciphered APDU.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        apdu: Vec<u8>,
+    },
+    /// The certificate that the owner's authority has issued for [`ClaimStep::Certify`]. Head-end. Answer:
+    /// [`ExchangeReply::Claim`], the next step.
+    #[n(67)]
+    ClaimCertificate {
+        /// Meter.
+        #[n(0)]
+        system_title: SystemTitle,
+        /// X.509, DER.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        der: Vec<u8>,
     },
     /// Tells the state of a device's credentials. Operator. Answer: [`ExchangeReply::Status`].
     #[n(22)]

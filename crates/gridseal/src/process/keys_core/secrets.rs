@@ -9,9 +9,14 @@ use std::{
 use anyhow::{Context, Result};
 use gridseal_crypto::{Key, role::KeystoreKek};
 use gridseal_io::{clock::utc_now, rng::OsRng};
-use gridseal_keys::{Approver, Core, DataKeysFile, KeysError, Keystore, KeystoreFile, needs_data_keys};
+use gridseal_keys::{
+    Approver, Core, DataKeysFile, KeysError, Keystore, KeystoreFile, PartyAnchors, needs_data_keys,
+};
 use gridseal_store::GroupCommit;
-use gridseal_trust::audit::{self, Act};
+use gridseal_trust::{
+    audit::{self, Act},
+    party::Certificate,
+};
 use gridseal_types::{
     UtcTime,
     records::{Durability, Overlay, Records, RecordsError},
@@ -21,6 +26,7 @@ use crate::{
     config,
     fault::{Coded, coded},
     files::{self, Zone, parse_public_key, parse_voucher_key, read, read_if_there, write_atomic},
+    setup::owner::PARTY_SUITES,
 };
 
 /// File with the data keys, wrapped. It belongs to the backups of the database.
@@ -89,7 +95,7 @@ impl Secrets {
         let opened = self.open_data_keys(&data_keys, &kek)?;
         self.data_keys.replace(data_keys);
         let core = Core::new(self.keystore(zone)?, self.config.attestation_age_max_s).with_data_keys(opened);
-        Ok(core.with_approvers(approvers(&self.config)?))
+        Ok(core.with_approvers(approvers(&self.config)?).with_parties(self.parties()?))
     }
 
     fn open_data_keys(
@@ -122,6 +128,25 @@ impl Secrets {
         keystore.with_next_delegation(signed).map_err(|_| {
             coded("keys.delegation", format!("{} is no delegation to this keystore", next.display()))
         })
+    }
+
+    /// Who certifies the signing keys of meters: the owner's authorities beside the keystore, and those of manufacturers
+    /// that the configuration names.
+    fn parties(&self) -> Result<PartyAnchors> {
+        let mut parties = PartyAnchors::none();
+        for suite in PARTY_SUITES {
+            for (name, to) in [("party", &mut parties.owner), ("client", &mut parties.client)] {
+                let path = self.dir.join(format!("{name}-{suite}.der"));
+                if let Some(der) = read_if_there(&path)? {
+                    to.push(party_certificate(&path, &der)?);
+                }
+            }
+        }
+        for path in &self.config.meter_authorities {
+            let path = self.dir.join(path);
+            parties.vendors.push(party_certificate(&path, &read(&path)?)?);
+        }
+        Ok(parties)
     }
 
     /// Whether the data key in use has been so for its period.
@@ -179,6 +204,10 @@ pub fn danger_write_inventory(core: &Core, records: &impl Records, path: &Path) 
 #[cfg(not(feature = "danger-inventory"))]
 pub fn danger_write_inventory(_: &Core, _: &impl Records, _: &Path) -> Result<()> {
     anyhow::bail!("this build cannot write an inventory of its keys")
+}
+
+fn party_certificate(path: &Path, der: &[u8]) -> Result<Certificate> {
+    Certificate::parse(der).with_context(|| format!("{} is no certificate", path.display()))
 }
 
 /// Those whose consents count. One key under two names would make one person two.

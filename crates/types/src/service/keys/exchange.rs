@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 
 use super::{Bytes, ChangePhase, ChangeStatus, DeviceKeyStatus, KeyKind, KeyRef};
-use crate::{N16, SystemTitle, UtcTime};
+use crate::{EkName, N16, SystemTitle, UtcTime};
 
 /// How a sealed APDU is carried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, minicbor::Encode, minicbor::Decode)]
@@ -341,6 +341,12 @@ pub enum Denial {
     /// The consents are too old, reach too far ahead, were used before, or are for another epoch of the site.
     #[n(30)]
     ConsentUsed,
+    /// Agreement on a key needs a signing key of the service and a certified one of the meter, of the suite.
+    #[n(31)]
+    NoCertificate,
+    /// The certificate is not for this meter's signatures, its authority is not believed, or it comes too late.
+    #[n(32)]
+    BadCertificate,
     /// The key service has no room to put it on record; what only reads is answered.
     #[n(50)]
     StoreFull,
@@ -375,6 +381,8 @@ impl Denial {
             Self::ForeignRow => "FOREIGN_ROW",
             Self::ConsentUsed => "CONSENT_USED",
             Self::StoreFull => "STORE_FULL",
+            Self::NoCertificate => "NO_CERTIFICATE",
+            Self::BadCertificate => "BAD_CERTIFICATE",
         }
     }
 
@@ -438,6 +446,37 @@ pub enum ClaimStep {
         #[n(0)]
         at: UtcTime,
     },
+    /// A request for the meter, in suites 1 and 2, about its certificates: to be sent now, its answer to be reported.
+    #[n(4)]
+    Ask {
+        /// The request.
+        #[n(0)]
+        sealed: Sealed,
+        /// What it is about, for people.
+        #[n(1)]
+        what: String,
+    },
+    /// The owner's authority is to certify the meter's new key.
+    #[n(5)]
+    Certify(#[n(0)] CertifyRequest),
+}
+
+/// A meter's certificate request, and the key service's word that it is the meter's: signed with its key as a DLMS client
+/// over a label, the device's name, the title and the request.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct CertifyRequest {
+    /// Device.
+    #[n(0)]
+    pub device: EkName,
+    /// Meter.
+    #[n(1)]
+    pub system_title: SystemTitle,
+    /// PKCS#10, DER.
+    #[n(2)]
+    pub csr: Bytes,
+    /// Signature r || s.
+    #[n(3)]
+    pub signature: Bytes,
 }
 
 /// One probe: a cheap GET under one pair of keys.

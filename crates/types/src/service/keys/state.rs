@@ -337,6 +337,9 @@ pub struct VersionStatus {
     /// Policy wants it replaced: age, counter or site epoch.
     #[n(12)]
     pub rotation_due: bool,
+    /// Security suite that it is a key of.
+    #[cbor(n(13), default)]
+    pub suite: u8,
 }
 
 /// What is known of one key change.
@@ -392,4 +395,7 @@ pub struct DeviceKeyStatus {
     /// Whether it was last heard under keys that are no longer active.
     #[n(8)]
     pub regressed: bool,
+    /// Highest security suite that a key of its was proven in.
+    #[cbor(n(9), default)]
+    pub suite: u8,
 }
