@@ -20,6 +20,7 @@ use crate::{
     core::{Stop, Work},
     device::Device,
     lease::{CounterLayout, Lease},
+    parties::{PARTIES, PartyEntry},
     phase::ChangeEvent,
     record::{CHANGES, ChangeEntry, DEVICES, DeviceEntry, ProofEntry, VERSIONS, VersionEntry},
     site::{EPOCHS_ROTATE, Site, next_of_site},
@@ -287,6 +288,7 @@ impl<R: Records> Work<'_, R> {
             let name = match table {
                 0 => VERSIONS,
                 1 => CHANGES,
+                2 => PARTIES,
                 _ => return Ok(ExchangeReply::Rows(Vec::new())),
             };
             let rows = self.records.base().range(name, &key, EXPORT_ROWS)?;
@@ -305,8 +307,13 @@ impl<R: Records> Work<'_, R> {
         }
         let mut versions: Vec<(EkName, VersionEntry)> = Vec::new();
         let mut changes: Vec<ChangeEntry> = Vec::new();
+        let mut parties: Vec<(SystemTitle, PartyEntry)> = Vec::new();
         for row in rows {
-            if row.table == 0 {
+            if row.table == 2 {
+                let title = SystemTitle::from_slice(&row.key.0).ok_or(Denial::Malformed)?;
+                let theirs: PartyEntry = minicbor::decode(&row.value.0).map_err(|_| Denial::Malformed)?;
+                parties.push((title, theirs));
+            } else if row.table == 0 {
                 let name = row.key.0.get(..EkName::SIZE).and_then(EkName::from_slice);
                 let entry = minicbor::decode(&row.value.0).map_err(|_| Denial::Malformed)?;
                 versions.push((name.ok_or(Denial::Malformed)?, entry));
@@ -314,6 +321,7 @@ impl<R: Records> Work<'_, R> {
                 changes.push(minicbor::decode(&row.value.0).map_err(|_| Denial::Malformed)?);
             }
         }
+        parties.into_iter().try_for_each(|(title, theirs)| self.join_party(title, theirs))?;
         // What is open there goes on before what was ended there.
         changes.sort_by_key(|change| change.phase.is_resolved());
         let mut titles = Vec::new();
@@ -413,6 +421,22 @@ impl<R: Records> Work<'_, R> {
     /// A key of another site's row, if it is what the row says.
     fn foreign<K: Role>(&self, device: &Device, theirs: &VersionEntry) -> Result<MeterKey<K>, Stop> {
         self.key::<K>(device, theirs).map_err(|_| Denial::ForeignRow.into())
+    }
+
+    /// Certificates that the other site was brought count here too, if an authority that is believed here has issued them.
+    fn join_party(&mut self, title: SystemTitle, theirs: PartyEntry) -> Result<(), Stop> {
+        let mut ours = self.party(title)?;
+        let before = ours.clone();
+        for certificate in theirs.signing {
+            let origin = self.certified(title, &certificate.der.0).map(|(_, origin)| origin);
+            if origin == Ok(certificate.origin) && !ours.signing.contains(&certificate) {
+                ours.signing.push(certificate);
+            }
+        }
+        if ours != before {
+            self.records.save(PARTIES, title.as_bytes(), &ours);
+        }
+        Ok(())
     }
 
     /// Takes a version of another site in, as one that the meter may have.

@@ -35,6 +35,8 @@ fn parts(rows: Vec<ExportedRow>) -> Vec<Vec<ExportedRow>> {
     for row in rows {
         let device = match row.table {
             0 => row.key.0[..EkName::SIZE].to_vec(),
+            // By system title.
+            2 => row.key.0.clone(),
             _ => {
                 let change: ChangeEntry = minicbor::decode(&row.value.0).expect("own record");
                 change.device.as_bytes().to_vec()

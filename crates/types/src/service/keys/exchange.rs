@@ -190,7 +190,7 @@ pub enum SiteRequest {
 /// One row on its way between sites. Keys in it are envelopes.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct ExportedRow {
-    /// Which table: 0 key versions, 1 key changes.
+    /// Which table: 0 key versions, 1 key changes, 2 certificates of meters.
     #[n(0)]
     pub table: u8,
     /// Key.
