@@ -311,7 +311,7 @@ impl World<'_> {
             // gets now, even if the standby is back since. Who took that risk puts no older database back.
             sites[site].backups.clear();
         }
-        let Disk { durable, view } = &sites[site].disk;
+        let Disk { view, .. } = &sites[site].disk;
         watch.event("transfer", || {
             let keys = hex_list(view.keys_of(&devices[meter], &status.items, status.change));
             format!("\"site\":\"{}\",\"meter\":{meter},\"keys\":{keys}", site_name(site))
