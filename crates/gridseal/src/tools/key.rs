@@ -248,6 +248,7 @@ impl Key {
             Self::Status(of) | Self::History(of) => of.json,
             Self::Rotate(rotate) => rotate.of.json,
             Self::Compromise(compromise) => compromise.json,
+            Self::Certificate(of) => of.json,
             Self::Claim(claim) => claim.json,
             Self::Propose(propose) => propose.json(),
             Self::Approve(approve) => approve.json,
