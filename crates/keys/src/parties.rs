@@ -104,9 +104,6 @@ impl<R: Records> Work<'_, R> {
         let title = device.entry.system_title;
         let (certificate, origin) = self.certified(title, der)?;
         let mut party = self.party(title)?;
-        if party.signing.iter().any(|known| known.der.0 == der) {
-            return Ok(());
-        }
         let is_of = |one: &PartyCertificate| {
             one.origin == origin
                 && Certificate::parse(&one.der.0)
@@ -115,8 +112,13 @@ impl<R: Records> Work<'_, R> {
         //= kms 6: the factory certificate is accepted once
         let is_owned = device.entry.claim == ClaimState::Claimed
             || party.signing.iter().any(|known| known.origin == KeyOrigin::Operator);
-        if origin != KeyOrigin::Operator && (is_owned || party.signing.iter().any(is_of)) {
+        let is_known = party.signing.iter().any(|known| known.der.0 == der);
+        let is_second = party.signing.iter().any(is_of) && !is_known;
+        if origin != KeyOrigin::Operator && (is_owned || is_second) {
             return Err(Denial::BadCertificate.into());
+        }
+        if is_known {
+            return Ok(());
         }
         // One of each curve and origin: a newer one of the owner's takes the place of the one before.
         party.signing.retain(|known| !is_of(known));

@@ -9,8 +9,8 @@ use std::{
 use gridseal_crypto::{
     Curve, CurvePublic, CurveSigner, Key, PublicKey, SecondSigner, Signer, SigningKey,
     role::{
-        CaSigning, Dek, DeviceRootSecret, DlmsSigning, InitSigning, OwnerSecond, OwnerSigning, RecoverySecond,
-        RecoverySigning, Role, VoucherSecond, VoucherSigning,
+        CaSigning, Dek, DeviceRootSecret, DlmsSigning, InitSigning, OwnerSecond, OwnerSigning,
+        RecoverySecond, RecoverySigning, Role, VoucherSecond, VoucherSigning,
     },
     sha256,
 };

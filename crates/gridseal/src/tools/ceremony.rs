@@ -28,7 +28,8 @@ use crate::{
         factory::Anchor,
         owner::{
             OwnerKeys, config_server_certificate, delegate, delegate_as, foreign_identity, issuing_authority,
-            keystore, next_owner_keys, owner_key, owner_second, party_authorities, put_next_owner_key, service_identities,
+            keystore, next_owner_keys, owner_key, owner_second, party_authorities, put_next_owner_key,
+            service_identities,
         },
     },
 };
