@@ -626,8 +626,7 @@ fn claimed(suite: u8, mishap: Option<(usize, bool)>) -> usize {
     let mut next = None;
     for _ in 0..80 {
         keys.now = UtcTime(keys.now.0 + 7_200);
-        let reply =
-            next.take().unwrap_or_else(|| keys.exchange(KeyRequest::Claim { system_title: METER }));
+        let reply = next.take().unwrap_or_else(|| keys.exchange(KeyRequest::Claim { system_title: METER }));
         let step = match reply {
             ExchangeReply::Claim(step) => step,
             other => panic!("{mishap:?}: {other:?} {:?}", keys.status()),
