@@ -165,7 +165,12 @@ impl<R: Records> Work<'_, R> {
     }
 
     /// The new versions, on record and wrapped, and the change in phase prepared.
-    fn make_change(&mut self, device: &mut Device, items: &[KeyKind], suite: Option<u8>) -> Result<(), Stop> {
+    pub(crate) fn make_change(
+        &mut self,
+        device: &mut Device,
+        items: &[KeyKind],
+        suite: Option<u8>,
+    ) -> Result<(), Stop> {
         let mut suite = suite.unwrap_or(device.entry.suite);
         //= design S5: no change goes to a lower suite
         if suite < device.entry.suite || suite > SUITE_MAX {

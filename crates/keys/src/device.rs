@@ -83,8 +83,12 @@ impl Device {
             || kek.is_some_and(|kek| !kek.is_held())
     }
 
-    /// Whether a change can come to its end: every key of it may be delivered, and what wraps them is here.
+    /// Whether a change can come to its end: every key of it may be delivered, and what wraps them is here. An agreement is
+    /// offered again as long as nothing was answered.
     pub(crate) fn can_go_on(&self, change: &ChangeEntry) -> bool {
+        if let Some(agreement) = &change.agreement {
+            return agreement.newest().is_none_or(|kek| self.may_deliver(KeyKind::Kek, kek));
+        }
         change.items.iter().all(|kind| self.may_deliver(*kind, change.version))
             && self.held(KeyKind::Kek, change.wrapped_by).is_some()
     }
@@ -228,6 +232,12 @@ impl Device {
         let (offered, at) = self.entry.offered;
         let is_void = self.kek().is_some_and(|kek| kek.proven_order > at);
         (offered > self.entry.suite && !is_void).then_some(offered)
+    }
+
+    /// Whether the meter speaks keys of a suite below the one that it was proven to have: it has gone back.
+    pub(crate) fn is_below_suite(&self) -> bool {
+        let is_below = |kind| self.active(kind).is_some_and(|entry| entry.suite < self.entry.suite);
+        is_below(KeyKind::Guek) || is_below(KeyKind::Gak)
     }
 
     /// Whether transfers have failed so often that the meter may have another master key.
@@ -550,15 +560,16 @@ pub(crate) fn refresh(
     let in_use = hot.iter().position(|hot| Some(hot.pair) == active).map(|at| hot.remove(at));
     let suspended = |kind| device.active(kind).is_some_and(|entry| entry.state == VersionState::Suspended);
     // A meter that has gone back to keys of a lower suite gets new keys, and nothing else.
-    let is_lower = in_use.as_ref().is_some_and(|hot| hot.suite < entry.suite);
-    let held = suspended(KeyKind::Guek) || suspended(KeyKind::Gak) || is_lower;
+    let is_below = device.is_below_suite();
+    let held = suspended(KeyKind::Guek) || suspended(KeyKind::Gak) || is_below;
     let unresolved = device.change.as_ref().is_some_and(|change| change.phase != ChangePhase::Prepared);
     let first_contact = matches!(
         entry.claim,
         gridseal_types::service::keys::ClaimState::Announced
             | gridseal_types::service::keys::ClaimState::InStock
     );
-    let watched = unresolved || first_contact || entry.probe.invoke.is_some() || entry.heard.is_some();
+    let watched =
+        unresolved || first_contact || is_below || entry.probe.invoke.is_some() || entry.heard.is_some();
     let slot = traffic.admit(entry.slot, entry.system_title)?;
     slot.set_pairs(in_use, hot);
     slot.state = entry.state;

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use gridseal_types::{
     DeviceState,
     records::Records,
-    service::keys::{ChangePhase, ClaimState, KeyKind, VersionState},
+    service::keys::{ChangePhase, ClaimState, Denial, KeyKind, VersionState},
 };
 
 use crate::{
@@ -87,7 +87,26 @@ impl<R: Records> Work<'_, R> {
         }
         changed |= self.settle(device, evidence)?;
         changed |= self.claim_progress(device)?;
+        changed |= self.lead_up(device, evidence)?;
         Ok(changed)
+    }
+
+    /// A meter that has gone back to keys of a lower suite gets nothing but its way up: that is prepared here, for the
+    /// head-end to carry. Without a certificate for it the meter waits for an operator.
+    fn lead_up(&mut self, device: &mut Device, evidence: &Evidence) -> Result<bool, Stop> {
+        let is_now = !evidence.late && device.active_pair() == Some(evidence.pair);
+        if !is_now || device.change.is_some() || !device.is_below_suite() {
+            return Ok(false);
+        }
+        let suite = device.entry.suite;
+        match self.make_change(device, &[KeyKind::Kek], Some(suite)) {
+            Ok(()) => {
+                self.settle_state(device)?;
+                Ok(true)
+            }
+            Err(Stop::Denied(Denial::NoCertificate)) => Ok(false),
+            Err(stop) => Err(stop),
+        }
     }
 
     fn first_contact(&mut self, device: &mut Device) -> Result<bool, Stop> {

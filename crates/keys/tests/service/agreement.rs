@@ -474,7 +474,10 @@ fn s5_a_meter_that_has_gone_back_is_sent_nothing_but_the_way_up() {
     assert!(answered, "it is found");
     assert_eq!(keys.status().suite, 1, "what was proven once stays the least");
     assert_eq!(keys.get(2), ExchangeReply::Denied(Denial::StateForbids));
-    let begun = keys.begin(&BOTH);
+    let pending = keys.exchange(KeyRequest::PendingChanges { after: None });
+    let ExchangeReply::Pending { meters, .. } = pending else { panic!("{pending:?}") };
+    assert_eq!(meters, [METER], "without an operator's order");
+    let begun = keys.begin(&[]);
     assert_eq!(begun.status.items, [KeyKind::Kek], "the master key first, by agreement");
     meter.received = None;
     chain(&mut keys, &mut meter, begun);
