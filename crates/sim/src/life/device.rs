@@ -174,6 +174,11 @@ impl Device {
             && self.machine.record().installed.as_ref().is_some_and(|installed| installed.confirmed)
     }
 
+    /// Whether its owner has not confirmed what it has installed: it asks his head-end.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.machine.state_name() == "operating" && !self.is_operating()
+    }
+
     /// The DLMS keys that were delivered, out of the root.
     pub(super) fn delivered_keys(&mut self) -> Option<MeterKeys> {
         let record = self.machine.record();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gridseal_keys::Core;
 use gridseal_onboarding::endpoint_manager::orders::Job;
-use gridseal_trust::enrol::device::{DeliveredKey, Peer};
+use gridseal_trust::enrol::device::{DeliveredKey, Input, Peer};
 use gridseal_types::{
     DeviceState, Digest, Tick, UtcTime,
     records::{Commit, MemoryRecords},
@@ -69,6 +69,8 @@ const RAISES: [(u32, u8); 2] = [(2, 1), (4, 2)];
 const SESSION_MS: u64 = 86_400_000;
 /// How long what was replaced is kept.
 const KEPT_S: u64 = 3 * YEAR_S;
+/// How often a device that was not confirmed goes to the head-end, within that time.
+const HEADEND_TRIES: u32 = 4;
 /// Seconds between two tries to reach a meter: longer than any lock-out.
 const AGAIN_S: u64 = 3 * DAY_S;
 /// Tries after which a meter counts as stranded.
@@ -443,25 +445,36 @@ impl<'e> Fleet<'e> {
         report.count("power-cuts");
         let until = Tick(now.0 + SESSION_MS);
         let mut is_tempted = owner > 0;
-        let mut exchange = |at: Tick, peer, wire: Vec<u8>| {
-            if loses && chance.happens(150_000) {
-                report.count("answers-lost");
-                return Ok(None);
-            }
-            let at = (at, UtcTime(clock.0 + (at.0 - now.0) / 1_000));
-            match peer {
-                Peer::InitServer => Ok(Some(asked_init(init, at.1, &wire)?)),
-                // The former owner's config server is asked first: whoever answers for it gets nothing.
-                Peer::ConfigServer if std::mem::take(&mut is_tempted) => {
-                    report.count("former-owner-tried");
-                    sides[owner - 1].exchange(at, wire)
+        let mut end = now;
+        for _ in 0..HEADEND_TRIES {
+            let mut exchange = |at: Tick, peer, wire: Vec<u8>| {
+                if loses && chance.happens(150_000) {
+                    report.count("answers-lost");
+                    return Ok(None);
                 }
-                Peer::ConfigServer => sides[owner].exchange(at, wire),
-                Peer::FormerOwner if owner > 0 => sides[owner - 1].exchange(at, wire),
-                _ => Ok(None),
+                let at = (at, UtcTime(clock.0 + (at.0 - now.0) / 1_000));
+                match peer {
+                    Peer::InitServer => Ok(Some(asked_init(init, at.1, &wire)?)),
+                    // The former owner's config server is asked first: whoever answers for it gets nothing.
+                    Peer::ConfigServer if std::mem::take(&mut is_tempted) => {
+                        report.count("former-owner-tried");
+                        sides[owner - 1].exchange(at, wire)
+                    }
+                    Peer::ConfigServer => sides[owner].exchange(at, wire),
+                    Peer::FormerOwner if owner > 0 => sides[owner - 1].exchange(at, wire),
+                    _ => Ok(None),
+                }
+            };
+            end = meter.device.run(end, until, &mut exchange)?;
+            if !meter.device.is_unconfirmed() {
+                break;
             }
-        };
-        let end = meter.device.run(now, until, &mut exchange)?;
+            // The last message, or its answer, was lost: the head-end knows whether its owner has seen it.
+            report.count("confirmed-by-head-end");
+            let is_served = meter.device.tls_key().map_or(Ok(false), |key| sides[owner].serves(&key))?;
+            let said = if is_served { Input::TerminusAccepted } else { Input::TerminusRefused };
+            meter.device.feed(end, said)?;
+        }
         if !meter.device.is_operating() {
             let why = format!("it does not come to operate; in quarantine: {:?}", sides[owner].quarantined);
             return Err(broken(Rule::Reachable, why));
@@ -560,6 +573,11 @@ impl<'e> Fleet<'e> {
         };
         let end = meter.device.fetch(now, until, &mut exchange)?;
         report.count("questions-for-orders");
+        // Whatever it was asked for, it may have been vouched for on the way.
+        let attested = sides[owner].entry(&name).map(|entry| entry.attested_at);
+        if let Some(since) = attested.and_then(|at| at.0.checked_sub(clock.0)) {
+            meter.attested = UtcTime(self.now.0 + since);
+        }
         self.set_now(UtcTime(self.now.0 + (end.0 - now.0) / 1_000));
         self.take_keys(number)
     }
@@ -625,10 +643,10 @@ impl<'e> Fleet<'e> {
             let how = side.describe(&meter.device.name);
             return Err(broken(Rule::Reachable, format!("it does not work for its owner: {how}")));
         }
-        if is_old {
-            meter.attested = now;
-            self.report.count("attested");
+        if is_old && meter.attested < now {
+            return Err(broken(Rule::S13, "it works, and nobody has vouched for its software"));
         }
+        self.report.count_some("attested", is_old.into());
         self.tell_certificate(number);
         let now = self.now;
         let (meter, _) = self.of(number);
