@@ -1,5 +1,6 @@
-//! `gridseal key claim`: takes a meter over that came with its manufacturer's keys. It carries sealed APDUs between the key
-//! service and the meter and holds no key; whoever dies, the same command goes on.
+//! `gridseal key claim`: takes a meter over that came with its manufacturer's keys; `gridseal key carry`: brings a meter that
+//! has no link of its own the key change that is prepared for it. Both carry sealed APDUs between the key service and the
+//! meter and hold no key; whoever dies, the same command goes on.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -15,13 +16,13 @@ use gridseal_dlms::{
 };
 use gridseal_io::clock::{tick_now, utc_now};
 use gridseal_types::{
-    SystemTitle,
+    N16, SystemTitle,
     service::{
         Batch,
         certificates::{CertificateReply, CertificateRequest},
         keys::{
-            Bytes, CertifyRequest, ChangeOutcome, ChangeReply, ClaimStep, Denial, OpenAssociation,
-            OpenVerdict, kinds_name,
+            Bytes, CertifyRequest, ChangeOutcome, ChangePhase, ChangeReply, ClaimStep, Denial,
+            OpenAssociation, OpenVerdict, kinds_name,
         },
     },
 };
@@ -45,9 +46,9 @@ const CANDIDATES_MAX: u8 = 4;
 /// Pause before something is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Arguments of `key claim`.
+/// Arguments of `key claim` and `key carry`: a meter that is spoken to directly.
 #[derive(Debug, clap::Args)]
-pub struct Claim {
+pub struct Direct {
     /// Configuration of the head-end (TOML): its identity is used towards the key service.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -77,19 +78,32 @@ pub struct Claim {
     meter: SystemTitle,
 }
 
-/// Runs it.
-pub fn run(claim: &Claim) -> Result<ExitCode> {
-    let (config, dir): (config::Headend, _) = config::load(&claim.config)?;
+/// Takes a meter over.
+pub fn claim(direct: &Direct) -> Result<ExitCode> {
+    run(direct, "claimed", async |carrier| carrier.claim().await)
+}
+
+/// Carries the key change of a meter.
+pub fn carry(direct: &Direct) -> Result<ExitCode> {
+    run(direct, "done", async |carrier| carrier.carry().await)
+}
+
+fn run(
+    direct: &Direct,
+    done: &str,
+    errand: impl AsyncFnOnce(&mut Carrier<'_>) -> Result<ExitCode>,
+) -> Result<ExitCode> {
+    let (config, dir): (config::Headend, _) = config::load(&direct.config)?;
     let keys = KeysClient::new(&config.keys.address, inner_client(&Zone::open(&dir)?)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let pki = Client::new(&config.pki.address, inner_client(&Zone::open(&dir)?)?, "pki");
-        let mut carrier = Carrier { keys, pki, claim, channel: None, next: None };
-        let limit = Duration::from_secs(claim.timeout);
-        match tokio::time::timeout(limit, carrier.run()).await {
-            Ok(done) => done,
+        let mut carrier = Carrier { keys, pki, direct, channel: None, next: None };
+        let limit = Duration::from_secs(direct.timeout);
+        match tokio::time::timeout(limit, errand(&mut carrier)).await {
+            Ok(ended) => ended,
             Err(_) => {
-                eprintln!("gridseal: {} is not claimed in time; the same command goes on", claim.meter);
+                eprintln!("gridseal: {} is not {done} in time; the same command goes on", direct.meter);
                 Ok(ExitCode::FAILURE)
             }
         }
@@ -107,7 +121,7 @@ enum Failed {
 struct Carrier<'c> {
     keys: KeysClient,
     pki: Client,
-    claim: &'c Claim,
+    direct: &'c Direct,
     /// A connection over which the meter has proved itself.
     channel: Option<Channel>,
     /// The step that came with the answer to the last one.
@@ -115,8 +129,8 @@ struct Carrier<'c> {
 }
 
 impl Carrier<'_> {
-    async fn run(&mut self) -> Result<ExitCode> {
-        let meter = self.claim.meter;
+    async fn claim(&mut self) -> Result<ExitCode> {
+        let meter = self.direct.meter;
         loop {
             let asked = match self.next.take() {
                 Some(step) => Ok(step),
@@ -127,7 +141,7 @@ impl Carrier<'_> {
                 Err(error) => match self.pause(error).await {
                     Ok(()) => continue,
                     Err(error) => {
-                        failed(self.claim.json, &meter.to_string(), &error);
+                        failed(self.direct.json, &meter.to_string(), &error);
                         return Ok(ExitCode::FAILURE);
                     }
                 },
@@ -169,7 +183,7 @@ impl Carrier<'_> {
                 Err(Failed::Later) => tokio::time::sleep(PAUSE).await,
                 Err(Failed::Denied(error)) => {
                     if let Err(error) = self.pause(error).await {
-                        failed(self.claim.json, &meter.to_string(), &error);
+                        failed(self.direct.json, &meter.to_string(), &error);
                         return Ok(ExitCode::FAILURE);
                     }
                 }
@@ -177,9 +191,55 @@ impl Carrier<'_> {
         }
     }
 
+    async fn carry(&mut self) -> Result<ExitCode> {
+        let meter = self.direct.meter;
+        let mut change = None;
+        loop {
+            let begun = match self.reach().await {
+                Ok(_) => self.keys.begin_key_change(meter, Vec::new()).await.map_err(Failed::Denied),
+                Err(failed) => Err(failed),
+            };
+            let done = match begun {
+                Ok(reply) => {
+                    change = Some(reply.status.change);
+                    self.change(reply).await
+                }
+                // None is open, or none any more.
+                Err(Failed::Denied(KeysCallError::Denied(Denial::UnknownChange))) => {
+                    match self.ended(change).await {
+                        Ok(code) => return Ok(code),
+                        Err(error) => Err(Failed::Denied(error)),
+                    }
+                }
+                Err(failed) => Err(failed),
+            };
+            match done {
+                Ok(()) => {}
+                Err(Failed::Later) => tokio::time::sleep(PAUSE).await,
+                Err(Failed::Denied(error)) => {
+                    if let Err(error) = self.pause(error).await {
+                        failed(self.direct.json, &meter.to_string(), &error);
+                        return Ok(ExitCode::FAILURE);
+                    }
+                }
+            }
+        }
+    }
+
+    /// How the change has ended that was carried.
+    async fn ended(&self, change: Option<N16>) -> Result<ExitCode, KeysCallError> {
+        let Some(change) = change else {
+            self.tell("none", "no key change is prepared for this meter");
+            return Ok(ExitCode::SUCCESS);
+        };
+        let phase = self.keys.report_key_change(change, ChangeOutcome::NoReply).await?.status.phase;
+        self.tell("ended", phase.name());
+        Ok(if phase == ChangePhase::Activated { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
     fn tell(&self, step: &str, what: &str) {
-        let meter = self.claim.meter;
-        if self.claim.json {
+        let meter = self.direct.meter;
+        if self.direct.json {
             say(&json!({ "meter": meter.to_string(), "step": step, "what": what }).to_string());
         } else {
             say(&format!("{meter} {step}: {what}"));
@@ -228,7 +288,7 @@ impl Carrier<'_> {
             return self.reach().await.map(drop);
         }
         let Some(answer) = self.exchange(apdu).await else { return Err(Failed::Later) };
-        match self.keys.report_claim(self.claim.meter, answer).await {
+        match self.keys.report_claim(self.direct.meter, answer).await {
             Ok(step) => {
                 self.next = Some(step);
                 Ok(())
@@ -257,7 +317,7 @@ impl Carrier<'_> {
             _ => None,
         };
         let Some(Bytes(der)) = certificate else { return Err(Failed::Later) };
-        self.next = Some(self.keys.claim_certificate(self.claim.meter, der).await.map_err(Failed::Denied)?);
+        self.next = Some(self.keys.claim_certificate(self.direct.meter, der).await.map_err(Failed::Denied)?);
         Ok(())
     }
 
@@ -304,7 +364,7 @@ impl Carrier<'_> {
     /// Sends an APDU and waits for one; `None`: no answer, and the connection counts as gone.
     async fn exchange(&mut self, apdu: Vec<u8>) -> Option<Vec<u8>> {
         let channel = self.channel.as_mut()?;
-        let until = tick_now().after(Duration::from_secs(self.claim.answer_timeout));
+        let until = tick_now().after(Duration::from_secs(self.direct.answer_timeout));
         let answer = match channel.send(apdu).await {
             Ok(()) => channel.receive(until).await,
             Err(error) => Err(error),
@@ -320,7 +380,7 @@ impl Carrier<'_> {
 
     /// Authenticates both sides under a pair of keys; `None`: the meter does not take part.
     async fn associate(&self, candidate: u8) -> Result<Option<Channel>, Failed> {
-        let request = OpenAssociation { system_title: self.claim.meter, mechanism: 5, candidate };
+        let request = OpenAssociation { system_title: self.direct.meter, mechanism: 5, candidate };
         let opened = self.keys.open_association(request).await.map_err(Failed::Denied)?;
         let request = InitiateRequest {
             dedicated_key: None,
@@ -352,23 +412,23 @@ impl Carrier<'_> {
     }
 
     /// AARQ to pass 4.
-    async fn prove(&self, handle: gridseal_types::N16, aarq: Vec<u8>) -> Result<Option<Channel>, Refused> {
-        let timeout = Duration::from_secs(self.claim.answer_timeout);
+    async fn prove(&self, handle: N16, aarq: Vec<u8>) -> Result<Option<Channel>, Refused> {
+        let timeout = Duration::from_secs(self.direct.answer_timeout);
         let ends = Ends {
-            client_sap: self.claim.client_sap,
-            server_sap: self.claim.server_sap,
-            is_hdlc: self.claim.hdlc_tcp,
+            client_sap: self.direct.client_sap,
+            server_sap: self.direct.server_sap,
+            is_hdlc: self.direct.hdlc_tcp,
             apdu_size_max: APDU_SIZE_MAX + 64,
             timeout,
         };
-        let mut channel = Channel::open(&self.claim.connect, ends).await?;
+        let mut channel = Channel::open(&self.direct.connect, ends).await?;
         let aare = ask(&mut channel, aarq, timeout).await?;
         let aare = Aare::from_bytes(&aare).context("the meter's answer is no AARE")?;
         let challenge = aare.authentication.filter(|_| aare.result == AssociateResult::Accepted);
         let challenge = challenge.context("the meter refuses the association")?.to_vec();
         let (_, sealed) = self.keys.answer_challenge(handle, challenge).await.map_err(Refused::Keys)?;
         let answer = ask(&mut channel, sealed.apdu, timeout).await?;
-        let opened = self.keys.open(Some(self.claim.meter), answer).await.map_err(Refused::Keys)?;
+        let opened = self.keys.open(Some(self.direct.meter), answer).await.map_err(Refused::Keys)?;
         let OpenVerdict::Fresh { plain, .. } = opened else {
             return Err(Refused::Meter(anyhow::anyhow!("the meter's answer does not open")));
         };

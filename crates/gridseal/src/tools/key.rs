@@ -80,7 +80,17 @@ pub enum Key {
         wrong usage, 3 the meter still takes the factory's keys.\n\nExample:\n  gridseal key claim --config \
         owner/headend/config.toml --connect 192.0.2.7:4059 --json 47534c0102030405"
     )]
-    Claim(claim::Claim),
+    Claim(claim::Direct),
+    /// Bring a meter the key change that is prepared for it, over a connection to the meter.
+    ///
+    /// For meters without a link to the head-end, after `key rotate`. The command carries what the key service seals and
+    /// holds no key; broken off, the same command goes on.
+    #[command(
+        after_help = "Exit codes: 0 the new keys are in use, or no change is prepared, 1 denied, ended otherwise or not \
+        done in time, 2 wrong usage.\n\nExample:\n  gridseal key carry --config owner/headend/config.toml --connect \
+        192.0.2.7:4059 --json 47534c0102030405"
+    )]
+    Carry(claim::Direct),
     /// Propose an act that needs two persons: restore, promotion, raised counters, a declared compromise, destruction.
     #[command(subcommand, after_help = format!(
         "Exit codes: 0 written, 1 failed, 2 wrong usage. --json prints one object.\n\nExample:\n  gridseal key propose \
@@ -249,7 +259,7 @@ impl Key {
             Self::Rotate(rotate) => rotate.of.json,
             Self::Compromise(compromise) => compromise.json,
             Self::Certificate(of) => of.json,
-            Self::Claim(claim) => claim.json,
+            Self::Claim(direct) | Self::Carry(direct) => direct.json,
             Self::Propose(propose) => propose.json(),
             Self::Approve(approve) => approve.json,
             Self::Execute(execute) => execute.json,
@@ -274,7 +284,8 @@ fn run_one(key: &Key) -> Result<ExitCode> {
         Key::Status(of) | Key::History(of) => &of.config,
         Key::Rotate(rotate) => &rotate.of.config,
         Key::Certificate(of) => &of.config,
-        Key::Claim(claim) => return claim::run(claim),
+        Key::Claim(direct) => return claim::claim(direct),
+        Key::Carry(direct) => return claim::carry(direct),
         Key::Propose(propose) => return consent::propose(propose),
         Key::Approve(approve) => return consent::approve(approve),
         Key::Execute(execute) => &execute.config,
@@ -309,7 +320,7 @@ fn run_one(key: &Key) -> Result<ExitCode> {
             Key::Compromise(of) => compromise(&client, of).await,
             Key::Execute(execute) => return consent::execute(&client, execute).await,
             Key::Site(site) => consent::site(&client, site).await,
-            Key::Claim(_) | Key::Propose(_) | Key::Approve(_) => false,
+            Key::Claim(_) | Key::Carry(_) | Key::Propose(_) | Key::Approve(_) => false,
         };
         Ok(done)
     })?;

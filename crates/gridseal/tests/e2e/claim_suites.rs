@@ -188,11 +188,16 @@ impl Bench {
     }
 
     fn claim(&self) -> Command {
+        self.errand("claim")
+    }
+
+    /// `key claim` or `key carry`.
+    fn errand(&self, errand: &str) -> Command {
         let mut command = Command::new(GRIDSEAL);
         command
             .args([
                 "key",
-                "claim",
+                errand,
                 "--json",
                 "--client-sap",
                 "25",
@@ -271,6 +276,30 @@ fn a_meter_of_suite_1_or_2_is_taken_over_with_its_certificates() {
             (again.status.code(), String::from_utf8_lossy(&again.stdout).lines().count()),
             (Some(0), 1)
         );
+        // Later changes come over such a connection too: another master key is agreed upon, and others come under it.
+        let meter = title(1).to_string();
+        let active = |kind: &str| {
+            let status = bench.service.key_json("status", &[&meter]);
+            let versions = status["versions"].as_array().unwrap().iter();
+            let mut of_kind =
+                versions.filter(|version| version["kind"] == kind && version["state"] == "active");
+            of_kind.next().unwrap()["version"].as_u64().unwrap()
+        };
+        for kind in ["kek", "guek+gak"] {
+            let first = kind.split('+').next().unwrap();
+            let before = active(first);
+            let rotated = bench.service.key_json("rotate", &["--kind", kind, &meter]);
+            assert_eq!(rotated["phase"], "prepared", "{rotated}");
+            let carried = bench.errand("carry").output().unwrap();
+            let said = String::from_utf8_lossy(&carried.stdout).into_owned();
+            assert_eq!(carried.status.code(), Some(0), "{said}");
+            assert!(said.contains("activated"), "{kind}: {said}");
+            assert!(active(first) > before, "{kind}");
+        }
+        let none = bench.errand("carry").output().unwrap();
+        let said = String::from_utf8_lossy(&none.stdout).into_owned();
+        assert!(none.status.success() && said.contains("no key change is prepared"), "{said}");
+        bench.assert_claimed();
     }
 }
 
