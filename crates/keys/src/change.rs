@@ -313,7 +313,13 @@ impl<R: Records> Work<'_, R> {
             Some(proof) if proof.is_over() && change.agreement.is_some() => {
                 return self.agree_again(device, change);
             }
-            Some(proof) if proof.is_over() => self.next_proof(device, &change, &proof)?,
+            Some(proof) if proof.is_over() => match self.next_proof(device, &change, &proof)? {
+                Some(proof) => proof,
+                None => {
+                    self.give_way(device, change);
+                    return Ok(None);
+                }
+            },
             Some(proof) if proof.phase == ChangePhase::NotInstalled => proof,
             Some(_) => return Ok(None),
             None => {
@@ -337,18 +343,31 @@ impl<R: Records> Work<'_, R> {
         Ok(Some(sealed))
     }
 
-    /// The next master key's turn: the new one, the one that wrapped it, then whatever else the meter may have.
+    /// The meter has opened nothing under any master key that is on record, and another site has offered it an agreement:
+    /// the next change agrees on one.
+    fn give_way(&self, device: &mut Device, mut change: ChangeEntry) {
+        step(&mut change, self.now.0, &[ChangeEvent::NoEvidence, ChangeEvent::Abandon]);
+        device.change = Some(change);
+        device.transfer_failed(true);
+    }
+
+    /// The next master key's turn: the new one, the one that wrapped it, then whatever else the meter may have. None when
+    /// all had theirs, and the meter may have agreed upon one that is not on record.
     fn next_proof(
         &mut self,
         device: &mut Device,
         change: &ChangeEntry,
         proof: &ProofEntry,
-    ) -> Result<ProofEntry, Stop> {
+    ) -> Result<Option<ProofEntry>, Stop> {
         let mut keks = alloc::vec![change.version, change.wrapped_by];
         keks.extend(device.keks().into_iter().filter(|kek| !keks.contains(kek)).collect::<Vec<u32>>());
         let place = keks.iter().position(|kek| *kek == proof.wrapped_by).unwrap_or_default();
-        let kek = keks.into_iter().cycle().nth(place.saturating_add(1)).ok_or(Denial::UnknownKey)?;
-        self.new_proof(device, change, kek)
+        let next = place.saturating_add(1);
+        if next >= keks.len() && device.raise_pending().is_some() {
+            return Ok(None);
+        }
+        let kek = keks.into_iter().cycle().nth(next).ok_or(Denial::UnknownKey)?;
+        self.new_proof(device, change, kek).map(Some)
     }
 
     fn new_proof(&mut self, device: &mut Device, change: &ChangeEntry, kek: u32) -> Result<ProofEntry, Stop> {

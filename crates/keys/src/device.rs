@@ -87,7 +87,9 @@ impl Device {
     /// offered again as long as nothing was answered.
     pub(crate) fn can_go_on(&self, change: &ChangeEntry) -> bool {
         if let Some(agreement) = &change.agreement {
-            return agreement.newest().is_none_or(|kek| self.may_deliver(KeyKind::Kek, kek));
+            // Where it was resolved our ephemeral key is gone.
+            return !agreement.ephemeral.0.is_empty()
+                && agreement.newest().is_none_or(|kek| self.may_deliver(KeyKind::Kek, kek));
         }
         change.items.iter().all(|kind| self.may_deliver(*kind, change.version))
             && self.held(KeyKind::Kek, change.wrapped_by).is_some()

@@ -26,6 +26,7 @@ use crate::{
         configure::{self, Choices, Inner, Manufacturer},
         factory::{self, Anchor, Made, Order, Vendor},
         owner::{self, OwnerKeys},
+        sale,
     },
     tools,
 };
@@ -65,6 +66,8 @@ pub struct Fleet {
     pub(super) attacked_from: Option<usize>,
     processes: Vec<Process>,
     manufacturer: Option<Manufacturer>,
+    /// Where the manufacturer has made meters last: his log goes on from there.
+    made_at: PathBuf,
     meters: Vec<Made>,
     readings: Option<SqliteReadings>,
     shown: BTreeSet<ReadingKey>,
@@ -108,6 +111,7 @@ impl Fleet {
             attacked_from: None,
             processes: Vec::new(),
             manufacturer: None,
+            made_at: dir.join("factory"),
             meters: Vec::new(),
             readings: None,
             shown: BTreeSet::new(),
@@ -299,6 +303,9 @@ impl Fleet {
         let order = Order { count, init_servers: vec![format!("https://{init}")], ..self.order(buyer) };
         let out = self.dir.join(name);
         std::fs::create_dir_all(&out)?;
+        // A manufacturer has one log: another one of the same size would be a fork.
+        let before = std::mem::replace(&mut self.made_at, out.clone());
+        std::fs::copy(before.join(sale::LOG_FILE), out.join(sale::LOG_FILE))?;
         let made = factory::make(&vendor, &order, &out, |_| ())?;
         let manager = owner_dir.join("endpoint-manager");
         let (mut config, _): (crate::config::EndpointManager, _) =
