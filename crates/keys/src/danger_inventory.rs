@@ -87,7 +87,8 @@ impl Core {
             inventory.entry(role).or_default().push(revealed);
         }
         for (_, change) in rows::<ChangeEntry>(records, CHANGES)? {
-            inventory.entry("Ephemeral").or_default().extend(self.danger_ephemeral(&change)?);
+            let ephemeral = self.danger_ephemeral(&change)?;
+            ephemeral.into_iter().for_each(|key| inventory.entry("Ephemeral").or_default().push(key));
         }
         for (_, session) in rows::<SessionEntry>(records, SESSIONS)? {
             self.danger_session(&epochs, &session, &mut inventory)?;

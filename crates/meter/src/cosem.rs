@@ -187,7 +187,9 @@ impl Device {
     /// Time passes: rows are captured, schedules run, limits are watched. Call it about once a second and before each
     /// input; `at` may not go backwards, an earlier one counts as the last one.
     pub fn tick(&mut self, at: UtcTime, keys: &mut dyn Keyholder) {
+        let before = self.now();
         self.told = self.told.max(at);
+        self.judge_anew(before, keys);
         self.advance_demand();
         self.capture_due();
         self.run_due(keys);

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use gridseal_api::client::{Client, FieldClient};
 use gridseal_io::{
-    clock::utc_now,
+    clock::{tick_now, utc_now},
     tls::{Alpn, ClientTls, dateless},
 };
 use gridseal_onboarding::endpoint_manager::{
@@ -27,7 +27,7 @@ use gridseal_trust::{
     measured::{ImaKeys, PolicySet},
 };
 use gridseal_types::{
-    UtcTime,
+    EkName, Tick, UtcTime,
     service::{
         BATCH_MAX, Batch,
         admission::{Admission, AdmissionReply},
@@ -51,6 +51,9 @@ use crate::{
 const PULL_PAUSE: Duration = Duration::from_millis(500);
 /// How often the outbox is looked through.
 const OUTBOX_PAUSE: Duration = Duration::from_millis(500);
+/// Pause after a redirect that the init server has refused: twice as long each time, up to the second.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
+const REFUSED_PAUSE_MAX: Duration = Duration::from_mins(10);
 /// How long the reply of a finished session waits for the head-end.
 const ADMIT_WAIT: Duration = Duration::from_secs(2);
 /// Devices looked at in one step of the outbox.
@@ -499,18 +502,29 @@ async fn run_outbox(
     let name = host_of(&address).to_owned();
     let mut init = FieldClient::new(address, peers.init_tls.clone(), name);
     let mut after: Vec<u8> = Vec::new();
+    // What the init server refuses it will refuse again, until somebody has done something about it.
+    let mut refused: HashMap<EkName, (Tick, Duration)> = HashMap::new();
     loop {
         inbox::take(inbox, &mut records, &observer)?;
         let (outbox, next) = register::outbox(&records, &after, OUTBOX_STEP)?;
         let mut told = Vec::new();
         for (device, registration) in outbox.registrations {
+            if refused.get(&device).is_some_and(|(until, _)| tick_now() < *until) {
+                continue;
+            }
             let answer = init.post("/gso/v1/init", registration).await;
             match answer.ok().filter(|answer| answer.status == 200).map(|a| decode_registered(&a.body)) {
                 Some(Ok(seq)) => {
                     observer.event("redirect-registered", &[("device", &device), ("seq", &seq)]);
                     told.push((device, Told::Registration));
+                    refused.remove(&device);
                 }
-                Some(Err(_)) => observer.event("redirect-refused", &[("device", &device)]),
+                Some(Err(_)) => {
+                    let pause = refused.get(&device).map_or(REFUSED_PAUSE, |(_, pause)| *pause * 2);
+                    let pause = pause.min(REFUSED_PAUSE_MAX);
+                    refused.insert(device, (tick_now().after(pause), pause));
+                    observer.event("redirect-refused", &[("device", &device)]);
+                }
                 None => break,
             }
         }

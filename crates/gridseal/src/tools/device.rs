@@ -1,6 +1,7 @@
 //! `gridseal device register` and `show`.
 
 use std::{
+    collections::HashMap,
     io::Read as _,
     path::{Path, PathBuf},
 };
@@ -35,6 +36,7 @@ use gridseal_types::{
 
 use super::{mapping, witness};
 use crate::{
+    config,
     files::{read, read_if_there, write_atomic},
     process::{
         endpoint_manager::{Setup, set_up},
@@ -66,6 +68,10 @@ pub struct Register {
     /// them when the devices onboard next. For devices that were ours before and nobody else's since.
     #[arg(long)]
     recover: bool,
+    /// File that `ceremony rekey` has written: with --recover, for devices that have the owner's next key. The
+    /// manufacturer's shipment names the one before.
+    #[arg(long, value_name = "FILE", requires = "recover")]
+    rekeyed: Option<PathBuf>,
     /// A witness's word on the head of the manufacturer's log that comes with the shipment; as often as there are words.
     #[arg(long, value_name = "FILE")]
     witnessed: Vec<PathBuf>,
@@ -144,6 +150,8 @@ struct Intake<'a> {
     head: &'a LogHead,
     receipts: Option<&'a Path>,
     recovers: bool,
+    /// Vouchers with the owner's next key, by manifest.
+    rekeyed: HashMap<Vec<u8>, Vec<u8>>,
     points: Points,
 }
 
@@ -167,6 +175,7 @@ pub fn register(arguments: &Register) -> Result<()> {
         head: &head,
         receipts: arguments.receipts.as_deref(),
         recovers: arguments.recover,
+        rekeyed: arguments.rekeyed.as_deref().map(rekeyed).transpose()?.unwrap_or_default(),
         points: Points::new(),
     };
     let mut records = SqliteRecords::open(dir.join("register.db"))?;
@@ -200,6 +209,13 @@ pub fn register(arguments: &Register) -> Result<()> {
         bail!("{refused} of {count} devices were refused");
     }
     Ok(())
+}
+
+/// The vouchers that `ceremony rekey` has signed.
+fn rekeyed(path: &Path) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
+    let file = Transfer::decode(&read(path)?);
+    let Transfer(all) = file.with_context(|| format!("{} is no file of ceremony rekey", path.display()))?;
+    Ok(all.into_iter().map(|sold| (sold.manifest, sold.voucher)).collect())
 }
 
 /// The rows of a list, or every line that is wrong.
@@ -442,7 +458,9 @@ fn checked_papers(
     intake: &Intake<'_>,
     papers: &Papers,
 ) -> Result<std::result::Result<Shipped, (String, Code)>> {
-    let mut device = match Shipped::check(&setup.registration, &papers.manifest, &papers.voucher) {
+    let grown = intake.rekeyed.get(&papers.manifest);
+    let voucher = grown.unwrap_or(&papers.voucher);
+    let mut device = match Shipped::check(&setup.registration, &papers.manifest, voucher) {
         Ok(device) => device,
         Err(code) => return Ok(Err(("?".to_owned(), code))),
     };
@@ -450,7 +468,11 @@ fn checked_papers(
     if let Err(fault) = device.endorse(&setup.registration, utc_now()) {
         return refused(&device, fault.into());
     }
-    if let Err(code) = device.logged(intake.head, &papers.logged) {
+    let logged = match grown {
+        None => device.logged(intake.head, &papers.logged),
+        Some(_) => device.grown(&setup.registration, &papers.voucher, (intake.head, &papers.logged)),
+    };
+    if let Err(code) = logged {
         return refused(&device, code);
     }
     match former_owners_receipt(setup, &device, intake.receipts)? {
@@ -505,10 +527,15 @@ pub(super) async fn ask(setup: &Setup, requests: Vec<KeyRequest>) -> Result<Vec<
     Ok(replies)
 }
 
+/// The register beside an endpoint manager's configuration, which must be one.
+pub(super) fn register_of(config: &Path) -> Result<SqliteRecords> {
+    let (_, dir): (config::EndpointManager, _) = config::load(config)?;
+    Ok(SqliteRecords::open(dir.join("register.db"))?)
+}
+
 /// Writes manifests and vouchers of devices that are to be sold.
 pub fn papers(arguments: &PapersArguments) -> Result<()> {
-    let dir = arguments.config.parent().context("config has no directory")?;
-    let records = SqliteRecords::open(dir.join("register.db"))?;
+    let records = register_of(&arguments.config)?;
     let mut all = Vec::new();
     for serial in &arguments.serials {
         let device = register::find(&records, serial)?.with_context(|| format!("no device {serial}"))?;
@@ -544,8 +571,7 @@ pub fn readmit(arguments: &Readmit) -> Result<()> {
 
 /// Shows the register.
 pub fn show(arguments: &Show) -> Result<()> {
-    let dir = arguments.config.parent().context("config has no directory")?;
-    let records = SqliteRecords::open(dir.join("register.db"))?;
+    let records = register_of(&arguments.config)?;
     let mut after: Vec<u8> = Vec::new();
     loop {
         let rows = records.range(DEVICES, &after, STEP)?;

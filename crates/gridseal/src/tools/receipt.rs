@@ -4,7 +4,6 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use gridseal_onboarding::endpoint_manager::{orders, register};
-use gridseal_store::SqliteRecords;
 use gridseal_trust::enrol::{
     receipt::{Ended, Proof, RECEIPT_SIZE_MAX, ReceiptFile},
     shipment::Shipment,
@@ -15,7 +14,7 @@ use crate::{
     config,
     files::{parse_voucher_key, read, write_atomic},
     observe::say,
-    tools::Usage,
+    tools::{Usage, device::register_of},
 };
 
 /// Receipts.
@@ -82,8 +81,7 @@ pub fn run(receipt: &Receipt) -> Result<ExitCode> {
 }
 
 fn export(arguments: &Export) -> Result<()> {
-    let dir = arguments.config.parent().context("config has no directory")?;
-    let records = SqliteRecords::open(dir.join("register.db"))?;
+    let records = register_of(&arguments.config)?;
     let device = register::find(&records, &arguments.serial)?;
     let device = device.with_context(|| format!("no device {}", arguments.serial))?;
     let entry = register::entry(&records, &device)?.context("no entry")?;
@@ -107,19 +105,21 @@ fn trusted(arguments: &Verify) -> Result<Vec<VoucherKey>> {
 }
 
 fn verify(arguments: &Verify) -> Result<ExitCode> {
-    let keys = trusted(arguments)?;
-    let bytes = read(&arguments.file)?;
+    // What is no receipt, no key or no file proves nothing, one way or the other.
+    let wrong = |error: anyhow::Error| Usage(format!("{error:#}"));
+    let keys = trusted(arguments).map_err(wrong)?;
+    let bytes = read(&arguments.file).map_err(wrong)?;
     if bytes.len() > RECEIPT_SIZE_MAX {
         return Err(Usage(format!("{} is too large for a receipt", arguments.file.display())).into());
     }
-    let outcome = match ReceiptFile::decode(&bytes) {
-        Err(error) => Err(("receipt.format", error.to_string())),
-        Ok(file) => file.verify(&keys).map_err(|fault| (fault.name(), fault.to_string())),
-    };
+    let file = ReceiptFile::decode(&bytes)
+        .map_err(|error| Usage(format!("{} is no receipt: {error}", arguments.file.display())))?;
+    let outcome = file.verify(&keys).map_err(|fault| (fault.name(), fault.to_string()));
     let outcome = match (outcome, &arguments.shipment) {
         (Ok(ended), Some(path)) => {
-            let shipment = Shipment::decode(&read(path)?)
-                .with_context(|| format!("{} is no shipment file", path.display()))?;
+            let bytes = read(path).map_err(wrong)?;
+            let shipment = Shipment::decode(&bytes)
+                .map_err(|_| Usage(format!("{} is no shipment file", path.display())))?;
             expected(ended, &shipment, &keys)
         }
         (outcome, _) => outcome,

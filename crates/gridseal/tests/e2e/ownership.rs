@@ -301,6 +301,9 @@ fn onboarding_7_5_an_owner_replaces_his_key_and_goes_on() {
     std::fs::write(&now, before).unwrap();
     restart(&mut site, &["keys"]);
 
+    // The papers of the manufacturer name the former key: with those of the ceremony it comes back.
+    comes_back(&mut site, &serial, &["--rekeyed", &rekey]);
+
     // It is sold with the new key.
     gridseal_ok(&["device", "papers", "--config", &manager, "--out", &papers, &serial]);
     sign_over(&site, "old/owner.toml", "transfer");
@@ -356,14 +359,8 @@ fn a_meter_whose_endorsement_seed_changed_does_not_start_and_says_so() {
     );
 }
 
-/// What is left is what `docs/operations.md` says has to be kept: the ceremony, the keystore with its key, the authority's
-/// key, papers and owner secrets.
-#[test]
-fn onboarding_7_8_a_fleet_comes_back_when_its_owner_has_lost_every_database() {
-    let (mut site, serial) = started("software", "orphans");
-    // The authorisations that are derived first are not those in force.
-    device(&site, &["rotate", "--what", "owner"], &serial);
-    answered(&mut site, "commands");
+/// The owner loses every database; from what he keeps, his device comes back.
+fn comes_back(site: &mut Site, serial: &str, more: &[&str]) {
     for name in ["endpoint-manager", "headend", "keys", "pki", "config-server"] {
         site.kill(name);
         for file in std::fs::read_dir(site.owner(name)).unwrap().filter_map(Result::ok) {
@@ -379,13 +376,25 @@ fn onboarding_7_8_a_fleet_comes_back_when_its_owner_has_lost_every_database() {
     }
     let (config, shipment) =
         (text(&site.owner("endpoint-manager/config.toml")), text(&site.factory("shipment.cbor")));
-    gridseal_ok(&["device", "register", "--recover", "--config", &config, &shipment]);
+    let register = ["device", "register", "--recover", "--config", &config, &shipment];
+    gridseal_ok(&[&register, more].concat());
     site.start("endpoint-manager");
     site.await_ready("endpoint-manager");
     let meter = format!("meter {serial}");
     let back = site.wait(std::time::Duration::from_secs(120), |told| told.is("headend", "meter-connected"));
     assert!(back.is_some(), "it never came back: {}", site.report(60));
     site.expect("a confirmed reading", |told| told.is(&meter, "confirmed"));
+}
+
+/// What is left is what `docs/operations.md` says has to be kept: the ceremony, the keystore with its key, the authority's
+/// key, papers and owner secrets.
+#[test]
+fn onboarding_7_8_a_fleet_comes_back_when_its_owner_has_lost_every_database() {
+    let (mut site, serial) = started("software", "orphans");
+    // The authorisations that are derived first are not those in force.
+    device(&site, &["rotate", "--what", "owner"], &serial);
+    answered(&mut site, "commands");
+    comes_back(&mut site, &serial, &[]);
     assert_eq!(site.register()[&serial]["state"], "operating");
     let audit = gridseal_ok(&["audit", "--db", &text(&site.owner("keys/keys.db"))]);
     for act in ["ownership.recovering", "ownership.not-recovered", "ownership.confirmed"] {

@@ -104,6 +104,23 @@ impl Certificates {
         parties.collect()
     }
 
+    /// Of whom a certificate is held, believed or not.
+    fn certified(&self) -> Vec<(Purpose, SystemTitle)> {
+        let party = |held: &Held| match held.certificate.role()? {
+            Role::Party(purpose) => Some((purpose, held.certificate.title()?)),
+            _ => None,
+        };
+        self.0.iter().filter_map(party).collect()
+    }
+
+    /// Whether a validity has begun or ended between two times.
+    fn turns(&self, from: UtcTime, to: UtcTime) -> bool {
+        self.0.iter().any(|held| {
+            let (begins, ends) = held.certificate.validity();
+            (from < begins && begins <= to) || (from <= ends && ends < to)
+        })
+    }
+
     /// Where the certificate is that `identification` names.
     fn find(&self, identification: &Data<'_>, own: SystemTitle, client: SystemTitle) -> Option<usize> {
         let [kind, value] = items(identification) else { return None };
@@ -185,7 +202,25 @@ impl Device {
         let certified = self.believed_keys().into_iter();
         let certified =
             certified.filter(|(of, whose, _)| (*of, *whose) == (purpose, title)).map(|(_, _, key)| key);
-        certified.chain(keys.configured_key(purpose, title)).collect()
+        // Whoever has been certified once is not believed without a certificate again.
+        let is_closed = self.certificates.certified().contains(&(purpose, title));
+        let configured = keys.configured_key(purpose, title).filter(|_| !is_closed);
+        certified.chain(configured).collect()
+    }
+
+    /// By a trusted clock certificates begin and end without anybody's doing.
+    pub(super) fn judge_anew(&mut self, before: UtcTime, keys: &mut dyn Keyholder) {
+        if self.is_clock_trusted && self.certificates.turns(before, self.now()) {
+            self.raise_floor();
+            // Without the floor nothing is believed that was not before.
+            let _ = self.keep_setup(keys);
+            self.tell_believed(keys);
+        }
+    }
+
+    /// Tells whose keys are believed, and of whom only certificates count.
+    pub(super) fn tell_believed(&self, keys: &mut dyn Keyholder) {
+        keys.believe(&self.believed_keys(), &self.certificates.certified());
     }
 
     pub(super) fn believed_keys(&self) -> Vec<(Purpose, SystemTitle, CurvePublic)> {
@@ -328,7 +363,7 @@ impl Device {
             let _ = self.keep_setup(keys);
             return Err(refusal);
         }
-        keys.believe(&self.believed_keys());
+        self.tell_believed(keys);
         self.note(note);
         self.log_event(profile::EVENT_CERTIFICATES_CHANGED);
         Ok(())
@@ -384,7 +419,7 @@ impl Device {
             self.certificates.0.insert(at, removed);
             return Err(CertificateRefusal::Store);
         }
-        keys.believe(&self.believed_keys());
+        self.tell_believed(keys);
         self.note(Note::CertificateRemoved { subject: subject_of(&removed.certificate) });
         self.log_event(profile::EVENT_CERTIFICATES_CHANGED);
         Ok(())
@@ -399,7 +434,7 @@ impl Device {
         self.raise_floor();
         // Without the floor nothing is believed that was not before: no reason to refuse the time.
         let _ = self.keep_setup(keys);
-        keys.believe(&self.believed_keys());
+        self.tell_believed(keys);
     }
 }
 

@@ -8,7 +8,7 @@
 
 use gridseal_crypto::sha256;
 use gridseal_dlms::wire::Data;
-use gridseal_trust::party::{Certificate, Purpose, Role};
+use gridseal_trust::party::{Certificate, Role};
 use gridseal_types::{SystemTitle, UtcTime};
 
 use super::{
@@ -121,8 +121,7 @@ impl Device {
                 let _ = keys.use_pair(purpose, certificate.key());
             }
         }
-        let believed: Vec<(Purpose, _, _)> = self.believed_keys();
-        keys.believe(&believed);
+        self.tell_believed(keys);
         Ok(())
     }
 

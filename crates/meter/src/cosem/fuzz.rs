@@ -71,7 +71,7 @@ impl Keyholder for Holder {
         None
     }
 
-    fn believe(&mut self, peers: &[(Purpose, SystemTitle, CurvePublic)]) {
+    fn believe(&mut self, peers: &[(Purpose, SystemTitle, CurvePublic)], _: &[(Purpose, SystemTitle)]) {
         assert!(peers.is_empty(), "nobody has an anchor here");
     }
 

@@ -188,8 +188,13 @@ pub trait Keyholder {
     /// Public key of a peer that the device was configured with, beside certificates.
     fn configured_key(&self, purpose: Purpose, title: SystemTitle) -> Option<CurvePublic>;
 
-    /// The certified keys of peers that are believed from now on, instead of those of the last call.
-    fn believe(&mut self, peers: &[(Purpose, SystemTitle, CurvePublic)]);
+    /// The certified keys of peers that are believed from now on, instead of those of the last call. Of whom a certificate is
+    /// held, believed or not (`certified`), no configured key counts.
+    fn believe(
+        &mut self,
+        peers: &[(Purpose, SystemTitle, CurvePublic)],
+        certified: &[(Purpose, SystemTitle)],
+    );
 
     /// Puts layers on data; gives them with titles and keys filled in.
     ///

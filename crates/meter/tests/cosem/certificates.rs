@@ -301,6 +301,27 @@ fn s14_a_certificate_is_over_by_a_trusted_clock_and_stays_so() {
     assert_eq!(refused(&mut world), [Fault::Expired.into()]);
 }
 
+//= design S14: a certificate ends by a trusted clock, whoever sets it or not, and what it has replaced does not come back
+#[test]
+fn s14_a_certificate_ends_while_time_passes_and_leaves_no_way_back_to_the_configured_key() {
+    let mut world = World::suite(1);
+    let mut owner = Authority::new(Curve::P256, "owner", 1);
+    let root = owner.root();
+    let certificate = owner.party(CLIENT, &signer(Curve::P256, 5), Purpose::Signature);
+    assert_eq!(import(&mut world, &root), ActionResult::Success);
+    assert_eq!(import(&mut world, &certificate), ActionResult::Success);
+    let clock = Data::OctetString(&written(START));
+    assert_eq!(world.set(8, CLOCK, 2, &clock).number(), 0);
+    assert_eq!(world.keys.believed.len(), 1);
+    let client = [(Purpose::Signature, CLIENT)];
+    assert_eq!(world.keys.certified, client);
+    world.device.tick(UtcTime(START.0 + DAY - 60), &mut world.keys);
+    assert_eq!(world.keys.believed.len(), 1, "not before its end");
+    world.device.tick(UtcTime(START.0 + DAY + 60), &mut world.keys);
+    assert_eq!(world.keys.believed, [], "nobody has set the clock");
+    assert_eq!(world.keys.certified, client, "only another certificate opens it again");
+}
+
 #[test]
 fn power_may_go_between_a_certificate_and_the_use_of_its_pair() {
     let curve = Curve::P256;

@@ -55,6 +55,8 @@ pub(crate) struct Holder {
     pub(crate) made: u8,
     pub(crate) agreed: Vec<(KeyId, Key<Guek, 16>)>,
     pub(crate) believed: Vec<(Purpose, SystemTitle, CurvePublic)>,
+    /// Of whom only certificates count.
+    pub(crate) certified: Vec<(Purpose, SystemTitle)>,
     pub(crate) kept: BTreeMap<Part, Vec<u8>>,
     /// How many more parts can be kept.
     pub(crate) room: Option<usize>,
@@ -182,8 +184,13 @@ impl Keyholder for Holder {
         None
     }
 
-    fn believe(&mut self, peers: &[(Purpose, SystemTitle, CurvePublic)]) {
+    fn believe(
+        &mut self,
+        peers: &[(Purpose, SystemTitle, CurvePublic)],
+        certified: &[(Purpose, SystemTitle)],
+    ) {
         self.believed = peers.to_vec();
+        self.certified = certified.to_vec();
     }
 
     fn protect_data(

@@ -384,6 +384,23 @@ impl Shipped {
         head.includes(&self.voucher, proof)
     }
 
+    /// Checks that the voucher has grown, by entries of its owner's own, from one whose last entry is in the manufacturer's
+    /// log.
+    ///
+    /// # Errors
+    /// [`Code::Voucher`].
+    pub fn grown(
+        &self,
+        rules: &RegistrationRules,
+        shipped: &[u8],
+        (head, proof): (&LogHead, &LogProof),
+    ) -> Result<(), Code> {
+        let shipped = Voucher::decode(shipped)?.verify(&rules.voucher_keys)?;
+        head.includes(&shipped, proof)?;
+        let has_grown = self.voucher.hashes().starts_with(shipped.hashes());
+        if has_grown && self.voucher.epoch == shipped.epoch { Ok(()) } else { Err(Code::Voucher) }
+    }
+
     /// Epoch of the voucher's last entry.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {

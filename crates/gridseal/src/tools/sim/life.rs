@@ -268,8 +268,10 @@ fn tell(arguments: &Arguments, report: &Report, (real, part_of): (Duration, &dyn
         say(&violation.to_string());
         if let Some(part) = part_of(violation.seed) {
             let Arguments { meters, years, owners, visits, seed, .. } = arguments;
+            let planted = arguments.fault.and_then(|fault| fault.to_possible_value());
+            let planted = planted.map(|fault| format!(" --break {}", fault.get_name())).unwrap_or_default();
             say(&format!(
-                "  again: gridseal sim life --meters {meters} --years {years} --owners {owners} --visits {visits} --seed {seed} --part {part} --evidence DIR"
+                "  again: gridseal sim life --meters {meters} --years {years} --owners {owners} --visits {visits} --seed {seed} --part {part}{planted} --evidence DIR"
             ));
         }
     }

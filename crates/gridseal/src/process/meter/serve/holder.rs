@@ -98,6 +98,8 @@ pub struct Holder<const N: usize> {
     staged: Option<Staged<N>>,
     /// Certified keys of peers.
     believed: Vec<(Purpose, SystemTitle, CurvePublic)>,
+    /// Peers whose keys in the lab file count no more.
+    certified: Vec<(Purpose, SystemTitle)>,
     /// Own key pair or peers have changed since they were put to use.
     is_stale: bool,
 }
@@ -133,8 +135,9 @@ where
         for (peer, id) in counters.transactions_received() {
             crypto.resume_transaction_of(peer, id);
         }
-        let (staged, believed) = (None, Vec::new());
-        let mut holder = Self { lab, crypto, counters, flash, pairs, staged, believed, is_stale: true };
+        let (staged, believed, certified) = (None, Vec::new(), Vec::new());
+        let mut holder =
+            Self { lab, crypto, counters, flash, pairs, staged, believed, certified, is_stale: true };
         for transfer in holder.counters.transfers() {
             let staged = holder.open(&transfer);
             let Ok(staged) = staged else {
@@ -241,6 +244,14 @@ where
             ring.signing.map(|keys| keys.peers).unwrap_or_default(),
             ring.agreement.as_ref().map(|keys| keys.peers.clone()).unwrap_or_default(),
         );
+        // Whoever has had a certificate does not come back to the file's key when it ends.
+        for (purpose, title) in &self.certified {
+            match purpose {
+                Purpose::Signature => signers.remove(title),
+                Purpose::Agreement => partners.remove(title),
+                Purpose::Tls => None,
+            };
+        }
         // The newest is first: it stays.
         for (purpose, title, key) in self.believed.iter().rev() {
             match purpose {
@@ -380,9 +391,13 @@ where
         self.lab.client_public(purpose).filter(|_| title == self.lab.client.system_title)
     }
 
-    fn believe(&mut self, peers: &[(Purpose, SystemTitle, CurvePublic)]) {
-        if self.believed != peers {
-            self.believed = peers.to_vec();
+    fn believe(
+        &mut self,
+        peers: &[(Purpose, SystemTitle, CurvePublic)],
+        certified: &[(Purpose, SystemTitle)],
+    ) {
+        if self.believed != peers || self.certified != certified {
+            (self.believed, self.certified) = (peers.to_vec(), certified.to_vec());
             self.is_stale = true;
         }
     }

@@ -50,6 +50,19 @@ struct Core<const N: usize> {
     answered: Option<AssociationHandle>,
 }
 
+impl<const N: usize> Core<N>
+where
+    Key<Kek, N>: MasterKey<N>,
+{
+    /// Time passes: a certificate that has ended by now counts no more for what comes next.
+    fn pass_time(&mut self) {
+        self.device.tick(utc_now(), &mut self.keys);
+        if self.answered.is_none() {
+            self.keys.apply();
+        }
+    }
+}
+
 /// A meter cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -228,15 +241,16 @@ where
     /// Time passes for the device and the log.
     pub fn tick(&self) {
         self.log.tick();
-        let Core { device, keys, .. } = &mut *self.core();
-        device.tick(utc_now(), keys);
-        self.note(device, None);
+        let mut core = self.core();
+        core.pass_time();
+        self.note(&mut core.device, None);
     }
 
     /// Feeds one input and gives the APDUs to be sent.
     pub fn handle(&self, client: &mut Client, input: Input<'_>) -> Vec<Vec<u8>> {
-        let Core { device, keys, answered } = &mut *self.core();
-        device.tick(utc_now(), keys);
+        let mut core = self.core();
+        core.pass_time();
+        let Core { device, keys, answered } = &mut *core;
         let mut answers = Vec::new();
         let fed = client.server.handle(tick_now(), input, &mut device.session(keys));
         if let Err(error) = fed {
