@@ -19,11 +19,12 @@ use super::{
 use crate::{files::write_atomic, tools};
 
 /// Roles of which one key each is planted in the head-end, to prove that the search would find it.
-const ROLES: [&str; 13] = [
+const ROLES: [&str; 14] = [
     "ActivationSecret",
     "AuthValue",
     "ConfigSigning",
     "Dek",
+    "DlmsSigning",
     "Gak",
     "Guek",
     "Kek",

@@ -103,7 +103,7 @@ fn issue_2_demo_json_exits_0_with_anchor_tpm_and_whole_evidence() {
     // Rule S4: no key of the run in the head-end, and each planted one found there.
     let search = &object["key_search"];
     assert_eq!((&search["found"], &search["planted_found"]), (&0.into(), &search["planted"]), "{search}");
-    assert_eq!((&search["planted"], &search["roles"]), (&13.into(), &13.into()), "{search}");
+    assert_eq!((&search["planted"], &search["roles"]), (&14.into(), &14.into()), "{search}");
 
     // Nothing is left running, nothing was written but the evidence.
     assert_eq!(processes_of(scratch.path()), []);
