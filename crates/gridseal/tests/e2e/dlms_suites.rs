@@ -5,11 +5,16 @@ use std::{
     process::{Command, Output},
 };
 
+use gridseal_crypto::{Curve, CurveSigner};
 use serde_json::Value;
 
-use crate::dlms_serve::{Meter, folder};
+use crate::{
+    dlms_serve::{Meter, folder},
+    machine::gridseal,
+};
 
 const ENERGY: &str = "1.0.1.8.0.255:3:3";
+const SETUP: &str = "0.0.43.0.0.255:64";
 const NOTE: &str = "0.0.96.1.9.255:1:2";
 
 /// A set-up of a suite; `first` goes before its first table.
@@ -126,5 +131,35 @@ fn transactions_that_a_meter_has_accepted_are_refused_after_it_starts_again() {
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
     assert!(output.stdout.is_empty());
     assert!(meter.tells("transaction-id"), "{:?}", meter.causes());
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+//= design S14: what a certificate has replaced does not come back when it is believed no more
+#[test]
+fn a_client_that_has_had_a_certificate_does_not_come_back_to_the_key_of_the_lab_file() {
+    let dir = folder("closed");
+    let first = lab(1, "mechanism = 7\n");
+    let other = first.replacen(&"11".repeat(32), &"55".repeat(32), 1);
+    let meter = Meter::start(&dir, &first, &[]);
+    let with = |text: &str, what: &str, item: &str| {
+        std::fs::write(dir.join("lab.toml"), text).unwrap();
+        dlms(what, &dir, &meter, item).status.code()
+    };
+    let certify = |more: &[&str]| {
+        let authority = dir.join("owner");
+        let head = ["dlms", "certify", "--suite", "1", "--authority", authority.to_str().unwrap()];
+        String::from_utf8(gridseal(&[&head[..], more].concat()).stdout).unwrap().trim().to_owned()
+    };
+    let key = CurveSigner::take(Curve::P256, &mut vec![0x55; 32]).unwrap();
+    let public = hex::encode(key.public().point());
+    let (anchor, own) = (certify(&[]), certify(&["--title", "4D4D4D0000000001", "--public", &public]));
+    assert_eq!(with(&first, "get", ENERGY), Some(0));
+    for certificate in [anchor, own] {
+        assert_eq!(with(&first, "action", &format!("{SETUP}:6=oct:{certificate}")), Some(0));
+    }
+    assert_eq!((with(&first, "get", ENERGY), with(&other, "get", ENERGY)), (Some(1), Some(0)));
+    // Nobody vouches for it any more.
+    assert_eq!(with(&other, "action", &format!("{SETUP}:8={{enum:0,{{enum:2,enum:3,oct:00}}}}")), Some(0));
+    assert_eq!((with(&first, "get", ENERGY), with(&other, "get", ENERGY)), (Some(1), Some(1)));
     let _ = std::fs::remove_dir_all(&dir);
 }
