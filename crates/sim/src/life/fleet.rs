@@ -718,7 +718,7 @@ impl<'e> Fleet<'e> {
         meter.is_untidy = true;
         let before = side.keys.suite(place);
         let raise = RAISES.into_iter().find(|(at, suite)| *at == change && *suite > before);
-        match raise.filter(|_| number % RAISED_OF == 0) {
+        match raise.filter(|_| number.is_multiple_of(RAISED_OF)) {
             Some((_, suite)) => {
                 side.keys.raise(place, suite, loss).map_err(found)?;
                 self.report.count("suite-raises");
