@@ -150,7 +150,7 @@ fn a_client_that_has_had_a_certificate_does_not_come_back_to_the_key_of_the_lab_
         let head = ["dlms", "certify", "--suite", "1", "--authority", authority.to_str().unwrap()];
         String::from_utf8(gridseal(&[&head[..], more].concat()).stdout).unwrap().trim().to_owned()
     };
-    let key = CurveSigner::take(Curve::P256, &mut vec![0x55; 32]).unwrap();
+    let key = CurveSigner::take(Curve::P256, &mut [0x55; 32]).unwrap();
     let public = hex::encode(key.public().point());
     let (anchor, own) = (certify(&[]), certify(&["--title", "4D4D4D0000000001", "--public", &public]));
     assert_eq!(with(&first, "get", ENERGY), Some(0));
