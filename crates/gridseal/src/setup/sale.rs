@@ -53,11 +53,8 @@ impl VoucherSigner {
         Self::of(&Zone::open_or_create(dir)?)
     }
 
-    /// Opens the keys in a directory, which are there: new ones would sign for nothing.
+    /// Opens the keys in a directory.
     pub fn open(dir: &Path) -> Result<Self> {
-        if ["recovery.key", "recovery-second.key"].iter().any(|name| !dir.join(name).is_file()) {
-            bail!("{} holds no recovery key", dir.display());
-        }
         Self::of(&Zone::open(dir)?)
     }
 
@@ -113,8 +110,11 @@ impl RecoverySigner {
         Self::of(&Zone::open_or_create(dir)?)
     }
 
-    /// Opens the keys in a directory.
+    /// Opens the keys in a directory, which are there: new ones would sign for nothing.
     pub fn open(dir: &Path) -> Result<Self> {
+        if ["recovery.key", "recovery-second.key"].iter().any(|name| !dir.join(name).is_file()) {
+            bail!("{} holds no recovery key", dir.display());
+        }
         Self::of(&Zone::open(dir)?)
     }
 

@@ -105,6 +105,12 @@ fn recover(anchor: &'static str) {
     };
     let transfer = path(&site, "transfer");
     let buyer = path(&site, "buyer/owner.toml");
+    // Where no recovery key is, none is made.
+    let vendor = text(&site.factory("vendor"));
+    let wrong =
+        ["factory", "recover", "--keys", &vendor, "--papers", &papers, "--buyer", &buyer, "--to", &transfer];
+    assert!(!gridseal(&wrong).status.success());
+    assert!(!site.factory("vendor/recovery.key").exists() && !std::path::Path::new(&transfer).exists());
     let dry = sign(&buyer, &transfer, &["--dry-run", &serial]);
     assert!(dry.contains("nothing was signed") && !std::path::Path::new(&transfer).exists(), "{dry}");
     sign(&buyer, &transfer, &[&serial]);
