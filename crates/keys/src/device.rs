@@ -330,7 +330,11 @@ impl Device {
         let act = self.entry.acts.saturating_add(1);
         let Some(entry) = self.version_mut(kind, number) else { return false };
         if entry.state == VersionState::Active {
-            return false;
+            let is_sent_again = entry.proven_order <= entry.sent_order;
+            if is_sent_again {
+                (entry.proven_order, self.entry.acts) = (act, act);
+            }
+            return is_sent_again;
         }
         // A compromised key that the meter uses stays compromised, and is what its replacement goes by.
         if entry.state != VersionState::Compromised {

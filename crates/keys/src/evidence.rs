@@ -240,6 +240,10 @@ fn proves(device: &Device, evidence: &Evidence) -> Vec<(KeyKind, u32)> {
             VersionState::PreActive => true,
             // Back to an old key: a late APDU under it means nothing, the answer to a challenge does.
             VersionState::Deactivated => evidence.answered && !evidence.late,
+            // Another site has sent it again while it was in use here: a challenge that was answered shows it anew.
+            VersionState::Active => {
+                evidence.answered && !evidence.late && entry.proven_order <= entry.sent_order
+            }
             // It stays compromised, but its replacement has to be sent under what the meter really uses.
             VersionState::Compromised => {
                 let is_first = entry.proven_order <= entry.sent_order;
