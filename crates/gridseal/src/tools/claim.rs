@@ -138,13 +138,12 @@ impl Carrier<'_> {
             };
             let step = match asked {
                 Ok(step) => step,
-                Err(error) => match self.pause(error).await {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        failed(self.direct.json, &meter.to_string(), &error);
-                        return Ok(ExitCode::FAILURE);
+                Err(error) => {
+                    if self.goes_on(Err(Failed::Denied(error))).await {
+                        continue;
                     }
-                },
+                    return Ok(ExitCode::FAILURE);
+                }
             };
             let done = match step {
                 ClaimStep::Contact => {
@@ -178,15 +177,8 @@ impl Carrier<'_> {
                 }
                 _ => bail!("the key service asks for a step that this version does not know"),
             };
-            match done {
-                Ok(()) => {}
-                Err(Failed::Later) => tokio::time::sleep(PAUSE).await,
-                Err(Failed::Denied(error)) => {
-                    if let Err(error) = self.pause(error).await {
-                        failed(self.direct.json, &meter.to_string(), &error);
-                        return Ok(ExitCode::FAILURE);
-                    }
-                }
+            if !self.goes_on(done).await {
+                return Ok(ExitCode::FAILURE);
             }
         }
     }
@@ -213,15 +205,8 @@ impl Carrier<'_> {
                 }
                 Err(failed) => Err(failed),
             };
-            match done {
-                Ok(()) => {}
-                Err(Failed::Later) => tokio::time::sleep(PAUSE).await,
-                Err(Failed::Denied(error)) => {
-                    if let Err(error) = self.pause(error).await {
-                        failed(self.direct.json, &meter.to_string(), &error);
-                        return Ok(ExitCode::FAILURE);
-                    }
-                }
+            if !self.goes_on(done).await {
+                return Ok(ExitCode::FAILURE);
             }
         }
     }
@@ -244,6 +229,21 @@ impl Carrier<'_> {
         } else {
             say(&format!("{meter} {step}: {what}"));
         }
+    }
+
+    /// Waits where that helps; tells why nothing does.
+    async fn goes_on(&mut self, done: Result<(), Failed>) -> bool {
+        match done {
+            Ok(()) => {}
+            Err(Failed::Later) => tokio::time::sleep(PAUSE).await,
+            Err(Failed::Denied(error)) => {
+                if let Err(error) = self.pause(error).await {
+                    failed(self.direct.json, &self.direct.meter.to_string(), &error);
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     /// Waits as long as a denial says; gives back what no waiting helps against.
