@@ -3,11 +3,13 @@
 #
 #   FUZZ_SECONDS   how long each target runs (default 60)
 #   FUZZ_TARGET    run only this one
+#   FUZZ_SANITIZER none (default) or address, which is several times slower
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds=${FUZZ_SECONDS:-60}
 only=${FUZZ_TARGET:-}
+sanitizer=${FUZZ_SANITIZER:-none}
 cargo_fuzz_version=0.13.2
 
 shopt -s nullglob
@@ -42,7 +44,7 @@ for name in "${targets[@]}"; do
   # New inputs go to a scratch folder; the kept corpus is read only.
   scratch=fuzz/target/corpus/$name
   mkdir -p "$scratch" "fuzz/corpus/$name"
-  cargo +nightly fuzz run "$name" "$scratch" "fuzz/corpus/$name" -- \
+  cargo +nightly fuzz run --sanitizer "$sanitizer" "$name" "$scratch" "fuzz/corpus/$name" -- \
     -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 || failed+=("$name")
 done
 

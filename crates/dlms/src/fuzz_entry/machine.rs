@@ -90,20 +90,32 @@ impl Objects for Plain {
     }
 }
 
-/// A server of suite 1 with all its keys, and of suite 2: whatever arrives, nothing opens and no counter moves.
-pub(super) fn open_layers(bytes: &[u8]) {
-    open_in::<16>(1, bytes);
-    open_in::<32>(2, bytes);
+/// A server of suite 1 with all its keys, and one of suite 2.
+#[derive(Debug)]
+pub struct KeyedServers {
+    suite_1: LocalCrypto<16>,
+    suite_2: LocalCrypto<32>,
 }
 
-fn open_in<const N: usize>(suite: u8, bytes: &[u8]) {
+impl KeyedServers {
+    /// Servers that have opened nothing; none if a curve refuses the keys.
+    #[must_use]
+    pub fn new() -> Option<Self> {
+        Some(Self { suite_1: keyed(1)?, suite_2: keyed(2)? })
+    }
+
+    /// Whatever arrives, nothing opens and no counter moves.
+    pub(super) fn open(&mut self, bytes: &[u8]) {
+        refuse(&mut self.suite_1, bytes);
+        refuse(&mut self.suite_2, bytes);
+    }
+}
+
+fn keyed<const N: usize>(suite: u8) -> Option<LocalCrypto<N>> {
     let curve = Curve::of_suite(suite);
     let scalar = || vec![7; curve.coordinate_size()];
-    let (Some(signer), Some(agreement)) =
-        (CurveSigner::take(curve, &mut scalar()), CurveAgreement::take(curve, &mut scalar()))
-    else {
-        return;
-    };
+    let signer = CurveSigner::take(curve, &mut scalar())?;
+    let agreement = CurveAgreement::take(curve, &mut scalar())?;
     let peers = |key| [(CLIENT_TITLE, key)].into_iter().collect();
     let (signing_peers, agreement_peers) = (peers(signer.public()), peers(agreement.public()));
     let ring = KeyRing {
@@ -112,7 +124,10 @@ fn open_in<const N: usize>(suite: u8, bytes: &[u8]) {
         kek: Some(Key::take(&mut [3; N])),
         ..KeyRing::new(Key::take(&mut [1; N]), Key::take(&mut [2; N]))
     };
-    let mut crypto = LocalCrypto::new(LocalSettings::server(suite, TITLE), ring, 0);
+    Some(LocalCrypto::new(LocalSettings::server(suite, TITLE), ring, 0))
+}
+
+fn refuse<const N: usize>(crypto: &mut LocalCrypto<N>, bytes: &[u8]) {
     let open = Operation::Open { apdu: bytes.to_vec(), peer: Some(CLIENT_TITLE), is_broadcast: false };
     let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut NoRng };
     let outcome = crypto.perform(HANDLE, &open, &mut ports);
