@@ -68,6 +68,28 @@ fn no_schedule_strands_a_meter_or_repeats_a_nonce_and_all_transitions_happen() {
     }
 }
 
+//= S3: the only key a meter knows is never forgotten
+/// Schedules that have found a fault; each fails again when what mended it is taken out of the key service.
+#[test]
+fn schedules_that_were_once_broken_stay_mended() {
+    const ONCE_BROKEN: [(u64, &str); 8] = [
+        (5_475, "a meter that went back below its suite is led up without an order"),
+        (9_191, "a meter that went back below its suite is led up without an order"),
+        (72_048_123, "an agreement that was resolved at the other site is not taken up again"),
+        (73_052_227, "an agreement that was resolved at the other site is not taken up again"),
+        (73_012_328, "a plain change gives way when another site has offered an agreement"),
+        (76_059_105, "an answered challenge confirms a key in use that was sent again"),
+        (76_087_717, "an agreement that was resolved at the other site is not taken up again"),
+        (76_088_190, "an agreement that was resolved at the other site is not taken up again"),
+    ];
+    let is_broken = |&(seed, _): &(u64, &str)| {
+        let report = run(seed, &Options::default(), None);
+        !report.violations.is_empty() || (report.nonce_reuse, report.unreachable_meters) != (0, 0)
+    };
+    let broken: Vec<(u64, &str)> = ONCE_BROKEN.into_iter().filter(is_broken).collect();
+    assert!(broken.is_empty(), "broken again: {broken:?}");
+}
+
 #[test]
 fn planted_faults_are_found() {
     for fault in Fault::ALL {
