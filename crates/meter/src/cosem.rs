@@ -130,7 +130,7 @@ pub struct Device {
     watch: Watch,
     calendar: Calendar,
     /// A time to be set later, and from when until when it may be.
-    preset: Option<(UtcTime, UtcTime, UtcTime)>,
+    preset: Option<clock::Preset>,
     /// Open associations by client.
     associated: BTreeMap<u16, usize>,
     /// Notifications that a push asked for, encoded.

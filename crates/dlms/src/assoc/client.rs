@@ -421,13 +421,17 @@ impl Client {
         if apdu.first() != Some(&tag::GENERAL_BLOCK_TRANSFER) {
             return self.received_whole(now, apdu);
         }
-        let is_agreed = self.session.conformance.has(Conformance::GENERAL_BLOCK_TRANSFER)
-            && self.state == ClientState::Requesting;
-        if !is_agreed {
+        // A notification may come in blocks too, and may come at any time.
+        let is_open =
+            matches!(self.state, ClientState::Requesting | ClientState::Associated | ClientState::Releasing);
+        if !is_open || !self.session.conformance.has(Conformance::GENERAL_BLOCK_TRANSFER) {
             return self.ignore(Refusal::Unexpected);
         }
         match self.blocks.received(now, apdu) {
-            Ok(None) => self.deadline = Some(now.after(self.settings.response_timeout)),
+            Ok(None) if self.state == ClientState::Requesting => {
+                self.deadline = Some(now.after(self.settings.response_timeout));
+            }
+            Ok(None) => {}
             Ok(Some(whole)) => self.received_whole(now, &whole),
             Err(error) => self.ignore(Refusal::Blocks(error)),
         }
@@ -442,9 +446,13 @@ impl Client {
                 self.exception(apdu);
             }
             (ClientState::Opening, tag::EXCEPTION_RESPONSE) => self.exception(apdu),
-            (ClientState::Proving | ClientState::Requesting | ClientState::Associated, _) => {
-                self.service(now, apdu, first);
-            }
+            (
+                ClientState::Proving
+                | ClientState::Requesting
+                | ClientState::Associated
+                | ClientState::Releasing,
+                _,
+            ) => self.service(now, apdu, first),
             _ => self.ignore(Refusal::Unexpected),
         }
     }

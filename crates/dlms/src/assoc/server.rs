@@ -51,6 +51,9 @@ pub struct ServerSettings {
     pub required: Protection,
     /// What every response is protected with beyond what its request had.
     pub response: Protection,
+    /// Who may send to all: whose APDUs a broadcast without a title is, and nobody else's counts then. With none a
+    /// broadcast names its sender, and every holder of the broadcast key is one.
+    pub broadcast_title: Option<SystemTitle>,
     /// Whether every request must be signed.
     pub requires_signature: bool,
     /// Whether every response is signed, and not only those to signed requests.
@@ -86,6 +89,7 @@ impl ServerSettings {
             mechanism: Mechanism::None,
             required: Protection::None,
             response: Protection::None,
+            broadcast_title: None,
             requires_signature: false,
             signs_responses: false,
             conformance: Conformance::SPOKEN,
@@ -331,7 +335,7 @@ impl Server {
             }
             Input::Received(apdu) => self.received(now, apdu, objects),
             Input::Broadcast(apdu) => {
-                let (apdu, peer) = (apdu.to_vec(), None);
+                let (apdu, peer) = (apdu.to_vec(), self.settings.broadcast_title);
                 self.ask(
                     Job::OpenRequest { is_broadcast: true },
                     Operation::Open { apdu, peer, is_broadcast: true },
@@ -636,7 +640,10 @@ impl Server {
     fn context(&self, shape: Shape) -> AccessContext {
         AccessContext {
             client_sap: self.settings.client_sap,
-            client_title: self.session.client_title,
+            client_title: match shape.is_broadcast {
+                true => self.settings.broadcast_title,
+                false => self.session.client_title,
+            },
             user: self.session.user,
             mechanism: if shape.is_broadcast { Mechanism::None } else { self.settings.mechanism },
             protection: shape.protection,

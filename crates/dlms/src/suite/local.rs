@@ -195,7 +195,8 @@ pub struct AgreementKeys {
 /// the text of the standard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PeerQuirks {
-    /// The tag of general-ciphering does not cover the header.
+    /// The tag of general-ciphering does not cover the header. What is neither signed nor counted, an unsigned APDU under
+    /// a wrapped or a one-pass key, is refused then: anybody could send it again under another transaction-id.
     pub short_aad: bool,
     /// The signature of general-signing does not cover the length of the content.
     pub unsized_content: bool,

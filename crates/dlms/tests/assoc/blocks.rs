@@ -166,3 +166,71 @@ fn answers_whose_blocks_do_not_follow_one_another_are_never_handed_out() {
     pair.wait();
     assert_eq!(pair.at_client.last(), Some(&client::Event::Failed(client::Failure::Timeout)));
 }
+
+#[test]
+fn what_methods_of_one_request_return_is_bounded_together() {
+    let client = ClientSettings { max_pdu: 4_000, ..ClientSettings::public() };
+    let server = ServerSettings {
+        max_pdu: 4_000,
+        assembled_size_max: 1_000,
+        ..ServerSettings::public(16, SERVER_TITLE)
+    };
+    let mut pair = Pair::new(client, server).associated();
+    let value = Data::OctetString(&[7; 400]).to_bytes();
+    let calls = vec![(ECHO, Some(value.clone())); 3];
+    let Response::ActionList(outcomes) = pair.ask(Request::ActionList(calls)) else { panic!() };
+    assert_eq!(pair.objects.calls, 3, "each of them ran");
+    let returned: Vec<_> = outcomes.into_iter().map(|outcome| outcome.returned.unwrap()).collect();
+    assert_eq!(returned, [Ok(value.clone()), Ok(value), Err(DataAccessResult::OtherReason)]);
+}
+
+//= DLMS 5.8: an answer whose blocks are missing is none, and neither is one to a request that is not whole yet
+#[test]
+fn a_whole_answer_in_the_middle_of_blocks_is_refused() {
+    let long = Data::OctetString(&[7; 700]).to_bytes();
+    let sides = || {
+        let client = ClientSettings { max_pdu: MAX_PDU, ..ClientSettings::public() };
+        let server = ServerSettings { max_pdu: MAX_PDU, ..ServerSettings::public(16, SERVER_TITLE) };
+        Pair::new(client, server).associated()
+    };
+    let [get, set, action] = [
+        Request::Get(PROFILE, None),
+        Request::Set(ENERGY, None, long.clone()),
+        Request::Action(ECHO, Some(long.clone())),
+    ];
+    // What comes instead of the first answer of this kind; `None` for one whose error is believed.
+    for (request, instead_of, forged) in [
+        (&get, [0xC4, 2], &[0xC4, 1, 0, 0, 0x11, 5][..]),
+        (&set, [0xC5, 2], &[0xC5, 1, 0, 0]),
+        (&set, [0xC5, 2], &[0xC5, 3, 0, 0, 0, 0, 0, 1]),
+        (&action, [0xC7, 4], &[0xC7, 1, 0, 0, 0]),
+        // After the first block of the answer.
+        (&action, [0xC7, 2], &[0xC7, 1, 0, 0, 0]),
+    ] {
+        let mut pair = sides();
+        let forged = forged.to_vec();
+        // Of the block that the client asks for next: the first one is real where the answer is long.
+        let mut left = usize::from(instead_of != [0xC5, 2] && instead_of != [0xC7, 4]);
+        pair.line = Box::new(move |direction, apdu| {
+            if direction == Direction::ToClient && apdu.starts_with(&instead_of) {
+                if left == 0 {
+                    let mut forged = forged.clone();
+                    forged[2] = apdu[2];
+                    return vec![forged];
+                }
+                left -= 1;
+            }
+            vec![apdu]
+        });
+        pair.input(client::Input::Request(request.clone()));
+        let last = pair.at_client.last();
+        assert_eq!(last, Some(&client::Event::Ignored(client::Refusal::Unexpected)), "{request:?}");
+    }
+    // An error is believed wherever it comes.
+    let mut pair = sides();
+    pair.line = Box::new(|direction, apdu| {
+        let is_first = direction == Direction::ToClient && apdu.starts_with(&[0xC5, 2]);
+        vec![if is_first { vec![0xC5, 1, apdu[2], 3] } else { apdu }]
+    });
+    assert_eq!(pair.ask(set), Response::Set(DataAccessResult::ReadWriteDenied));
+}

@@ -4,17 +4,17 @@ use gridseal_dlms::{
     acse::{Aare, Aarq, Mechanism},
     apdu::carrier::{Carrier, Signing},
     assoc::{
-        CryptoFault, Protection,
+        CryptoFault, Done, Operation, Protection,
         client::{self, ClientSettings, Request, Response},
         server::{self, ServerSettings},
         table::{ClientState, ServerState},
     },
-    suite::local::KeySet,
+    suite::local::{KeySet, LocalCrypto, Ports, VolatileCounters},
     wire::Data,
 };
 use gridseal_types::SystemTitle;
 
-use crate::pair::{CLIENT_TITLE, CLOCK, Direction, ENERGY, Pair, SERVER_TITLE};
+use crate::pair::{CLIENT_TITLE, CLOCK, Direction, ENERGY, HANDLE, PROFILE, Pair, SERVER_TITLE, TestRng};
 
 const MECHANISMS: [Mechanism; 4] = [Mechanism::None, Mechanism::LowLevel, Mechanism::Gmac, Mechanism::Sha256];
 
@@ -316,16 +316,28 @@ fn a_reflected_reply_proves_nothing() {
     }
 }
 
+/// A plain SET of the energy register, which a broadcast may bring.
+fn set_energy(value: u32) -> Vec<u8> {
+    let value = Data::DoubleLongUnsigned(value).to_bytes();
+    [&[0xC1, 1, 0x81, 0, 3][..], ENERGY.obis.groups(), &[2, 0], &value].concat()
+}
+
+fn broadcast(sender: &mut LocalCrypto, carrier: Carrier, plain: &[u8]) -> Vec<u8> {
+    let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(1) };
+    let Ok(Done::Bytes(sealed)) = sender.seal_broadcast(carrier, plain, &mut ports) else { panic!() };
+    sealed
+}
+
+fn to_all(pair: &mut Pair, apdu: &[u8]) {
+    pair.server.handle(pair.now, server::Input::Broadcast(apdu), &mut pair.objects).unwrap();
+    pair.run();
+}
+
 //= DLMS 5.2: the key-set bit must say which key is meant
 #[test]
 fn the_broadcast_key_opens_nothing_in_a_unicast_association_and_is_never_answered() {
     let mut pair = Pair::ciphered(Mechanism::Gmac).associated();
-    let get = [&[0xC0, 1, 0xC1, 0, 3][..], ENERGY.obis.groups(), &[2, 0]].concat();
-    let mut rng = crate::pair::TestRng(1);
-    let mut counters = gridseal_dlms::suite::local::VolatileCounters;
-    let mut ports = gridseal_dlms::suite::local::Ports { counters: &mut counters, rng: &mut rng };
-    let sealed = pair.client_crypto.seal_broadcast(Carrier::GeneralGlo, &get, &mut ports).unwrap();
-    let gridseal_dlms::assoc::Done::Bytes(sealed) = sealed else { panic!() };
+    let sealed = broadcast(&mut pair.client_crypto, Carrier::GeneralGlo, &set_energy(7));
     pair.give_server(&sealed);
     assert!(matches!(last_refusal(&pair), server::Refusal::Crypto(CryptoFault::KeySet(_))));
     assert_eq!(pair.objects.calls, 0);
@@ -338,16 +350,117 @@ fn the_broadcast_key_opens_nothing_in_a_unicast_association_and_is_never_answere
     let answers = |pair: &Pair| pair.wire.iter().filter(|(to, _)| *to == Direction::ToClient).count();
     let before = answers(&pair);
     for _ in 0..2 {
-        let input = server::Input::Broadcast(&sealed);
-        pair.server.handle(pair.now, input, &mut pair.objects).unwrap();
-        pair.run();
+        to_all(&mut pair, &sealed);
     }
     assert_eq!((pair.objects.calls, answers(&pair)), (1, before));
-    assert!(pair.objects.last.unwrap().is_broadcast);
+    let context = pair.objects.last.unwrap();
+    assert!(context.is_broadcast && context.client_title.is_none(), "not the client of the association");
     let unicast = caught_request(&mut pair);
-    pair.server.handle(pair.now, server::Input::Broadcast(&unicast), &mut pair.objects).unwrap();
-    pair.run();
+    to_all(&mut pair, &unicast);
     assert_eq!((pair.objects.calls, answers(&pair)), (1, before));
+}
+
+//= DLMS 5.9: a counter is one of a key and of who sends, also where the APDU does not name it
+#[test]
+fn a_broadcast_without_a_title_is_the_configured_senders_and_nobody_elses_is_taken() {
+    let settings = |broadcast_title| ServerSettings {
+        broadcast_title,
+        ..ServerSettings::ciphered(1, SERVER_TITLE, Mechanism::None)
+    };
+    let client = || ClientSettings::ciphered(CLIENT_TITLE, Mechanism::None);
+    let mut pair = Pair::new(client(), settings(Some(CLIENT_TITLE)));
+    let mut sender = crate::pair::local(CLIENT_TITLE, 0);
+    let sealed = broadcast(&mut sender, Carrier::Glo, &set_energy(7));
+    for _ in 0..2 {
+        to_all(&mut pair, &sealed);
+    }
+    assert_eq!(pair.objects.calls, 1, "once");
+    assert_eq!(pair.objects.last.unwrap().client_title, Some(CLIENT_TITLE));
+    let mut other = crate::pair::local(gridseal_types::SystemTitle(*b"MMM\0\0\0\0\x09"), 0);
+    let foreign = broadcast(&mut other, Carrier::GeneralGlo, &set_energy(8));
+    to_all(&mut pair, &foreign);
+    assert_eq!(last_refusal(&pair), server::Refusal::Crypto(CryptoFault::Title));
+    // Without a configured sender the APDU has to name it.
+    let mut pair = Pair::new(client(), settings(None));
+    to_all(&mut pair, &sealed);
+    assert_eq!(last_refusal(&pair), server::Refusal::Crypto(CryptoFault::Title));
+    to_all(&mut pair, &foreign);
+    assert_eq!(pair.objects.calls, 1);
+}
+
+#[test]
+fn what_is_sent_to_all_is_whole_wants_no_answer_and_disturbs_no_association() {
+    let mut pair = Pair::ciphered(Mechanism::None).associated();
+    let mut sender = crate::pair::local(CLIENT_TITLE, 0);
+    let name = [ENERGY.obis.groups().as_slice(), &[2]].concat();
+    let block = [1, 0, 0, 0, 1, 1, 0];
+    for refused in [
+        [&[0xC0, 1, 0xC1, 0, 3][..], &name, &[0]].concat(),
+        [&[0xC0, 2, 0xC1, 0, 0, 0, 1][..]].concat(),
+        [&[0xC1, 2, 0xC1, 0, 3][..], &name, &[0], &block].concat(),
+        [&[0xC1, 3, 0xC1][..], &block].concat(),
+        [&[0xC3, 2, 0xC1, 0, 0, 0, 1][..]].concat(),
+        [&[0xC3, 6, 0xC1][..], &block].concat(),
+    ] {
+        let service = refused[0];
+        let sealed = broadcast(&mut sender, Carrier::GeneralGlo, &refused);
+        to_all(&mut pair, &sealed);
+        assert_eq!(last_refusal(&pair), server::Refusal::Service(service), "{refused:02x?}");
+    }
+    assert_eq!(pair.objects.calls, 0);
+}
+
+//= DLMS 12.8: every block of a request is protected as its first one
+#[test]
+fn blocks_of_another_protection_neither_end_a_request_nor_ask_for_an_answer() {
+    // A server that demands nothing, and a client that protects all the same.
+    let lax = ServerSettings {
+        required: Protection::None,
+        response: Protection::None,
+        ..ServerSettings::ciphered(1, SERVER_TITLE, Mechanism::None)
+    };
+    let client = ClientSettings { max_pdu: 300, ..ClientSettings::ciphered(CLIENT_TITLE, Mechanism::None) };
+    let mut pair = Pair::new(client, lax).associated();
+    let seal = |pair: &mut Pair, plain: &[u8]| {
+        let seal = Operation::Seal {
+            carrier: Carrier::Glo,
+            protection: Protection::AuthenticatedEncrypted,
+            signing: Signing::None,
+            peer: Some(SERVER_TITLE),
+            apdu: plain.to_vec(),
+        };
+        let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(1) };
+        let Ok(Done::Bytes(sealed)) = pair.client_crypto.perform(HANDLE, &seal, &mut ports) else { panic!() };
+        sealed
+    };
+    let value = Data::DoubleLongUnsigned(9).to_bytes();
+    let head = [&[0xC1, 2, 0xC5, 0, 3][..], ENERGY.obis.groups(), &[2, 0]].concat();
+    let block = |last, number, raw: &[u8]| [&[last, 0, 0, 0, number, raw.len() as u8], raw].concat();
+    let first = [&head[..], &block(0, 1, &value[..2])].concat();
+    let last = [&[0xC1, 3, 0xC5][..], &block(1, 2, &value[2..])].concat();
+    let before = pair.objects.values[&ENERGY].clone();
+    for is_first_plain in [true, false] {
+        let (one, other) = match is_first_plain {
+            true => (first.clone(), seal(&mut pair, &last)),
+            false => (seal(&mut pair, &first), last.clone()),
+        };
+        pair.give_server(&one);
+        pair.give_server(&other);
+        assert_eq!((pair.objects.calls, &pair.objects.values[&ENERGY]), (0, &before));
+    }
+    // Begun under protection it is ended so.
+    for part in [&first, &last] {
+        let sealed = seal(&mut pair, part);
+        pair.give_server(&sealed);
+    }
+    assert_eq!(pair.objects.values[&ENERGY], value);
+    // What was asked for under protection is not given out in clear.
+    let get = [&[0xC0, 1, 0xC6, 0, 7][..], PROFILE.obis.groups(), &[2, 0]].concat();
+    let get = seal(&mut pair, &get);
+    pair.give_server(&get);
+    pair.give_server(&[0xC0, 2, 0xC6, 0, 0, 0, 1]);
+    let answer = &pair.wire.last().unwrap().1;
+    assert_eq!((answer[0], answer[1], answer[8]), (0xC4, 2, 1), "an error and no data: {answer:02x?}");
 }
 
 //= DLMS 5.2: control octets of other suites and of weaker protection are refused

@@ -124,6 +124,26 @@ fn the_broadcast_of_the_fact_sheet_is_sealed_and_opened() {
     assert!(matches!(perform(&mut receiver, &open(true)), Err(CryptoFault::Counter { .. })));
 }
 
+//= DLMS 5.9: a forged or foreign counter locks nobody out
+#[test]
+fn holders_of_the_broadcast_key_take_no_room_from_the_client() {
+    let mut receiver = local(SERVER_TITLE, 0);
+    let set = hex::decode("c3010046000060030aff01010f00").unwrap();
+    for number in 0..70_u8 {
+        let mut sender = local(SystemTitle([0x4D, 0x4D, 0x4D, 0, 0, 0, 1, number]), 0);
+        let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) };
+        let sealed = sender.seal_broadcast(Carrier::GeneralGlo, &set, &mut ports).unwrap();
+        let Done::Bytes(apdu) = sealed else { panic!() };
+        let opened = perform(&mut receiver, &Operation::Open { apdu, peer: None, is_broadcast: true });
+        assert_eq!(opened.is_ok(), number < 64, "broadcasters have a bound of their own: {number}");
+    }
+    let mut client = local(CLIENT_TITLE, 0);
+    let apdu =
+        perform(&mut client, &seal(Carrier::Glo, Protection::AuthenticatedEncrypted, "c001c100")).unwrap();
+    let open = Operation::Open { apdu, peer: Some(CLIENT_TITLE), is_broadcast: false };
+    assert!(perform(&mut receiver, &open).is_ok());
+}
+
 /// Writes down what was stored, and can fail.
 #[derive(Default)]
 struct Log {
@@ -280,7 +300,6 @@ fn a_hint_never_lowers_a_counter_and_never_burns_the_key() {
     assert_eq!(crypto.last_received(KeySet::Unicast, SERVER_TITLE), Some(50), "nor is the peer's");
 }
 
-//= DLMS 12.15: what is decrypted without verification is called so, and no machine does it
 //= DLMS 6.2: the counters of a changed key begin again, those of a known key go on
 #[test]
 fn a_replaced_key_has_its_own_counters_and_the_old_one_opens_nothing() {
@@ -311,6 +330,7 @@ fn a_replaced_key_has_its_own_counters_and_the_old_one_opens_nothing() {
     assert_eq!(counter(&sealed(&mut server)), 5_256);
 }
 
+//= DLMS 12.15: what is decrypted without verification is called so, and no machine does it
 #[test]
 fn decryption_without_verification_is_a_mode_of_its_own() {
     let guek = ring().guek;

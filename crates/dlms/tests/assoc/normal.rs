@@ -66,7 +66,6 @@ fn access(pair: &mut Pair) {
     assert_eq!(replies[1].result, AccessResult::Set(DataAccessResult::Success));
 }
 
-//= DLMS 12.9: the suite is in every control octet
 //= DLMS 12.10: the context with ciphering is one of the contexts
 //= DLMS 12.13: dedicated carriers and the ciphered service error are there
 #[test]
@@ -159,6 +158,43 @@ fn a_server_pushes_protected_notifications() {
     pair.run();
     assert_eq!(pair.wire.last().unwrap().1[0], 0xDB);
     assert_eq!(pair.at_client.last(), Some(&client::Event::Notification(plain)));
+}
+
+#[test]
+fn a_notification_that_crosses_the_release_is_handed_out_and_the_release_ends_well() {
+    let plain = vec![0x0F, 0, 0, 0, 1, 0, 0x11, 5];
+    let public = Pair::new(ClientSettings::public(), ServerSettings::public(16, SERVER_TITLE));
+    for mut pair in [public, Pair::ciphered(Mechanism::Gmac), Pair::ciphered(Mechanism::None)] {
+        pair = pair.associated();
+        // The request to release is on its way while the meter sends.
+        let line = std::mem::replace(&mut pair.line, Box::new(|_, _| vec![]));
+        pair.input(client::Input::Release);
+        let release = pair.wire.last().unwrap().1.clone();
+        pair.line = line;
+        pair.server.handle(pair.now, server::Input::Notify(plain.clone()), &mut pair.objects).unwrap();
+        pair.run();
+        assert_eq!(pair.at_client.last(), Some(&client::Event::Notification(plain.clone())));
+        pair.give_server(&release);
+        assert_eq!(pair.at_client.last(), Some(&client::Event::Released));
+        let ignored = |event: &client::Event| matches!(event, client::Event::Ignored(_));
+        assert!(!pair.at_client.iter().any(ignored), "{:?}", pair.at_client);
+    }
+}
+
+#[test]
+fn a_long_notification_comes_in_general_blocks_also_when_nothing_was_asked() {
+    let client = ClientSettings { max_pdu: 300, ..ClientSettings::public() };
+    let mut pair = Pair::new(client, ServerSettings::public(16, SERVER_TITLE)).associated();
+    let body = Data::OctetString(&[7; 700]).to_bytes();
+    let plain = [&[0x0F, 0, 0, 0, 1, 0][..], &body].concat();
+    pair.server.handle(pair.now, server::Input::Notify(plain.clone()), &mut pair.objects).unwrap();
+    pair.run();
+    assert_eq!(
+        pair.wire.iter().filter(|(to, apdu)| *to == Direction::ToClient && apdu[0] == 0xE0).count(),
+        3
+    );
+    assert_eq!(pair.at_client.last(), Some(&client::Event::Notification(plain)));
+    let Response::Get(Ok(_)) = pair.ask(Request::Get(ENERGY, None)) else { panic!() };
 }
 
 #[test]

@@ -66,10 +66,13 @@ pub(super) fn read(place: &Place<'_>, entry: &Spanned<Fields>) -> Result<LabObje
             }
             other => {
                 let attribute = other.strip_prefix("attribute_").and_then(|id| id.parse::<i8>().ok());
-                let attribute = attribute.and_then(|id| class.attribute(id)).ok_or_else(|| {
-                    let message = format!("unknown field `{other}` of an object of class {class_id}");
-                    place.error(key.span().start, "lab-unknown-field", message)
-                })?;
+                // The logical name is `obis`, and each attribute has one spelling.
+                let is_known = |id: &i8| *id > 1 && other == format!("attribute_{id}");
+                let attribute =
+                    attribute.filter(is_known).and_then(|id| class.attribute(id)).ok_or_else(|| {
+                        let message = format!("unknown field `{other}` of an object of class {class_id}");
+                        place.error(key.span().start, "lab-unknown-field", message)
+                    })?;
                 let bytes = text().and_then(|text| hex::decode(text).ok());
                 let bytes = bytes.ok_or_else(|| at(value, "lab-hex", format!("{other} is not hex")))?;
                 let data = Data::from_bytes(&bytes).map_err(|error| {

@@ -58,7 +58,13 @@ attribute_2 = "060001E240"
     assert_eq!(refused(&object("attribute_3 = \"02\"")), ("lab-value", 14));
     assert_eq!(refused(&object("attribute_3 = \"0\"")), ("lab-hex", 14));
     assert_eq!(refused(&object("attribute_9 = \"00\"")), ("lab-unknown-field", 14));
-    assert_eq!(refused(&object("colour = \"red\"")), ("lab-unknown-field", 14));
+    for name in ["attribute_1", "attribute_02", "\"attribute_+2\"", "attribute_0", "colour"] {
+        assert_eq!(
+            refused(&object(&format!("{name} = \"0600000001\""))),
+            ("lab-unknown-field", 14),
+            "{name}"
+        );
+    }
     assert_eq!(refused(&object("access = \"rr\"")), ("lab-value", 14));
     assert_eq!(refused(&object("version = 9")), ("lab-value", 12));
 }

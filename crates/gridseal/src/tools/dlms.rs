@@ -10,7 +10,7 @@ pub mod probe;
 mod profile;
 mod read;
 mod session;
-mod shown;
+pub mod shown;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 

@@ -742,6 +742,17 @@ fn whoever_has_no_key_neither_floods_the_log_nor_keeps_the_places() {
     // Another cause is not lost in it.
     Peer::connect(&meter, 25, gmac, crypto(GAK, 100)).give(Input::Associate);
     assert_eq!(count("refused"), 5);
+    // Nor by what nobody without a key may do, however often he asks in an association that anybody may have.
+    let mut public = Peer::connect(&meter, 16, ClientSettings::public(), crypto(GUEK, 100)).associated();
+    let before = entries().len();
+    for number in 0..100_u8 {
+        let name = [0, 0, 40, 0, number, 255];
+        public.provoke(&[&[0xC0, 1, 0xC1, 0, 15][..], &name, &[7, 0]].concat());
+        public.provoke(&[&[0xC1, 1, 0xC1, 0, 8][..], ObisCode::CLOCK.groups(), &[2, 0, 0]].concat());
+        public.provoke(&[&[0xC3, 1, 0xC1, 0, 70][..], BREAKER.groups(), &[1, 1, 15, 0]].concat());
+    }
+    assert!(count("denied") <= 12, "{}", count("denied"));
+    assert!(entries().len() - before <= 16);
     // Whoever only sits there makes room, and never in the place of somebody with a key.
     let sit = || (0..100).map(|_| TcpStream::connect(meter.address).unwrap()).collect::<Vec<_>>();
     let before = sit();

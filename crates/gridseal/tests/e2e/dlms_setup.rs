@@ -220,6 +220,7 @@ fn image(dir: &Path, model: &str, version: u32) -> (PathBuf, String) {
     (out, String::from_utf8(output.stdout).unwrap())
 }
 
+//= DLMS 12.18: an image that was begun goes on, and does not begin again
 #[test]
 fn an_image_survives_a_power_cut_and_what_is_older_or_for_others_is_refused() {
     let dir = folder("images");
@@ -258,4 +259,38 @@ fn an_image_survives_a_power_cut_and_what_is_older_or_for_others_is_refused() {
     }
     assert_eq!(octets(&bench.read("1.1.0.2.0.255")), b"application 5");
     let _ = std::fs::remove_dir_all(&dir);
+}
+
+//= DLMS 12.19: the scaler is asked of each meter with each value, and never kept for its type
+//= DLMS 12.18: an M-Bus identification is shown as it came, BCD in one profile and binary in another
+#[test]
+fn scalers_are_the_meters_own_each_time_and_identifications_are_not_interpreted() {
+    let keys = ["11", "22", "33"].map(|byte| byte.repeat(16));
+    let text = |scaler: u8, identification: &str| {
+        lab(0, [&keys[0], &keys[1], &keys[2]], "")
+            + &format!(
+                "[[object]]\nclass = 3\nobis = \"1.0.1.8.0.255\"\nattribute_3 = \"02020F{scaler:02X}161E\"\n\
+                [[object]]\nclass = 72\nobis = \"0.1.24.1.0.255\"\nattribute_6 = \"06{identification}\"\n"
+            )
+    };
+    let mut bench = Bench::new("scalers", &text(0xFF, "12345678"), &[]);
+    let scaler = |bench: &Bench| bench.read("1.0.1.8.0.255")["scaler"].clone();
+    assert_eq!(scaler(&bench), -1);
+    assert_eq!(bench.read("0.1.24.1.0.255:72:6")["value"], 0x1234_5678);
+    bench.power_cut(&text(2, "00BC614E"), &[]);
+    assert_eq!(scaler(&bench), 2, "the same meter, with other firmware perhaps");
+    assert_eq!(bench.read("0.1.24.1.0.255:72:6")["value"], 12_345_678);
+}
+
+#[test]
+fn a_push_that_crosses_the_release_is_no_forgery() {
+    let keys = ["11", "22", "33"].map(|byte| byte.repeat(16));
+    for carrier in ["glo", "general-glo", "ded"] {
+        let text = lab(0, [&keys[0], &keys[1], &keys[2]], &format!("carrier = \"{carrier}\"\n"));
+        let bench = Bench::new(&format!("push-{carrier}"), &text, &[]);
+        let pushed = bench.dlms("action", &["0.0.25.9.0.255:40:1=i8:0"]);
+        assert_eq!(pushed.status.code(), Some(0), "{carrier}: {}", String::from_utf8_lossy(&pushed.stderr));
+        let told: Value = serde_json::from_slice(&pushed.stdout).unwrap();
+        assert_eq!(told["result"], "success", "{told}");
+    }
 }

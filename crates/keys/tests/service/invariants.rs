@@ -194,6 +194,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
+    //= DLMS 12.18: one key change of a meter at a time, whoever asks for another
     #[test]
     fn i2_i4_i5_hold_in_any_order_of_requests_losses_and_restarts(steps in steps()) {
         let mut world = World::new();

@@ -12,7 +12,7 @@ use gridseal_dlms::{
 };
 use gridseal_types::ObisCode;
 
-use super::{Device, Keyholder, access::refused, profile::PROFILE};
+use super::{Device, Keyholder, access::refused, profile::PROFILE, security::is_proven};
 
 /// Scripts that run scripts: how deep.
 const SCRIPT_DEPTH_MAX: u8 = 3;
@@ -75,7 +75,10 @@ impl Device {
                 self.capture_now(obis);
                 Ok(())
             }
-            (8, _) => self.clock_method(method, &data).inspect(|()| self.clock_was_set(context, keys)),
+            (8, _) => {
+                let is_proven = context.is_some_and(is_proven);
+                self.clock_method(method, &data, is_proven).inspect(|()| self.clock_was_set(keys))
+            }
             (9, _) if depth < SCRIPT_DEPTH_MAX => self.execute(obis, &data, keys, depth.saturating_add(1)),
             (11, _) => self.special_days_method(obis, method, &data),
             (20, _) => {

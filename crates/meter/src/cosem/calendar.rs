@@ -10,8 +10,9 @@ use gridseal_dlms::{
 use gridseal_types::{ObisCode, UtcTime};
 
 use super::{
-    Device, Keyholder, clock,
+    Device, Keyholder, Rights, clock,
     object::{items, name, number},
+    residential,
 };
 
 /// Classes.
@@ -19,6 +20,8 @@ const SCRIPT_TABLE: u16 = 9;
 const SPECIAL_DAYS: u16 = 11;
 const ACTIVITY_CALENDAR: u16 = 20;
 const ACTION_SCHEDULE: u16 = 22;
+/// The tariff that is active.
+const ACTIVE_TARIFF: ObisCode = ObisCode::new(residential::TARIFF);
 /// Actions that one cause may set off, scripts run by scripts included.
 const ACTIONS_MAX: u8 = 64;
 /// Seconds that are looked back at: what a device slept through longer is not made up for.
@@ -290,12 +293,18 @@ impl Device {
         if object.class.id != step.class || GUARDED.contains(&step.class) {
             return Err(DataAccessResult::ReadWriteDenied);
         }
+        // Whatever nobody may do with an object no script does either.
+        let limit = object.limit.unwrap_or(Rights::ALL);
+        if !(if step.writes { limit.write } else { limit.invoke }) {
+            return Err(DataAccessResult::ReadWriteDenied);
+        }
         if !step.writes {
             let method = MethodId::new(step.class, step.obis, step.member);
             return self.invoke(method, Some(&step.parameter), None, keys, depth).map(|_| ());
         }
-        // Scripts may write data objects, such as the active tariff, that clients may not.
-        let is_writable = object.writable.contains(&step.member) || (step.class, step.member) == (1, 2);
+        // The active tariff is a script's to write, and nobody else's.
+        let is_tariff = (step.class, step.obis, step.member) == (1, ACTIVE_TARIFF, 2);
+        let is_writable = is_tariff || object.writable.contains(&step.member);
         let attribute = object.class.attribute(step.member).filter(|_| is_writable);
         let attribute = attribute.ok_or(DataAccessResult::ReadWriteDenied)?;
         let value = Data::from_bytes(&step.parameter).map_err(|_| DataAccessResult::TypeUnmatched)?;

@@ -41,6 +41,9 @@ pub enum CertificateRefusal {
     /// Another certificate of this issuer has this serial number.
     #[error("another certificate of this issuer has this serial number")]
     Duplicate,
+    /// Its party has another key, and without a clock an expired certificate cannot be told from a new one.
+    #[error("its party has another key, and the clock is not set: an expired certificate could not be told")]
+    Clock,
     /// No room.
     #[error("there is no room for another certificate")]
     Full,
@@ -393,8 +396,16 @@ impl Device {
         if is_own && !has(purpose) {
             return Err(CertificateRefusal::OtherKey);
         }
-        let is_stolen = !is_own && Purpose::ALL.into_iter().any(has);
-        if is_stolen { Err(CertificateRefusal::KeyReused) } else { Ok(()) }
+        if is_own {
+            return Ok(());
+        }
+        if Purpose::ALL.into_iter().any(has) {
+            return Err(CertificateRefusal::KeyReused);
+        }
+        //= design S14: by a clock that nobody has set no key takes the place of another
+        let known = self.keys_of(purpose, title, keys);
+        let replaces = !known.is_empty() && !known.contains(key);
+        if replaces && !self.is_clock_trusted { Err(CertificateRefusal::Clock) } else { Ok(()) }
     }
 
     fn export_certificate(&self, value: &Data<'_>) -> Result<Vec<u8>, CertificateRefusal> {
@@ -425,12 +436,8 @@ impl Device {
         Ok(())
     }
 
-    /// The clock was set by a client or, without a context, by a schedule that a client has set up.
-    pub(super) fn clock_was_set(&mut self, context: Option<&AccessContext>, keys: &mut dyn Keyholder) {
-        //= design S14: a clock is trusted once somebody who proved to be allowed to has set it
-        if let Some(context) = context {
-            self.is_clock_trusted = is_proven(context);
-        }
+    /// The clock was set: what is believed may be something else now.
+    pub(super) fn clock_was_set(&mut self, keys: &mut dyn Keyholder) {
         self.raise_floor();
         // Without the floor nothing is believed that was not before: no reason to refuse the time.
         let _ = self.keep_setup(keys);

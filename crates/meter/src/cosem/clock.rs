@@ -17,6 +17,17 @@ const SHIFT_MAX_S: i64 = 900;
 /// Clock before which and after which none is set: 2000 and 2100.
 const SETTABLE: core::ops::Range<u64> = 946_684_800..4_102_444_800;
 
+/// A time that waits to be set.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Preset {
+    to: UtcTime,
+    /// First and last instant at which it may be.
+    from: UtcTime,
+    until: UtcTime,
+    /// Whether it came from a client that has proven who it is.
+    is_trusted: bool,
+}
+
 /// An instant moved by seconds.
 pub(super) fn shifted(at: UtcTime, by_s: i64) -> UtcTime {
     UtcTime(at.0.saturating_add_signed(by_s))
@@ -59,9 +70,9 @@ impl Device {
     }
 
     /// Sets attribute 2.
-    pub(super) fn set_time(&mut self, value: &Data<'_>) -> Result<(), DataAccessResult> {
+    pub(super) fn set_time(&mut self, value: &Data<'_>, is_proven: bool) -> Result<(), DataAccessResult> {
         let to = self.instant(value).ok_or(DataAccessResult::TypeUnmatched)?;
-        self.set_clock(to)
+        self.set_clock(to, is_proven)
     }
 
     /// Whether attribute 3 may be set so.
@@ -70,11 +81,16 @@ impl Device {
         minutes.map(|_| ()).ok_or(DataAccessResult::ScopeOfAccessViolated)
     }
 
-    fn set_clock(&mut self, to: UtcTime) -> Result<(), DataAccessResult> {
+    fn set_clock(&mut self, to: UtcTime, is_trusted: bool) -> Result<(), DataAccessResult> {
         if !SETTABLE.contains(&to.0) {
             return Err(DataAccessResult::ScopeOfAccessViolated);
         }
         let from = self.now();
+        // What a trusted clock has shown so far stays.
+        self.raise_floor();
+        //= design S14: a clock is trusted once somebody who proved to be allowed to has set it, and no longer than until
+        // somebody else does
+        self.is_clock_trusted = is_trusted;
         self.log_event(profile::EVENT_CLOCK_OLD);
         let signed = |at: UtcTime| i64::try_from(at.0).unwrap_or(i64::MAX);
         self.offset_s = signed(to).saturating_sub(signed(self.told));
@@ -86,27 +102,35 @@ impl Device {
         Ok(())
     }
 
-    /// Methods 1 to 6.
-    pub(super) fn clock_method(&mut self, method: i8, value: &Data<'_>) -> Result<(), DataAccessResult> {
+    /// Methods 1 to 6. What only moves the clock is as good as the time that it had.
+    pub(super) fn clock_method(
+        &mut self,
+        method: i8,
+        value: &Data<'_>,
+        is_proven: bool,
+    ) -> Result<(), DataAccessResult> {
         let now = self.now();
+        let stays_trusted = is_proven && self.is_clock_trusted;
         match method {
-            1 => self.set_clock(nearest(now, 900)),
-            2 => self.set_clock(nearest(now, self.measuring_period())),
-            3 => self.set_clock(nearest(now, 60)),
+            1 => self.set_clock(nearest(now, 900), stays_trusted),
+            2 => self.set_clock(nearest(now, self.measuring_period()), stays_trusted),
+            3 => self.set_clock(nearest(now, 60), stays_trusted),
             4 => {
-                let (to, from, until) = self.preset.ok_or(DataAccessResult::OtherReason)?;
+                let Preset { to, from, until, is_trusted } =
+                    self.preset.ok_or(DataAccessResult::OtherReason)?;
                 if !(from..=until).contains(&now) {
                     return Err(DataAccessResult::TemporaryFailure);
                 }
-                self.set_clock(to)?;
+                self.set_clock(to, is_proven && is_trusted)?;
                 self.preset = None;
                 Ok(())
             }
             5 => {
                 let [to, from, until] = items(value) else { return Err(DataAccessResult::TypeUnmatched) };
                 let read = |value: &Data<'_>| self.instant(value).ok_or(DataAccessResult::TypeUnmatched);
-                let preset = (read(to)?, read(from)?, read(until)?);
-                if preset.1 > preset.2 || !SETTABLE.contains(&preset.0.0) {
+                let preset =
+                    Preset { to: read(to)?, from: read(from)?, until: read(until)?, is_trusted: is_proven };
+                if preset.from > preset.until || !SETTABLE.contains(&preset.to.0) {
                     return Err(DataAccessResult::ScopeOfAccessViolated);
                 }
                 self.preset = Some(preset);
@@ -117,7 +141,7 @@ impl Device {
                 if !(-SHIFT_MAX_S..=SHIFT_MAX_S).contains(&by_s) {
                     return Err(DataAccessResult::ScopeOfAccessViolated);
                 }
-                self.set_clock(shifted(now, by_s))
+                self.set_clock(shifted(now, by_s), stays_trusted)
             }
             _ => Err(DataAccessResult::ObjectUndefined),
         }

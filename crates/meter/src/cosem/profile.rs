@@ -323,7 +323,8 @@ fn by_entry(rows: Vec<Row>, column_count: usize, parameter: &Data<'_>) -> Result
         found.ok_or(DataAccessResult::TypeUnmatched)
     };
     let (from, to, first, last) = (read(from)?, read(to)?, read(first)?, read(last)?);
-    if from == 0 || first == 0 || first > column_count.max(1) {
+    let is_backwards = last != 0 && last < first;
+    if from == 0 || first == 0 || first > column_count.max(1) || is_backwards {
         return Err(DataAccessResult::ScopeOfAccessViolated);
     }
     let end = |end: usize, count: usize| if end == 0 { count } else { end.min(count) };

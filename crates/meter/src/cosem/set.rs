@@ -8,7 +8,7 @@ use gridseal_dlms::{
 };
 use gridseal_types::ObisCode;
 
-use super::{Device, Keyholder, object::number, profile::PROFILE};
+use super::{Device, Keyholder, object::number, profile::PROFILE, security::is_proven};
 
 /// Largest value that is kept, bytes.
 const VALUE_SIZE_MAX: usize = 16_384;
@@ -35,8 +35,8 @@ impl Device {
         }
         match (object.class.id, attribute) {
             (8, 2) => {
-                self.set_time(&data)?;
-                self.clock_was_set(context, keys);
+                self.set_time(&data, context.is_some_and(is_proven))?;
+                self.clock_was_set(keys);
                 return Ok(());
             }
             (8, 3) => Self::check_time_zone(&data)?,

@@ -322,6 +322,111 @@ fn s14_a_certificate_ends_while_time_passes_and_leaves_no_way_back_to_the_config
     assert_eq!(world.keys.certified, client, "only another certificate opens it again");
 }
 
+//= design S14: by a clock that nobody has set no key takes the place of another
+#[test]
+fn s14_an_expired_certificate_takes_the_place_of_no_key_while_the_clock_is_not_set() {
+    let curve = Curve::P256;
+    for is_configured in [false, true] {
+        let mut world = World::suite(1);
+        let mut owner = Authority::new(curve, "owner", 1);
+        let root = owner.root();
+        let good = owner.party(CLIENT, &signer(curve, 5), Purpose::Signature);
+        let late = UtcTime(START.0 - 9 * DAY);
+        let subject = Subject::Party(CLIENT);
+        let expired = owner.issue(&subject, &signer(curve, 6), Role::Party(Purpose::Signature), late);
+        world.power_cut();
+        assert_eq!(import(&mut world, &root), ActionResult::Success);
+        if is_configured {
+            let key = signer(curve, 5).public();
+            world.keys.configured = Some((Purpose::Signature, CLIENT, key));
+        } else {
+            assert_eq!(import(&mut world, &good), ActionResult::Success);
+        }
+        let before = world.keys.believed.clone();
+        assert_eq!(import(&mut world, &expired), ActionResult::OtherReason);
+        assert_eq!(refused(&mut world), [CertificateRefusal::Clock]);
+        assert_eq!(world.keys.believed, before);
+        if is_configured {
+            assert_eq!(import(&mut world, &good), ActionResult::Success, "its own key");
+        }
+        // Whoever may sets the clock first: what has expired is told, and what has not takes the place.
+        let clock = Data::OctetString(&written(START));
+        assert_eq!(world.set(8, CLOCK, 2, &clock).number(), 0);
+        assert_eq!(import(&mut world, &expired), ActionResult::OtherReason);
+        assert_eq!(refused(&mut world), [Fault::Expired.into()]);
+        let renewed = owner.party(CLIENT, &signer(curve, 7), Purpose::Signature);
+        assert_eq!(import(&mut world, &renewed), ActionResult::Success);
+        assert_eq!(world.keys.believed[0].2, signer(curve, 7).public());
+    }
+}
+
+//= design S14: a clock is trusted once somebody who proved to be allowed to has set it
+#[test]
+fn s14_a_clock_that_a_script_a_preset_or_a_shift_has_moved_ends_no_certificate() {
+    const SCRIPTS: ObisCode = ObisCode::new([0, 0, 10, 0, 100, 255]);
+    let curve = Curve::P256;
+    let late = written(UtcTime(START.0 + 9 * DAY));
+    let early = written(UtcTime(START.0 - DAY / 2));
+    let mut world = World::suite(1);
+    let mut owner = Authority::new(curve, "owner", 1);
+    let root = owner.root();
+    let certificate = owner.party(CLIENT, &signer(curve, 5), Purpose::Signature);
+    assert_eq!(import(&mut world, &root), ActionResult::Success);
+    assert_eq!(import(&mut world, &certificate), ActionResult::Success);
+    let set = |world: &mut World, at: &[u8]| world.set(8, CLOCK, 2, &Data::OctetString(at)).number();
+    // A script that a client has written who has not proven anything, and that one who has runs.
+    let set_clock = Data::Structure(vec![
+        Data::Enum(1),
+        Data::LongUnsigned(8),
+        Data::OctetString(CLOCK.groups()),
+        Data::Integer(2),
+        Data::OctetString(&late),
+    ]);
+    let script = Data::Structure(vec![Data::LongUnsigned(1), Data::Array(vec![set_clock])]);
+    world.context.mechanism = Mechanism::LowLevel;
+    assert_eq!(world.set(9, SCRIPTS, 2, &Data::Array(vec![script])).number(), 0);
+    let preset = [&late, &early, &late].map(|at| Data::OctetString(at));
+    assert_eq!(world.act(8, CLOCK, 5, Data::Structure(preset.to_vec())), ActionResult::Success);
+    world.context.mechanism = Mechanism::Gmac;
+    let preset_by_another = (8, CLOCK, 4, Data::Integer(0));
+    for (class, obis, method, value) in [preset_by_another, (9, SCRIPTS, 1, Data::LongUnsigned(1))] {
+        assert_eq!(set(&mut world, &written(START)), 0);
+        assert_eq!(world.act(class, obis, method, value), ActionResult::Success);
+        assert_eq!(world.device.now().0, START.0 + 9 * DAY);
+        assert_eq!(world.keys.believed.len(), 1, "class {class}");
+        // A shift makes no time of it that can be relied on.
+        assert_eq!(world.act(8, CLOCK, 6, Data::Long(1)), ActionResult::Success);
+        assert_eq!(world.keys.believed.len(), 1, "class {class}");
+    }
+    // A clock that can be relied on and is shifted by somebody who may stays so; a preset time alone moves nothing.
+    assert_eq!(set(&mut world, &written(UtcTime(START.0 + DAY - 10))), 0);
+    let preset = [&early, &early, &early].map(|at| Data::OctetString(at));
+    assert_eq!(world.act(8, CLOCK, 5, Data::Structure(preset.to_vec())), ActionResult::Success);
+    assert_eq!(world.keys.believed.len(), 1);
+    assert_eq!(world.act(8, CLOCK, 6, Data::Long(20)), ActionResult::Success);
+    assert_eq!(world.keys.believed, []);
+}
+
+//= design S14: what a trusted clock has shown is not forgotten when somebody else sets it back
+#[test]
+fn s14_what_has_ended_by_a_trusted_clock_does_not_begin_again_when_somebody_sets_it_back() {
+    let curve = Curve::P256;
+    let mut world = World::suite(1);
+    let mut owner = Authority::new(curve, "owner", 1);
+    let root = owner.root();
+    assert_eq!(import(&mut world, &root), ActionResult::Success);
+    // Time passes, and nothing that is there begins or ends by it.
+    world.device.tick(UtcTime(START.0 + DAY / 2), &mut world.keys);
+    world.context.mechanism = Mechanism::LowLevel;
+    assert_eq!(world.set(8, CLOCK, 2, &Data::OctetString(&written(START))).number(), 0);
+    world.context.mechanism = Mechanism::Gmac;
+    let over = UtcTime(START.0 + DAY / 4 - DAY);
+    let subject = Subject::Party(CLIENT);
+    let over = owner.issue(&subject, &signer(curve, 6), Role::Party(Purpose::Signature), over);
+    assert_eq!(import(&mut world, &over), ActionResult::OtherReason);
+    assert_eq!(refused(&mut world), [Fault::Expired.into()]);
+}
+
 #[test]
 fn power_may_go_between_a_certificate_and_the_use_of_its_pair() {
     let curve = Curve::P256;

@@ -93,6 +93,7 @@ fn rows_are_selected_by_number_from_1_with_0_for_the_end() {
         (entries(0, 0, 1, 0), DataAccessResult::ScopeOfAccessViolated),
         (entries(1, 0, 0, 0), DataAccessResult::ScopeOfAccessViolated),
         (entries(1, 0, 5, 0), DataAccessResult::ScopeOfAccessViolated),
+        (entries(1, 0, 2, 1), DataAccessResult::ScopeOfAccessViolated),
         ((2, Data::Array(vec![])), DataAccessResult::TypeUnmatched),
         ((1, Data::Structure(vec![])), DataAccessResult::TypeUnmatched),
         ((3, Data::Null), DataAccessResult::ScopeOfAccessViolated),

@@ -4,12 +4,17 @@ use gridseal_dlms::{
     apdu::result::{ActionResult, DataAccessResult},
     wire::Data,
 };
-use gridseal_meter::cosem::Note;
+use gridseal_meter::cosem::{Note, Rights};
 use gridseal_types::UtcTime;
 
 use crate::world::{CLOCK, LOAD, START, World, obis, written};
 
 const TARIFF: [u8; 6] = [0, 0, 96, 14, 0, 255];
+/// An identity, and objects that a lab file adds.
+const FIRMWARE: [u8; 6] = [1, 0, 0, 2, 0, 255];
+const OPEN: [u8; 6] = [0, 0, 96, 1, 7, 255];
+const READ_ONLY: [u8; 6] = [0, 0, 96, 1, 8, 255];
+const NO_METHOD: [u8; 6] = [1, 0, 96, 1, 9, 255];
 const TARIFF_SCRIPTS: [u8; 6] = [0, 0, 10, 0, 100, 255];
 
 #[test]
@@ -144,7 +149,15 @@ fn scripts_run_on_request_and_by_schedule_and_reach_no_rights() {
         script(2, action(2, 9, TARIFF_SCRIPTS, 1, Data::LongUnsigned(2))),
         script(3, action(1, 3, [1, 0, 1, 8, 0, 255], 2, Data::DoubleLongUnsigned(0))),
         script(4, action(2, 70, [0, 0, 96, 3, 10, 255], 1, Data::Integer(0))),
+        script(5, action(1, 1, FIRMWARE, 2, Data::OctetString(b"other"))),
+        script(6, action(1, 1, OPEN, 2, Data::Unsigned(9))),
+        script(7, action(1, 1, READ_ONLY, 2, Data::Unsigned(9))),
+        script(8, action(2, 3, NO_METHOD, 1, Data::Integer(0))),
     ]);
+    world.change(1, obis(OPEN), Some(Rights::ALL), (2, Data::Unsigned(1)));
+    let read = Rights { read: true, ..Rights::NONE };
+    world.change(1, obis(READ_ONLY), Some(read), (2, Data::Unsigned(1)));
+    world.change(3, obis(NO_METHOD), Some(Rights { write: true, ..read }), (2, Data::Unsigned(1)));
     assert_eq!(world.set(9, scripts, 2, &list), DataAccessResult::Success);
     assert_eq!(
         world.act(9, scripts, 1, Data::LongUnsigned(1)),
@@ -153,6 +166,13 @@ fn scripts_run_on_request_and_by_schedule_and_reach_no_rights() {
     );
     assert_ne!(world.act(9, scripts, 1, Data::LongUnsigned(2)), ActionResult::Success, "no endless script");
     assert_eq!(world.act(9, scripts, 1, Data::LongUnsigned(3)), ActionResult::ReadWriteDenied, "no energy");
+    assert_eq!(world.act(9, scripts, 1, Data::LongUnsigned(5)), ActionResult::ReadWriteDenied, "no identity");
+    assert_eq!(world.act(9, scripts, 1, Data::LongUnsigned(6)), ActionResult::Success);
+    assert_eq!(world.number(1, obis(OPEN), 2), 9);
+    for limited in [7, 8] {
+        let outcome = world.act(9, scripts, 1, Data::LongUnsigned(limited));
+        assert_eq!(outcome, ActionResult::ReadWriteDenied, "what nobody may, script {limited}");
+    }
     // Schedule 0.0.15.0.2.255 runs script 4 at 08:00:05 of whatever day.
     let schedule = obis([0, 0, 15, 0, 2, 255]);
     let script = Data::Structure(vec![Data::OctetString(&TARIFF_SCRIPTS), Data::LongUnsigned(4)]);

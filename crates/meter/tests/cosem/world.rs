@@ -57,6 +57,8 @@ pub(crate) struct Holder {
     pub(crate) believed: Vec<(Purpose, SystemTitle, CurvePublic)>,
     /// Of whom only certificates count.
     pub(crate) certified: Vec<(Purpose, SystemTitle)>,
+    /// A party's key that needs no certificate.
+    pub(crate) configured: Option<(Purpose, SystemTitle, CurvePublic)>,
     pub(crate) kept: BTreeMap<Part, Vec<u8>>,
     /// How many more parts can be kept.
     pub(crate) room: Option<usize>,
@@ -180,8 +182,9 @@ impl Keyholder for Holder {
         Ok(())
     }
 
-    fn configured_key(&self, _: Purpose, _: SystemTitle) -> Option<CurvePublic> {
-        None
+    fn configured_key(&self, purpose: Purpose, title: SystemTitle) -> Option<CurvePublic> {
+        let (of, whose, key) = self.configured.as_ref()?;
+        ((*of, *whose) == (purpose, title)).then(|| key.clone())
     }
 
     fn believe(

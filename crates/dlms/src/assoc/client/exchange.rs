@@ -17,7 +17,7 @@ use crate::{
         get::{GetRequest, GetResponse},
         notification::LongInvokeId,
         reference::{AttributeId, InvokeId, MethodId},
-        result::{DataAccessResult, decode_get_result},
+        result::{ActionResult, DataAccessResult, decode_get_result},
         set::{Block, SetRequest, SetResponse},
         tag,
     },
@@ -295,8 +295,11 @@ impl Client {
     /// A plain APDU that was protected as it must be.
     pub(super) fn opened(&mut self, now: Tick, plain: &[u8]) {
         let first = plain.first().copied().unwrap_or_default();
-        if matches!(first, tag::DATA_NOTIFICATION | tag::EVENT_NOTIFICATION)
-            && matches!(self.state, ClientState::Associated | ClientState::Requesting)
+        if matches!(first, tag::DATA_NOTIFICATION | tag::EVENT_NOTIFICATION | tag::INFORMATION_REPORT)
+            && matches!(
+                self.state,
+                ClientState::Associated | ClientState::Requesting | ClientState::Releasing
+            )
         {
             return self.event(Event::Notification(plain.to_vec()));
         }
@@ -374,8 +377,21 @@ impl Client {
         }
     }
 
+    /// Whether blocks of the request are still to be sent, or blocks of the answer to come: only an error ends it here.
+    fn is_midway(&self) -> bool {
+        //= DLMS 5.8: an answer whose blocks are missing is none, and neither is one to a request that is not whole yet
+        self.exchange.as_ref().is_some_and(|exchange| {
+            let is_left = |outgoing: &Outgoing| outgoing.sent < outgoing.data.len();
+            exchange.blocks > 0 || exchange.outgoing.as_ref().is_some_and(is_left)
+        })
+    }
+
     fn get_response(&mut self, now: Tick, response: GetResponse<'_>) -> Result<(), Refusal> {
+        let is_midway = self.is_midway();
         match (response, self.item_count()) {
+            (GetResponse::Normal { result: Ok(_), .. } | GetResponse::List { .. }, _) if is_midway => {
+                return Err(Refusal::Unexpected);
+            }
             (GetResponse::Normal { result, .. }, None) => {
                 self.answer(Response::Get(result.map(<[u8]>::to_vec)));
             }
@@ -444,7 +460,15 @@ impl Client {
     }
 
     fn set_response(&mut self, now: Tick, response: SetResponse) -> Result<(), Refusal> {
+        let is_midway = self.is_midway();
         match (response, self.item_count()) {
+            (
+                SetResponse::Normal { result: DataAccessResult::Success, .. }
+                | SetResponse::LastBlock { result: DataAccessResult::Success, .. }
+                | SetResponse::List { .. }
+                | SetResponse::LastBlockList { .. },
+                _,
+            ) if is_midway => return Err(Refusal::Unexpected),
             (SetResponse::Normal { result, .. } | SetResponse::LastBlock { result, .. }, None) => {
                 self.answer(Response::Set(result));
             }
@@ -477,7 +501,14 @@ impl Client {
     }
 
     fn action_response(&mut self, now: Tick, response: ActionResponse<'_>) -> Result<(), Refusal> {
+        let is_midway = self.is_midway();
         match (response, self.item_count()) {
+            (ActionResponse::Normal { outcome, .. }, _)
+                if is_midway && outcome.result == ActionResult::Success =>
+            {
+                return Err(Refusal::Unexpected);
+            }
+            (ActionResponse::List { .. }, _) if is_midway => return Err(Refusal::Unexpected),
             (ActionResponse::Normal { outcome, .. }, None) => {
                 self.answer(Response::Action(owned(&outcome)));
             }

@@ -77,6 +77,9 @@ impl Server {
         if !shape.is_broadcast && !self.session.conformance.has(needed) {
             return Err(Refusal::Service(first));
         }
+        if shape.is_broadcast && !is_for_all(plain) {
+            return Err(Refusal::Service(first));
+        }
         let call = &mut Call { context: self.context(shape), shape, objects };
         let (response, is_confirmed) = match first {
             tag::GET_REQUEST => {
@@ -118,7 +121,7 @@ impl Server {
                     Err(result) => return Ok(get_error(invoke_id, result)),
                 };
                 let limit = self.response_size_max(call.shape).saturating_sub(GET_HEADER);
-                let mut outgoing = Outgoing::new(invoke_id, false, value);
+                let mut outgoing = Outgoing::new((invoke_id, call.shape), false, value);
                 match outgoing.whole(limit) {
                     Ok(Some(value)) => Ok(GetResponse::Normal { invoke_id, result: Ok(&value) }.to_bytes()),
                     Ok(None) => Ok(self.long_get(outgoing, call, |invoke_id, whole| {
@@ -135,8 +138,7 @@ impl Server {
                 list.length(items.len());
                 let mut left = self.settings.assembled_size_max;
                 for (attribute, selection) in items {
-                    let value = call.get(attribute, selection).and_then(|value| collected(value, left));
-                    left = left.saturating_sub(value.as_ref().map_or(0, Vec::len));
+                    let value = call.get(attribute, selection).and_then(|value| collected(value, &mut left));
                     encode_get_result(&mut list, &as_result(&value));
                 }
                 let list = list.into_bytes();
@@ -146,7 +148,11 @@ impl Server {
                 if fits {
                     return Ok(whole(invoke_id, &list));
                 }
-                Ok(self.long_get(Outgoing::new(invoke_id, false, Value::Encoded(list)), call, whole))
+                Ok(self.long_get(
+                    Outgoing::new((invoke_id, call.shape), false, Value::Encoded(list)),
+                    call,
+                    whole,
+                ))
             }
             GetRequest::Next { invoke_id, block_number } => {
                 Ok(self.next_block(invoke_id, block_number, false, call))
@@ -195,7 +201,8 @@ impl Server {
         let size = self.response_size_max(call.shape).saturating_sub(BLOCK_HEADER).max(1);
         let refuse = |result| block_error(invoke_id, confirmed, is_action, result);
         let same = |outgoing: &&mut Outgoing| {
-            outgoing.invoke_id.id() == invoke_id.id() && outgoing.is_action == is_action
+            (outgoing.invoke_id.id(), outgoing.is_action) == (invoke_id.id(), is_action)
+                && outgoing.shape == call.shape
         };
         let Some(outgoing) = self.session.outgoing.as_mut().filter(same) else {
             return refuse(DataAccessResult::NoLongGetInProgress);
@@ -238,11 +245,13 @@ impl Server {
                 let items = items.into_iter().map(|(at, selection)| (at, own(selection))).collect();
                 return self.begin(invoke_id, Purpose::SetList(items), &block, call);
             }
-            SetRequest::Block { invoke_id, block } => match self.take_block(invoke_id, &block, false) {
-                Ok(None) => SetResponse::Block { invoke_id, block_number: block.number },
-                Ok(Some(incoming)) => set_assembled(incoming, call),
-                Err(result) => SetResponse::LastBlock { invoke_id, result, block_number: block.number },
-            },
+            SetRequest::Block { invoke_id, block } => {
+                match self.take_block((invoke_id, call.shape), &block, false) {
+                    Ok(None) => SetResponse::Block { invoke_id, block_number: block.number },
+                    Ok(Some(incoming)) => set_assembled(incoming, call),
+                    Err(result) => SetResponse::LastBlock { invoke_id, result, block_number: block.number },
+                }
+            }
         })
     }
 
@@ -256,9 +265,9 @@ impl Server {
         if !self.agreed(Conformance::BLOCK_SET) {
             return Err(Refusal::Service(tag::SET_REQUEST));
         }
-        self.session.incoming = Some(Incoming { invoke_id, purpose, number: 0, data: Vec::new() });
+        self.session.incoming = Some(Incoming::new((invoke_id, call.shape), purpose));
         let block_number = block.number;
-        Ok(match self.take_block(invoke_id, block, false) {
+        Ok(match self.take_block((invoke_id, call.shape), block, false) {
             Ok(None) => SetResponse::Block { invoke_id, block_number },
             Ok(Some(incoming)) => set_assembled(incoming, call),
             Err(result) => SetResponse::LastBlock { invoke_id, result, block_number },
@@ -268,14 +277,16 @@ impl Server {
     /// Takes the next block of a request; gives the whole with the last one.
     fn take_block(
         &mut self,
-        invoke_id: InvokeId,
+        (invoke_id, shape): (InvokeId, Shape),
         block: &Block<'_>,
         is_action: bool,
     ) -> Result<Option<Incoming>, DataAccessResult> {
         let limit = self.settings.assembled_size_max;
         let is_same = |incoming: &Incoming| {
-            incoming.invoke_id.id() == invoke_id.id() && incoming.purpose.is_action() == is_action
+            (incoming.invoke_id.id(), incoming.purpose.is_action()) == (invoke_id.id(), is_action)
+                && incoming.shape == shape
         };
+        //= DLMS 12.8: every block of a request is protected as its first one
         let incoming = self
             .session
             .incoming
@@ -305,9 +316,11 @@ impl Server {
                 if !self.agreed(Conformance::MULTIPLE_REFERENCES) {
                     return Err(Refusal::Service(tag::ACTION_REQUEST));
                 }
+                let mut left = self.settings.assembled_size_max;
                 let calls = methods.into_iter().zip(parameters);
-                let replies: Vec<_> =
-                    calls.map(|(method, parameters)| call.action(method, Some(parameters))).collect();
+                let replies: Vec<_> = calls
+                    .map(|(method, parameters)| bounded(call.action(method, Some(parameters)), &mut left))
+                    .collect();
                 Ok(self.action_response(invoke_id, &replies, true, call))
             }
             ActionRequest::Next { invoke_id, block_number } => {
@@ -334,13 +347,13 @@ impl Server {
             return Err(Refusal::Service(tag::ACTION_REQUEST));
         }
         if let Some(purpose) = purpose {
-            self.session.incoming = Some(Incoming { invoke_id, purpose, number: 0, data: Vec::new() });
+            self.session.incoming = Some(Incoming::new((invoke_id, call.shape), purpose));
         }
         let refused = |result: ActionResult| {
             let outcome = ActionOutcome { result, returned: None };
             ActionResponse::Normal { invoke_id, outcome }.to_bytes()
         };
-        let incoming = match self.take_block(invoke_id, block, true) {
+        let incoming = match self.take_block((invoke_id, call.shape), block, true) {
             Ok(None) => {
                 return Ok(ActionResponse::Next { invoke_id, block_number: block.number }.to_bytes());
             }
@@ -360,11 +373,13 @@ impl Server {
             }
             Purpose::ActionList(methods) => {
                 let replies: Vec<_> = match values(&incoming.data, methods.len()) {
-                    Some(values) => methods
-                        .into_iter()
-                        .zip(values)
-                        .map(|(method, value)| call.action(method, Some(value)))
-                        .collect(),
+                    Some(values) => {
+                        let mut left = self.settings.assembled_size_max;
+                        let calls = methods.into_iter().zip(values);
+                        calls
+                            .map(|(method, value)| bounded(call.action(method, Some(value)), &mut left))
+                            .collect()
+                    }
                     None => methods.iter().map(|_| unmatched()).collect(),
                 };
                 self.action_response(invoke_id, &replies, true, call)
@@ -391,11 +406,11 @@ impl Server {
         let body = body.into_bytes();
         let choice = if is_list { 3 } else { 1 };
         let fits = body.len().saturating_add(GET_HEADER) <= self.response_size_max(call.shape);
-        if fits || !self.agreed(Conformance::BLOCK_ACTION) {
+        if fits || call.shape.is_broadcast || !self.agreed(Conformance::BLOCK_ACTION) {
             // What does not fit goes in general blocks or is refused when it is sent.
             return [&[tag::ACTION_RESPONSE, choice, invoke_id.0], body.as_slice()].concat();
         }
-        self.first_block(Outgoing::new(invoke_id, true, Value::Encoded(body)), call)
+        self.first_block(Outgoing::new((invoke_id, call.shape), true, Value::Encoded(body)), call)
     }
 
     fn access(&self, request: &AccessRequest<'_>, call: &mut Call<'_>) -> Vec<u8> {
@@ -405,7 +420,7 @@ impl Server {
         for (specification, value) in request.specifications.iter().zip(&request.values) {
             let (value, result) = match *specification {
                 AccessSpecification::Get(attribute, selection) => {
-                    match call.get(attribute, selection).and_then(|value| collected(value, left)) {
+                    match call.get(attribute, selection).and_then(|value| collected(value, &mut left)) {
                         Ok(value) => (Some(value), AccessResult::Get(DataAccessResult::Success)),
                         Err(result) => (None, AccessResult::Get(result)),
                     }
@@ -414,11 +429,10 @@ impl Server {
                     (None, AccessResult::Set(call.set(attribute, selection, value)))
                 }
                 AccessSpecification::Action(method) => {
-                    let reply = call.action(method, Some(value));
+                    let reply = bounded(call.action(method, Some(value)), &mut left);
                     (reply.returned.and_then(Result::ok), AccessResult::Action(reply.result))
                 }
             };
-            left = left.saturating_sub(value.as_ref().map_or(0, Vec::len));
             outcomes.push((value, result));
         }
         AccessResponse {
@@ -432,8 +446,17 @@ impl Server {
     }
 }
 
+/// Whether a service may be sent to all: what is whole, and wants no answer.
+fn is_for_all(plain: &[u8]) -> bool {
+    match (plain.first(), plain.get(1)) {
+        (Some(&tag::SET_REQUEST), choice) => matches!(choice, Some(1 | 4)),
+        (Some(&tag::ACTION_REQUEST), choice) => matches!(choice, Some(1 | 3)),
+        (service, _) => service == Some(&tag::ACCESS_REQUEST),
+    }
+}
+
 fn set_assembled(incoming: Incoming, call: &mut Call<'_>) -> SetResponse {
-    let Incoming { invoke_id, purpose, number: block_number, data } = incoming;
+    let Incoming { invoke_id, purpose, number: block_number, data, .. } = incoming;
     let unmatched = DataAccessResult::TypeUnmatched;
     match purpose {
         Purpose::Set(attribute, selection) => {
@@ -479,8 +502,18 @@ fn values(bytes: &[u8], expected: usize) -> Option<Vec<&[u8]>> {
     (reader.left() == 0).then_some(values)
 }
 
-fn collected(value: Value, limit: usize) -> Result<Vec<u8>, DataAccessResult> {
-    Outgoing::new(InvokeId(0), false, value).whole(limit)?.ok_or(DataAccessResult::OtherReason)
+/// A whole value, when there is room for it.
+fn collected(value: Value, left: &mut usize) -> Result<Vec<u8>, DataAccessResult> {
+    let mut outgoing = Outgoing::new((InvokeId(0), Shape::PLAIN), false, value);
+    let whole = outgoing.whole(*left)?.ok_or(DataAccessResult::OtherReason)?;
+    *left = left.saturating_sub(whole.len());
+    Ok(whole)
+}
+
+/// What a method returned, when there is room for it; it ran either way.
+fn bounded(reply: ActionReply, left: &mut usize) -> ActionReply {
+    let fit = |value| collected(Value::Encoded(value), left);
+    ActionReply { returned: reply.returned.map(|value| value.and_then(fit)), ..reply }
 }
 
 fn as_result(value: &Result<Vec<u8>, DataAccessResult>) -> GetResult<'_> {

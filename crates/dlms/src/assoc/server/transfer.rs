@@ -3,6 +3,7 @@
 use alloc::{boxed::Box, vec::Vec};
 use core::fmt;
 
+use super::Shape;
 use crate::{
     apdu::{
         reference::{AttributeId, InvokeId, MethodId, Selection},
@@ -14,6 +15,8 @@ use crate::{
 /// The block that was made last, and what is left.
 pub(super) struct Outgoing {
     pub(super) invoke_id: InvokeId,
+    /// How the request came: its other blocks are asked for alike.
+    pub(super) shape: Shape,
     /// Whether an ACTION is answered, else a GET.
     pub(super) is_action: bool,
     /// Number of the block in `current`, from 1; 0 before the first.
@@ -31,12 +34,12 @@ impl fmt::Debug for Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(invoke_id: InvokeId, is_action: bool, value: Value) -> Self {
+    pub(super) fn new((invoke_id, shape): (InvokeId, Shape), is_action: bool, value: Value) -> Self {
         let (buffer, source) = match value {
             Value::Encoded(bytes) => (bytes, None),
             Value::Stream(source) => (Vec::new(), Some(source)),
         };
-        Self { invoke_id, is_action, number: 0, current: Vec::new(), is_last: false, buffer, source }
+        Self { invoke_id, shape, is_action, number: 0, current: Vec::new(), is_last: false, buffer, source }
     }
 
     /// Makes sure that more than `size` bytes are there, or all.
@@ -89,10 +92,18 @@ impl Purpose {
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) invoke_id: InvokeId,
+    /// How the first block came: the others come alike.
+    pub(super) shape: Shape,
     pub(super) purpose: Purpose,
     /// Number of the last block, from 1.
     pub(super) number: u32,
     pub(super) data: Vec<u8>,
+}
+
+impl Incoming {
+    pub(super) const fn new((invoke_id, shape): (InvokeId, Shape), purpose: Purpose) -> Self {
+        Self { invoke_id, shape, purpose, number: 0, data: Vec::new() }
+    }
 }
 
 /// A selection that outlives its APDU.

@@ -250,7 +250,7 @@ impl<const N: usize> LocalCrypto<N> {
             }
             None => {
                 judged.plain = plain;
-                return Ok(judged);
+                return self.without_signature(judged);
             }
         };
         //= DLMS 5.6: both layers of one exchange have one transaction-id
@@ -259,6 +259,22 @@ impl<const N: usize> LocalCrypto<N> {
         }
         judged.transaction = Some(signed);
         Ok(judged)
+    }
+
+    /// Where the tag leaves the header out and nobody has signed it, only a counter or a key that follows from the
+    /// transaction-id tells an APDU from the same one under another id.
+    fn without_signature(&self, mut judged: Judged) -> Result<Judged, CryptoFault> {
+        match judged.carrier {
+            Carrier::GeneralCiphering(kind) if self.settings.quirks.short_aad => match kind {
+                KeyKind::Wrapped | KeyKind::AgreedOnePass => Err(CryptoFault::Transaction),
+                KeyKind::Identified => {
+                    judged.is_id_covered = false;
+                    Ok(judged)
+                }
+                KeyKind::AgreedStatic => Ok(judged),
+            },
+            _ => Ok(judged),
+        }
     }
 
     /// Who sent it, if it is for us.
@@ -330,6 +346,7 @@ impl<const N: usize> LocalCrypto<N> {
             signing: Signing::None,
             counter: used,
             transaction: Some((title, id)),
+            is_id_covered: true,
         })
     }
 

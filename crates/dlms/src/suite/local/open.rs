@@ -27,6 +27,8 @@ pub(super) struct Judged {
     pub(super) signing: Signing,
     pub(super) counter: Counter,
     pub(super) transaction: Option<(SystemTitle, TransactionId)>,
+    /// Whether a tag or a signature covers the transaction-id.
+    pub(super) is_id_covered: bool,
 }
 
 /// Which counter an APDU used up.
@@ -83,11 +85,16 @@ impl<const N: usize> LocalCrypto<N> {
         set: KeySet,
         ports: &mut Ports<'_>,
     ) -> CryptoResult {
-        let Judged { plain, security_control, carrier, signing, counter, transaction } = match set {
-            KeySet::Unicast => self.judge_layers(handle, bytes, peer)?,
-            KeySet::Broadcast => self.judge_carried(handle, bytes, peer, set)?,
-        };
-        self.remember(handle, counter, transaction, ports)?;
+        let Judged { plain, security_control, carrier, signing, counter, transaction, is_id_covered } =
+            match set {
+                KeySet::Unicast => self.judge_layers(handle, bytes, peer)?,
+                KeySet::Broadcast => self.judge_carried(handle, bytes, peer, set)?,
+            };
+        self.remember(handle, counter, transaction.filter(|_| is_id_covered), ports)?;
+        if let Some((_, id)) = transaction.filter(|_| !is_id_covered) {
+            // The response names it; kept it would let anybody raise the lowest one that is accepted.
+            self.secrets(handle).transaction = self.settings.is_server.then_some(id);
+        }
         Ok(Done::Opened { plain, security_control, carrier, signing })
     }
 
@@ -133,6 +140,7 @@ impl<const N: usize> LocalCrypto<N> {
             signing: Signing::None,
             counter: remembered,
             transaction: None,
+            is_id_covered: true,
         })
     }
 
@@ -174,7 +182,9 @@ impl<const N: usize> LocalCrypto<N> {
     ) -> Result<(), CryptoFault> {
         //= DLMS 5.9: a counter is stored only after its tag was verified
         // Only holders of the key get here; forgetting one of them would let its APDUs be repeated.
-        if !self.received.contains_key(&(set, title)) && self.received.len() >= PEERS_MAX {
+        // Each key set has room of its own: who holds the broadcast key takes no client's.
+        let count = self.received.keys().filter(|(of, _)| *of == set).count();
+        if !self.received.contains_key(&(set, title)) && count >= PEERS_MAX {
             return Err(CryptoFault::Unavailable);
         }
         ports.counters.accepted(set, title, counter).map_err(|_| CryptoFault::Unavailable)?;

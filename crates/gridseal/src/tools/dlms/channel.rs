@@ -105,7 +105,7 @@ impl Channel {
             },
             apdu_size_max: ends.apdu_size_max,
             answer_timeout: (ends.timeout / 4).max(Duration::from_millis(250)),
-            retry_count_max: 2,
+            retry_count_max: 3,
             inactivity_timeout: ends.timeout,
         };
         let mut channel = Self { stream, ends, framing: Framing::Hdlc(Box::new(Link::new(settings))) };

@@ -77,12 +77,13 @@ fn typed(kind: &str, value: &str) -> Option<Option<Vec<u8>>> {
         "u32" => number(value, Data::DoubleLongUnsigned),
         "u64" => number(value, Data::Long64Unsigned),
         "enum" => number(value, Data::Enum),
-        "f32" => number(value, Data::Float32),
-        "f64" => number(value, Data::Float64),
+        // What is too large is read as infinite.
+        "f32" => number(value, Data::Float32).filter(|_| is_named(value) || is_finite::<f32>(value)),
+        "f64" => number(value, Data::Float64).filter(|_| is_named(value) || is_finite::<f64>(value)),
         "str" => value.is_ascii().then(|| Data::VisibleString(value).to_bytes()),
         "utf8" => Some(Data::Utf8String(value).to_bytes()),
         "oct" => hex::decode(value).ok().map(|bytes| Data::OctetString(&bytes).to_bytes()),
-        "bcd" if value.len() == 2 => {
+        "bcd" if value.len() == 2 && value.bytes().all(|digit| digit.is_ascii_digit()) => {
             u8::from_str_radix(value, 16).ok().map(|value| Data::Bcd(value).to_bytes())
         }
         "bcd" => None,
@@ -90,6 +91,15 @@ fn typed(kind: &str, value: &str) -> Option<Option<Vec<u8>>> {
         "time" => time(value),
         _ => return None,
     })
+}
+
+/// Whether infinity or no number is what is meant.
+fn is_named(text: &str) -> bool {
+    !text.bytes().any(|octet| octet.is_ascii_digit())
+}
+
+fn is_finite<T: std::str::FromStr + Into<f64>>(text: &str) -> bool {
+    text.parse::<T>().is_ok_and(|value| value.into().is_finite())
 }
 
 fn bits(digits: &str) -> Option<Vec<u8>> {
@@ -135,6 +145,7 @@ mod tests {
             ("bits:0101", "040450"),
             ("bcd:42", "0d42"),
             ("f32:1.5", "173fc00000"),
+            ("f32:-inf", "17ff800000"),
             ("020211011102", "020211011102"),
             ("time:2026-11-25T12:00:00+01:00", "090c07ea0b19030c000000ffc400"),
             ("time:2026-11-25T12:00:00Z", "090c07ea0b19030c000000000000"),
@@ -164,6 +175,10 @@ mod tests {
             "x:1",
             "060000000500",
             "bcd:4",
+            "bcd:4a",
+            "bcd:+1",
+            "f32:1e39",
+            "f64:1e309",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -12,6 +12,7 @@ use gridseal_dlms::{
         client::{self, Client, ClientSettings, Event, Failure, Refusal, Request, Response},
         table::ClientState,
     },
+    frame::hdlc,
     suite::local::{KeySet, LocalCrypto, Ports},
     wire::Data,
 };
@@ -102,6 +103,8 @@ pub struct Session<'p, const N: usize> {
     lab: &'p Lab,
     link: Option<(Client, Channel)>,
     events: VecDeque<Event>,
+    /// Why the HDLC link ended, when it was not the connection.
+    lost: Option<hdlc::LinkError>,
     conformance: Conformance,
 }
 
@@ -147,7 +150,8 @@ impl<'p, const N: usize> Session<'p, N> {
         }
         let first = keeper.counters.sending_end(lab.client.invocation_counter);
         let empty = Conformance::default();
-        let mut session = Self { keeper, peer, lab, link: None, events: VecDeque::new(), conformance: empty };
+        let mut session =
+            Self { keeper, peer, lab, link: None, events: VecDeque::new(), lost: None, conformance: empty };
         let settings = settings(lab, peer.timeout());
         let Err(error) = session.open(settings, lab.client_sap).await else { return Ok(session) };
         if !uses_counter || !error.is::<NotAssociated>() {
@@ -192,8 +196,11 @@ impl<'p, const N: usize> Session<'p, N> {
                 Event::Refused(refusal) => return Err(not_associated(refusal)),
                 Event::Ignored(refusal) => return Err(untrusted(&refusal)),
                 Event::Lost => {
-                    let why = "the meter closed the connection while the association was opened";
-                    return Err(NotAssociated(why.into()).into());
+                    let why = match self.lost.take() {
+                        Some(why) => format!("the HDLC link ended while the association was opened: {why}"),
+                        None => "the meter closed the connection while the association was opened".into(),
+                    };
+                    return Err(NotAssociated(why).into());
                 }
                 _ => {}
             }
@@ -275,9 +282,7 @@ impl<'p, const N: usize> Session<'p, N> {
                 Heard::Apdu(apdu) => self.input(client::Input::Received(&apdu)).await?,
                 Heard::Nothing => self.input(client::Input::Timeout).await?,
                 Heard::Closed(why) => {
-                    if let Some(why) = why {
-                        eprintln!("gridseal: HDLC link: {why}");
-                    }
+                    self.lost = why;
                     self.input(client::Input::Disconnected).await?;
                 }
             }
@@ -303,7 +308,12 @@ impl<'p, const N: usize> Session<'p, N> {
                 Event::Failed(failure) => return Err(failed(failure)),
                 //= DLMS 12.5: a tool does not go on after a forgery
                 Event::Ignored(refusal) => return Err(untrusted(&refusal)),
-                Event::Lost => return Err(anyhow!("the meter closed the connection before it answered")),
+                Event::Lost => {
+                    return Err(match self.lost.take() {
+                        Some(why) => anyhow!("the HDLC link ended before the meter answered: {why}"),
+                        None => anyhow!("the meter closed the connection before it answered"),
+                    });
+                }
                 _ => {}
             }
         }

@@ -243,13 +243,18 @@ fn scalar(data: &Data<'_>) -> Value {
         Data::LongUnsigned(value) | Data::DeltaLongUnsigned(value) => json!(value),
         Data::Long64(value) => json!(value),
         Data::Long64Unsigned(value) => json!(value),
-        Data::Float32(value) => json!(value),
-        Data::Float64(value) => json!(value),
+        Data::Float32(value) => real(f64::from(*value)),
+        Data::Float64(value) => real(*value),
         Data::DateTime(at) => json!(hex::encode(at.to_bytes())),
         Data::Date(date) => json!(date.to_string()),
         Data::Time(time) => json!(time.to_string()),
         _ => Value::Null,
     }
+}
+
+/// A number, or in words what JSON has no number for: `NaN`, `inf`, `-inf`.
+pub fn real(value: f64) -> Value {
+    if value.is_finite() { json!(value) } else { json!(value.to_string()) }
 }
 
 /// A typed value for people, on one line.
@@ -325,6 +330,10 @@ mod tests {
         assert_eq!(plain(&told), "{mode: 1 (on), scaler: -1}");
         let name = typed(&Data::OctetString(ObisCode::CLOCK.groups()), Some(&Type::LogicalName));
         assert_eq!(name["obis"], "0.0.1.0.0.255");
+        assert_eq!(typed(&Data::Float32(1.5), None)["value"], 1.5);
+        for (value, told) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+            assert_eq!(typed(&Data::Float32(value), None)["value"], told, "JSON has no number for it");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use gridseal_dlms::{
 };
 use gridseal_io::clock::{tick_now, utc_now};
 use gridseal_meter::cosem::{
-    Device, DeviceConfig, Grant, ImageConfig, ObjectChange, ObjectError, RestoreError, Rights,
+    Device, DeviceConfig, Grant, ImageConfig, Note, ObjectChange, ObjectError, RestoreError, Rights,
 };
 use gridseal_types::SystemTitle;
 
@@ -142,6 +142,7 @@ where
             // A connection ends with its association; strangers' clients release in clear.
             plain_release: true,
             short_challenge: true,
+            broadcast_title: Some(lab.client.system_title),
             ..ServerSettings::public(sap, lab.server.system_title)
         };
         let settings = lab.associations.iter().map(|association| {
@@ -272,7 +273,7 @@ where
             *answered = None;
             keys.apply();
         }
-        self.note(device, Some(client.peer));
+        self.note(device, Some(client));
         answers
     }
 
@@ -346,9 +347,15 @@ where
         }
     }
 
-    fn note(&self, device: &mut Device, peer: Option<Peer>) {
+    fn note(&self, device: &mut Device, client: Option<&Client>) {
         for note in device.take_notes() {
-            self.log.entry(note.name(), peer, &note.to_string());
+            match client {
+                // What is denied costs nobody anything, with a key or without one.
+                Some(client) if !client.is_proven() || matches!(note, Note::Denied { .. }) => {
+                    self.log.anybody(note.name(), client.peer, &note.to_string());
+                }
+                _ => self.log.entry(note.name(), client.map(|client| client.peer), &note.to_string()),
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use gridseal_dlms::tree::{Authenticity, Decoded, Fault, Node, Scalar};
 use serde_json::{Map, Value, json};
 
-use crate::tools::decode::input::NotHex;
+use crate::tools::{decode::input::NotHex, dlms::shown::real};
 
 /// Octets of one field that text shows.
 const OCTETS_SHOWN: usize = 32;
@@ -64,7 +64,7 @@ fn node_json(node: &Node) -> Value {
         None => {}
         Some(Scalar::Unsigned(value)) => put("value", json!(value)),
         Some(Scalar::Signed(value)) => put("value", json!(value)),
-        Some(Scalar::Real(value)) => put("value", json!(value)),
+        Some(Scalar::Real(value)) => put("value", real(*value)),
         Some(Scalar::Boolean(value)) => put("value", json!(value)),
         Some(Scalar::Text(value)) => put("value", json!(value)),
         Some(Scalar::Octets(value)) => put("value", json!(hex::encode(value))),
