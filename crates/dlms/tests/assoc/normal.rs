@@ -153,11 +153,14 @@ fn a_dedicated_key_counts_from_zero_in_both_directions() {
 #[test]
 fn a_server_pushes_protected_notifications() {
     let mut pair = Pair::ciphered(Mechanism::Gmac).associated();
-    let plain = vec![0x0F, 0, 0, 0, 1, 0, 0x11, 5];
-    pair.server.handle(pair.now, server::Input::Notify(plain.clone()), &mut pair.objects).unwrap();
-    pair.run();
-    assert_eq!(pair.wire.last().unwrap().1[0], 0xDB);
-    assert_eq!(pair.at_client.last(), Some(&client::Event::Notification(plain)));
+    let event = [&[0xC2, 0, 0, 3][..], ENERGY.obis.groups(), &[2, 0x11, 5]].concat();
+    let report = [&[0x18, 0, 1, 0, 0, 3][..], ENERGY.obis.groups(), &[2, 1, 0x11, 5]].concat();
+    for plain in [vec![0x0F, 0, 0, 0, 1, 0, 0x11, 5], event, report] {
+        pair.server.handle(pair.now, server::Input::Notify(plain.clone()), &mut pair.objects).unwrap();
+        pair.run();
+        assert_eq!(pair.wire.last().unwrap().1[0], 0xDB);
+        assert_eq!(pair.at_client.last(), Some(&client::Event::Notification(plain)));
+    }
 }
 
 #[test]

@@ -39,6 +39,16 @@ pub struct Diagnosis {
     pub evidence: Vec<Exchange>,
 }
 
+/// What of the counter.
+enum Counter {
+    /// Not used, not known, or not behind.
+    InOrder,
+    /// Behind, and not all that is wrong.
+    Behind(String),
+    /// With one above what the meter has seen the association opens.
+    Works(Setup),
+}
+
 /// One thing to change.
 struct Change {
     cause: &'static str,
@@ -62,21 +72,26 @@ impl Assay<'_> {
             (diagnosis.cause, diagnosis.text) = (cause, text);
             return (diagnosis, None);
         }
-        let mut works = self.try_counter(failure, &mut diagnosis).await;
-        if works.is_none() {
-            works = self.try_changes(failure, &mut diagnosis).await;
+        let counter = self.try_counter(failure, &mut diagnosis).await;
+        if let Counter::Works(setup) = counter {
+            return (diagnosis, Some(setup));
         }
+        let works = self.try_changes(failure, &mut diagnosis).await;
         if works.is_none() {
             self.conclude(failure, &mut diagnosis);
+        }
+        // The changes were tried with a counter that the meter takes: with the lab file's they help nobody.
+        if let Counter::Behind(text) = counter {
+            diagnosis.text = format!("{}; besides, {text}", diagnosis.text);
         }
         (diagnosis, works)
     }
 
     /// The counter: the meter says what it has seen, to anybody or in its exception.
-    async fn try_counter(&mut self, failure: &Failure, diagnosis: &mut Diagnosis) -> Option<Setup> {
+    async fn try_counter(&mut self, failure: &Failure, diagnosis: &mut Diagnosis) -> Counter {
         let uses_counter = self.setup.is_ciphered() || self.setup.mechanism == Mechanism::Gmac;
         if !uses_counter {
-            return None;
+            return Counter::InOrder;
         }
         let mark = self.prober.mark();
         let ours = self.prober.first_counter;
@@ -92,24 +107,25 @@ impl Assay<'_> {
         };
         let Some(seen) = seen else {
             diagnosis.ruled_out.push("counter: not known; no public client tells it".into());
-            return None;
+            return Counter::InOrder;
         };
         if let Err(why) = self.prober.follow(seen) {
             diagnosis.ruled_out.push(format!("counter: ours begins at {ours}, the meter says {seen}, {why}"));
-            return None;
+            return Counter::InOrder;
         }
-        if self.prober.associate(self.setup).await.is_err() {
-            diagnosis.ruled_out.push(format!("counter: {seen} was seen; one above it opens nothing either"));
-            return None;
-        }
-        diagnosis.cause = "counter";
-        diagnosis.is_shown = true;
-        diagnosis.text = format!(
+        let text = format!(
             "the meter has accepted counters up to {seen}, and ours began at {ours}: set client.invocation_counter \
              above it, or give --counter-file"
         );
+        if self.prober.associate(self.setup).await.is_err() {
+            diagnosis.ruled_out.push(format!("counter: {seen} was seen; one above it opens nothing either"));
+            return Counter::Behind(text);
+        }
+        diagnosis.cause = "counter";
+        diagnosis.is_shown = true;
+        diagnosis.text = text;
         diagnosis.evidence.extend(self.prober.evidence(mark, EVIDENCE_MAX));
-        Some(self.setup)
+        Counter::Works(self.setup)
     }
 
     async fn try_changes(&mut self, failure: &Failure, diagnosis: &mut Diagnosis) -> Option<Setup> {

@@ -250,6 +250,18 @@ fn a_counter_that_was_used_before_is_named_and_passed() {
 }
 
 #[test]
+fn a_counter_that_is_behind_is_named_beside_what_else_is_wrong() {
+    let (first, second) = (lab(LAB), lab(&LAB.replace("max_pdu", "mechanism = 6\nmax_pdu")));
+    let diagnosis = block_on(async {
+        let address = weak(LAB, &[]).await;
+        let _ = probed(&first, address.clone(), Dangers::default(), 20_000).await;
+        probed(&second, address, Dangers::default(), 20_000).await.diagnosis.unwrap()
+    });
+    assert_eq!((diagnosis.cause, diagnosis.is_shown), ("mechanism", true));
+    assert!(diagnosis.text.contains("besides, the meter has accepted counters up to"), "{}", diagnosis.text);
+}
+
+#[test]
 fn a_hint_lowers_no_counter_and_moves_it_not_far() {
     let lab = lab(LAB);
     let reserved = std::rc::Rc::new(std::cell::Cell::new(0));
