@@ -77,19 +77,26 @@ pub fn message_tree(bytes: &[u8]) {
             agrees(piece, frame);
         }
         if let (Form::Data, [frame]) = (form, decoded.as_slice()) {
-            // A tree has a limit where values have none, and looks at the texts inside of compact arrays.
+            // A tree has a limit where values have none, and looks at each element of compact arrays.
             let full = Rule::TooLong { found: NODES_MAX.saturating_add(1), limit: NODES_MAX };
-            let is_read = Data::from_bytes(piece).is_ok();
+            let is_read = Data::from_bytes(piece).is_ok_and(|data| is_good(&data));
             let is_alike = match frame.fault.map(|fault| fault.cause) {
                 None => is_read,
-                Some(FaultCause::Decode(DecodeError { rule, .. })) => {
-                    !is_read || rule == full || rule == Rule::Text
-                }
+                Some(FaultCause::Decode(DecodeError { rule, .. })) => !is_read || rule == full,
                 Some(_) => !is_read,
             };
             assert!(is_alike, "values read alike");
         }
         rest = after;
+    }
+}
+
+/// Whether the texts and dates inside of compact arrays are some.
+fn is_good(data: &Data<'_>) -> bool {
+    match data {
+        Data::Array(items) | Data::Structure(items) => items.iter().all(is_good),
+        Data::CompactArray(array) => array.elements().all(|element| element.is_ok_and(|data| is_good(&data))),
+        _ => true,
     }
 }
 
