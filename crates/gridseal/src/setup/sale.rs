@@ -13,7 +13,7 @@ use gridseal_crypto::{
 use gridseal_io::{clock::utc_now, rng::OsRng};
 use gridseal_trust::enrol::{
     delivery::{Release, deliver, encode_delivery},
-    document::{EntryKind, Header},
+    document::{EntryKind, Header, Manifest},
     label::LabelB,
     secrets::owner_secret,
     shipment::{Papers, Shipment, Sold, Transfer},
@@ -136,6 +136,7 @@ impl RecoverySigner {
             .verify(&[vendor])
             .map_err(|code| anyhow::anyhow!("{code}: a voucher of the papers does not hold"))?;
         let serial = verified.header.serial.clone();
+        check_manifest(&sold.manifest, &verified.header, &vendor)?;
         if verified.owner().is_none() {
             bail!("{serial} has no owner: sell it");
         }
@@ -271,6 +272,7 @@ pub fn release(vendor: &VoucherSigner, transfer: Transfer, out: &Path, to: &Path
             .verify(&[vendor.trusted()])
             .map_err(|code| anyhow::anyhow!("{code}: a voucher of the transfer does not hold"))?;
         let serial = verified.header.serial.clone();
+        check_manifest(&sold.manifest, &verified.header, &vendor.trusted())?;
         if verified.epoch < 2 {
             bail!("{serial}: the transfer has no entry after the first sale");
         }
@@ -292,6 +294,16 @@ pub fn release(vendor: &VoucherSigner, transfer: Transfer, out: &Path, to: &Path
     refuse_second_shipment(to)?;
     hand_over(vendor, handed, &out.join(LOG_FILE), to)?;
     Ok(serials)
+}
+
+/// The entry is logged once: papers that the buyer cannot import would use it up.
+fn check_manifest(signed: &[u8], header: &Header, vendor: &VoucherKey) -> Result<()> {
+    let manifest = Manifest::open(signed, &[*vendor])
+        .map_err(|code| anyhow::anyhow!("{code}: the manifest of {} does not hold", header.serial))?;
+    if !header.agrees(&manifest) {
+        bail!("the manifest beside the voucher of {} is another device's", header.serial);
+    }
+    Ok(())
 }
 
 fn hand_over(vendor: &VoucherSigner, handed: Vec<Handed>, log_path: &Path, to: &Path) -> Result<()> {

@@ -8,7 +8,7 @@ use gridseal_trust::{
     csr::endorsement_key_info,
     endorsement::{Assured, Endorsements, Fault},
     enrol::{
-        cose::{Sign1, SignedType, key_id},
+        cose::SignedType,
         document::{Manifest, Redirect},
         init::{SignedRedirect, encode_registration},
         registrar::{DeviceFacts, Issued},
@@ -274,26 +274,12 @@ impl Shipped {
     /// [`Code::Label`] when manifest and voucher disagree; [`Code::Endorsement`] when the endorsement key is not one that
     /// we support or its Name or SubjectPublicKeyInfo is another; [`Code::Suite`] for one on P-384; [`Code::Policy`] for a software root where none is accepted.
     pub fn check(rules: &RegistrationRules, signed_manifest: &[u8], voucher: &[u8]) -> Result<Self, Code> {
-        let signed = Sign1::decode(signed_manifest)?;
-        let vendor = rules
-            .voucher_keys
-            .iter()
-            .find(|trusted| key_id(&trusted.key) == signed.key_id)
-            .ok_or(Code::Voucher)?;
-        if !signed.verify(SignedType::Manifest, &vendor.key) {
-            return Err(Code::Voucher);
-        }
-        let manifest = Manifest::decode(signed.payload)?;
+        let manifest = Manifest::open(signed_manifest, &rules.voucher_keys)?;
         let verified = Voucher::decode(voucher)?.verify(&rules.voucher_keys)?;
         if verified.owner() != Some(rules.owner) {
             return Err(Code::Voucher);
         }
-        let header = &verified.header;
-        let agree = header.ek_name == manifest.ek_name
-            && header.n_commit == manifest.n_commit
-            && header.serial == manifest.serial
-            && header.model == manifest.model;
-        if !agree {
+        if !verified.header.agrees(&manifest) {
             return Err(Code::Label);
         }
         let endorsement = tpm::endorsement_key(&manifest.ek_pub)?;

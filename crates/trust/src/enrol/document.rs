@@ -3,10 +3,11 @@
 use alloc::{string::String, vec::Vec};
 
 use gridseal_crypto::PublicKey;
-use gridseal_types::{DeviceType, Digest, EkName, Epoch, OrderSeq, SystemTitle, UtcTime};
+use gridseal_types::{Code, DeviceType, Digest, EkName, Epoch, OrderSeq, SystemTitle, UtcTime};
 
 use super::{
-    cose::{read_key, write_key},
+    cose::{Sign1, SignedType, key_id, read_key, write_key},
+    voucher::VoucherKey,
     wire::{Read, Reader, encode},
 };
 use crate::endorsement::{CERTIFICATE_SIZE_MAX, CHAIN_MAX};
@@ -66,6 +67,20 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Opens a signed manifest (encoded COSE_Sign1) of one of these manufacturers.
+    ///
+    /// # Errors
+    /// [`Code::Voucher`] when none of them signed it, [`Code::Format`] for its form.
+    pub fn open(signed: &[u8], voucher_keys: &[VoucherKey]) -> Result<Self, Code> {
+        let signed = Sign1::decode(signed)?;
+        let vendor = voucher_keys.iter().find(|trusted| key_id(&trusted.key) == signed.key_id);
+        let vendor = vendor.ok_or(Code::Voucher)?;
+        if !signed.verify(SignedType::Manifest, &vendor.key) {
+            return Err(Code::Voucher);
+        }
+        Ok(Self::decode(signed.payload)?)
+    }
+
     /// Encoded payload.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -172,6 +187,15 @@ pub struct Header {
 }
 
 impl Header {
+    /// Whether manifest and voucher are of one device.
+    #[must_use]
+    pub fn agrees(&self, manifest: &Manifest) -> bool {
+        self.ek_name == manifest.ek_name
+            && self.n_commit == manifest.n_commit
+            && self.serial == manifest.serial
+            && self.model == manifest.model
+    }
+
     /// Encoded payload.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

@@ -268,12 +268,7 @@ impl ReceiptFile {
         voucher_keys: &[VoucherKey],
     ) -> Result<Proof, ReceiptFault> {
         let Some(Statement { identity_public, audit }) = &self.statement else { return Ok(Proof::Owner) };
-        let manifest = Sign1::decode(&self.manifest).map_err(|_| ReceiptFault::Manifest)?;
-        let vendor = voucher_keys
-            .iter()
-            .find(|trusted| key_id(&trusted.key) == manifest.key_id)
-            .filter(|vendor| manifest.verify(SignedType::Manifest, &vendor.key));
-        let manifest = vendor.and_then(|_| Manifest::decode(manifest.payload).ok());
+        let manifest = Manifest::open(&self.manifest, voucher_keys).ok();
         let manifest = manifest.filter(|manifest| manifest.ek_name == chain.header.ek_name);
         let named = manifest.ok_or(ReceiptFault::Manifest)?.identity;
         if named != Some(tpm::name(identity_public)) {
