@@ -421,17 +421,13 @@ impl Client {
         if apdu.first() != Some(&tag::GENERAL_BLOCK_TRANSFER) {
             return self.received_whole(now, apdu);
         }
-        // A notification may come in blocks too, and may come at any time.
-        let is_open =
-            matches!(self.state, ClientState::Requesting | ClientState::Associated | ClientState::Releasing);
-        if !is_open || !self.session.conformance.has(Conformance::GENERAL_BLOCK_TRANSFER) {
+        let is_agreed = self.session.conformance.has(Conformance::GENERAL_BLOCK_TRANSFER)
+            && self.state == ClientState::Requesting;
+        if !is_agreed {
             return self.ignore(Refusal::Unexpected);
         }
         match self.blocks.received(now, apdu) {
-            Ok(None) if self.state == ClientState::Requesting => {
-                self.deadline = Some(now.after(self.settings.response_timeout));
-            }
-            Ok(None) => {}
+            Ok(None) => self.deadline = Some(now.after(self.settings.response_timeout)),
             Ok(Some(whole)) => self.received_whole(now, &whole),
             Err(error) => self.ignore(Refusal::Blocks(error)),
         }
@@ -490,7 +486,8 @@ impl Client {
             (Job::SealRelease, Ok(Done::Bytes(initiate))) => self.transmit_release(Some(&initiate)),
             (Job::OpenResponse, Ok(Done::Opened { plain, security_control, carrier, signing })) => {
                 let covers = Protection::of(security_control).covers(self.settings.required);
-                if covers && self.is_mirrored(carrier, signing) {
+                // A notification answers no request.
+                if covers && (is_notification(&plain) || self.is_mirrored(carrier, signing)) {
                     self.opened(now, &plain);
                 } else {
                     self.ignore(Refusal::Protection);
@@ -641,4 +638,10 @@ impl Client {
             challenge: self.opening.server_challenge.clone(),
         }
     }
+}
+
+/// Whether an APDU is sent without being asked for.
+fn is_notification(plain: &[u8]) -> bool {
+    let unasked = [tag::DATA_NOTIFICATION, tag::EVENT_NOTIFICATION, tag::INFORMATION_REPORT];
+    plain.first().is_some_and(|first| unasked.contains(first))
 }

@@ -137,7 +137,8 @@ pub enum Input<'a> {
     Broadcast(&'a [u8]),
     /// An operation was performed.
     CryptoDone(CryptoId, CryptoResult),
-    /// A plain notification (DataNotification, EventNotification) is to be sent, protected as responses are.
+    /// A plain notification (DataNotification, EventNotification) is to be sent, protected as responses are. One that is
+    /// larger than what the client takes is refused: its general blocks and those of a response look alike.
     Notify(Vec<u8>),
     /// The deadline has passed.
     Timeout,
@@ -266,6 +267,7 @@ enum Job {
     HlsVerify(InvokeId, Shape),
     HlsReply(InvokeId, Shape),
     SealResponse,
+    SealNotification,
 }
 
 /// What was agreed upon in an association.
@@ -350,9 +352,7 @@ impl Server {
                 if self.state != ServerState::Associated {
                     return Err(ServerError::State);
                 }
-                let carrier = self.settings.ciphered.then_some(Carrier::GeneralGlo);
-                let shape = Shape { carrier, protection: self.settings.response, ..Shape::PLAIN };
-                self.respond(now, apdu, shape);
+                self.notify(apdu);
             }
             Input::Timeout => self.timed_out(now),
             Input::Disconnected => {
@@ -466,6 +466,11 @@ impl Server {
                 Ok(_) => self.event(Event::Refused(Refusal::Crypto(CryptoFault::Form))),
                 Err(fault) => self.event(Event::Refused(Refusal::Crypto(fault))),
             },
+            Job::SealNotification => match result {
+                Ok(Done::Bytes(apdu)) => self.push(apdu),
+                Ok(_) => self.event(Event::Refused(Refusal::Crypto(CryptoFault::Form))),
+                Err(fault) => self.event(Event::Refused(Refusal::Crypto(fault))),
+            },
             Job::OpenRequest { is_broadcast } => match result {
                 Ok(Done::Opened { plain, security_control, carrier, signing }) => {
                     let protection = Protection::of(security_control);
@@ -547,6 +552,26 @@ impl Server {
             }
             _ => self.transmit(now, plain),
         }
+    }
+
+    /// Protects a notification; no request says how.
+    fn notify(&mut self, plain: Vec<u8>) {
+        let (protection, peer) = (self.settings.response, self.session.client_title);
+        if !self.settings.ciphered || protection == Protection::None {
+            return self.push(plain);
+        }
+        let signing = self.response_signing(Shape::PLAIN);
+        let carrier = Carrier::GeneralGlo;
+        let seal = Operation::Seal { carrier, protection, signing, peer, apdu: plain };
+        self.ask(Job::SealNotification, seal);
+    }
+
+    fn push(&mut self, apdu: Vec<u8>) {
+        let limit = self.session.client_pdu_size;
+        if apdu.len() > limit {
+            return self.event(Event::Refused(Refusal::Blocks(BlockError::TooLong { limit })));
+        }
+        self.outputs.push_back(Output::Transmit(apdu));
     }
 
     const fn response_signing(&self, shape: Shape) -> Signing {

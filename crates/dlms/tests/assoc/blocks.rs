@@ -193,24 +193,28 @@ fn a_whole_answer_in_the_middle_of_blocks_is_refused() {
         let server = ServerSettings { max_pdu: MAX_PDU, ..ServerSettings::public(16, SERVER_TITLE) };
         Pair::new(client, server).associated()
     };
-    let [get, set, action] = [
-        Request::Get(PROFILE, None),
-        Request::Set(ENERGY, None, long.clone()),
-        Request::Action(ECHO, Some(long.clone())),
-    ];
-    // What comes instead of the first answer of this kind; `None` for one whose error is believed.
-    for (request, instead_of, forged) in [
-        (&get, [0xC4, 2], &[0xC4, 1, 0, 0, 0x11, 5][..]),
-        (&set, [0xC5, 2], &[0xC5, 1, 0, 0]),
-        (&set, [0xC5, 2], &[0xC5, 3, 0, 0, 0, 0, 0, 1]),
-        (&action, [0xC7, 4], &[0xC7, 1, 0, 0, 0]),
+    let (get, get_list) = (Request::Get(PROFILE, None), Request::GetList(vec![(PROFILE, None); 2]));
+    let set = Request::Set(ENERGY, None, long.clone());
+    let set_list = Request::SetList(vec![(ENERGY, None, long.clone())]);
+    let action = Request::Action(ECHO, Some(long.clone()));
+    let action_list = Request::ActionList(vec![(ECHO, Some(long.clone()))]);
+    // How many answers of this kind are real, and what comes instead of the next one.
+    let (get_block, set_block, action_block, action_next) = ([0xC4, 2], [0xC5, 2], [0xC7, 2], [0xC7, 4]);
+    for (request, instead_of, real, forged) in [
+        (&get, get_block, 1, &[0xC4, 1, 0, 0, 0x11, 5][..]),
+        (&get_list, get_block, 1, &[0xC4, 3, 0, 2, 0, 0x11, 5, 1, 3]),
+        (&set, set_block, 0, &[0xC5, 1, 0, 0]),
+        (&set, set_block, 0, &[0xC5, 3, 0, 0, 0, 0, 0, 1]),
+        (&set_list, set_block, 0, &[0xC5, 5, 0, 1, 0]),
+        (&set_list, set_block, 0, &[0xC5, 4, 0, 1, 0, 0, 0, 0, 1]),
+        (&action, action_next, 0, &[0xC7, 1, 0, 0, 0]),
+        (&action, action_next, 0, &[0xC7, 2, 0, 1, 0, 0, 0, 1, 2, 0, 0]),
+        (&action_list, action_next, 0, &[0xC7, 3, 0, 1, 0, 0]),
         // After the first block of the answer.
-        (&action, [0xC7, 2], &[0xC7, 1, 0, 0, 0]),
+        (&action, action_block, 1, &[0xC7, 1, 0, 0, 0]),
     ] {
         let mut pair = sides();
-        let forged = forged.to_vec();
-        // Of the block that the client asks for next: the first one is real where the answer is long.
-        let mut left = usize::from(instead_of != [0xC5, 2] && instead_of != [0xC7, 4]);
+        let (forged, mut left) = (forged.to_vec(), real);
         pair.line = Box::new(move |direction, apdu| {
             if direction == Direction::ToClient && apdu.starts_with(&instead_of) {
                 if left == 0 {
@@ -226,11 +230,16 @@ fn a_whole_answer_in_the_middle_of_blocks_is_refused() {
         let last = pair.at_client.last();
         assert_eq!(last, Some(&client::Event::Ignored(client::Refusal::Unexpected)), "{request:?}");
     }
-    // An error is believed wherever it comes.
-    let mut pair = sides();
-    pair.line = Box::new(|direction, apdu| {
-        let is_first = direction == Direction::ToClient && apdu.starts_with(&[0xC5, 2]);
-        vec![if is_first { vec![0xC5, 1, apdu[2], 3] } else { apdu }]
-    });
-    assert_eq!(pair.ask(set), Response::Set(DataAccessResult::ReadWriteDenied));
+    // An error is believed wherever it comes, of a list too.
+    for (request, error, told) in [
+        (set, vec![0xC5, 1, 0, 3], Response::Set(DataAccessResult::ReadWriteDenied)),
+        (set_list, vec![0xC5, 5, 0, 1, 3], Response::SetList(vec![DataAccessResult::ReadWriteDenied])),
+    ] {
+        let mut pair = sides();
+        pair.line = Box::new(move |direction, apdu| {
+            let is_first = direction == Direction::ToClient && apdu.starts_with(&set_block);
+            vec![if is_first { [&error[..2], &[apdu[2]], &error[3..]].concat() } else { apdu }]
+        });
+        assert_eq!(pair.ask(request), told);
+    }
 }

@@ -408,6 +408,7 @@ fn what_is_sent_to_all_is_whole_wants_no_answer_and_disturbs_no_association() {
         assert_eq!(last_refusal(&pair), server::Refusal::Service(service), "{refused:02x?}");
     }
     assert_eq!(pair.objects.calls, 0);
+    assert!(matches!(pair.ask(Request::Get(ENERGY, None)), Response::Get(Ok(_))));
 }
 
 //= DLMS 12.8: every block of a request is protected as its first one

@@ -185,19 +185,32 @@ fn a_notification_that_crosses_the_release_is_handed_out_and_the_release_ends_we
 }
 
 #[test]
-fn a_long_notification_comes_in_general_blocks_also_when_nothing_was_asked() {
+fn a_notification_stands_in_the_way_of_no_answer_and_is_refused_when_it_is_too_large() {
     let client = ClientSettings { max_pdu: 300, ..ClientSettings::public() };
-    let mut pair = Pair::new(client, ServerSettings::public(16, SERVER_TITLE)).associated();
-    let body = Data::OctetString(&[7; 700]).to_bytes();
-    let plain = [&[0x0F, 0, 0, 0, 1, 0][..], &body].concat();
+    let conformance = Conformance::SPOKEN.without(Conformance::BLOCK_GET);
+    let server = ServerSettings { conformance, ..ServerSettings::public(16, SERVER_TITLE) };
+    let mut pair = Pair::new(client, server).associated();
+    // The first general block of the answer is lost, and a notification comes before it is sent again.
+    let mut is_lost = false;
+    pair.line = Box::new(move |direction, apdu| {
+        let is_first = direction == Direction::ToClient && apdu[0] == 0xE0 && !is_lost;
+        is_lost |= is_first;
+        if is_first { vec![] } else { vec![apdu] }
+    });
+    pair.input(client::Input::Request(Request::Get(PROFILE, None)));
+    let plain = vec![0x0F, 0, 0, 0, 1, 0, 0x11, 5];
     pair.server.handle(pair.now, server::Input::Notify(plain.clone()), &mut pair.objects).unwrap();
     pair.run();
-    assert_eq!(
-        pair.wire.iter().filter(|(to, apdu)| *to == Direction::ToClient && apdu[0] == 0xE0).count(),
-        3
-    );
     assert_eq!(pair.at_client.last(), Some(&client::Event::Notification(plain)));
-    let Response::Get(Ok(_)) = pair.ask(Request::Get(ENERGY, None)) else { panic!() };
+    pair.wait();
+    let whole = Response::Get(Ok(TestObjects::profile(1_000)));
+    assert_eq!(pair.at_client.last(), Some(&client::Event::Response(whole)));
+    let long = [&[0x0F, 0, 0, 0, 1, 0][..], &Data::OctetString(&[7; 700]).to_bytes()].concat();
+    let before = pair.wire.len();
+    pair.server.handle(pair.now, server::Input::Notify(long), &mut pair.objects).unwrap();
+    pair.run();
+    assert!(matches!(pair.at_server.last(), Some(server::Event::Refused(server::Refusal::Blocks(_)))));
+    assert_eq!(pair.wire.len(), before);
 }
 
 #[test]

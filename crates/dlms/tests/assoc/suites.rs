@@ -278,6 +278,19 @@ fn a_response_under_another_key_or_without_the_signature_is_a_downgrade() {
     }
 }
 
+#[test]
+fn a_notification_comes_under_the_server_s_own_protection_whatever_requests_have() {
+    for (carrier, signing) in
+        [(Carrier::GeneralCiphering(KeyKind::AgreedOnePass), Signing::None), (Carrier::Glo, Signing::Outside)]
+    {
+        let mut pair = pair(Mechanism::None, carrier, signing).associated();
+        let plain = vec![0x0F, 0, 0, 0, 1, 0, 0x11, 5];
+        pair.server.handle(pair.now, server::Input::Notify(plain.clone()), &mut pair.objects).unwrap();
+        pair.run();
+        assert_eq!(pair.at_client.last(), Some(&client::Event::Notification(plain)), "{carrier:?}");
+    }
+}
+
 fn run<const N: usize>(crypto: &mut LocalCrypto<N>, operation: &Operation) -> CryptoResult {
     crypto.perform(HANDLE, operation, &mut Ports { counters: &mut VolatileCounters, rng: &mut TestRng(3) })
 }

@@ -285,12 +285,13 @@ fn scalers_are_the_meters_own_each_time_and_identifications_are_not_interpreted(
 #[test]
 fn a_push_that_crosses_the_release_is_no_forgery() {
     let keys = ["11", "22", "33"].map(|byte| byte.repeat(16));
-    for carrier in ["glo", "general-glo", "ded"] {
+    for carrier in ["glo", "general-glo", "ded", "general-ciphering"] {
         let text = lab(0, [&keys[0], &keys[1], &keys[2]], &format!("carrier = \"{carrier}\"\n"));
         let bench = Bench::new(&format!("push-{carrier}"), &text, &[]);
         let pushed = bench.dlms("action", &["0.0.25.9.0.255:40:1=i8:0"]);
         assert_eq!(pushed.status.code(), Some(0), "{carrier}: {}", String::from_utf8_lossy(&pushed.stderr));
         let told: Value = serde_json::from_slice(&pushed.stdout).unwrap();
         assert_eq!(told["result"], "success", "{told}");
+        assert!(!bench.meter.events().iter().any(|event| event == "push-dropped" || event == "refused"));
     }
 }

@@ -188,7 +188,7 @@ impl Device {
         }
     }
 
-    /// A time that is trusted has passed: certificates that had ended by then are never believed again.
+    /// A time that is trusted has passed: by a clock that is not trusted, certificates that had ended by then are not believed.
     pub(super) fn raise_floor(&mut self) {
         if self.is_clock_trusted {
             self.floor = self.floor.max(self.now());
@@ -403,8 +403,7 @@ impl Device {
             return Err(CertificateRefusal::KeyReused);
         }
         //= design S14: by a clock that nobody has set no key takes the place of another
-        let known = self.keys_of(purpose, title, keys);
-        let replaces = !known.is_empty() && !known.contains(key);
+        let replaces = self.keys_of(purpose, title, keys).first().is_some_and(|used| used != key);
         if replaces && !self.is_clock_trusted { Err(CertificateRefusal::Clock) } else { Ok(()) }
     }
 

@@ -111,6 +111,15 @@ impl fmt::Display for Note {
 }
 
 impl Note {
+    /// Whether nothing was changed, so that whoever wants to can have it noted as often as he likes.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Denied { .. } | Self::KeysRefused(_) | Self::ImageRefused(_) | Self::CertificateRefused(_)
+        )
+    }
+
     /// Name of the kind of entry.
     #[must_use]
     pub const fn name(&self) -> &'static str {

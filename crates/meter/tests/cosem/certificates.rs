@@ -345,10 +345,21 @@ fn s14_an_expired_certificate_takes_the_place_of_no_key_while_the_clock_is_not_s
         let before = world.keys.believed.clone();
         assert_eq!(import(&mut world, &expired), ActionResult::OtherReason);
         assert_eq!(refused(&mut world), [CertificateRefusal::Clock]);
-        assert_eq!(world.keys.believed, before);
-        if is_configured {
-            assert_eq!(import(&mut world, &good), ActionResult::Success, "its own key");
+        if !is_configured {
+            // Nor with an older key that is believed still, and used no more.
+            let clock = Data::OctetString(&written(START));
+            assert_eq!(world.set(8, CLOCK, 2, &clock).number(), 0);
+            let second = owner.party(CLIENT, &signer(curve, 8), Purpose::Signature);
+            assert_eq!(import(&mut world, &second), ActionResult::Success);
+            world.power_cut();
+            let first_again = owner.party(CLIENT, &signer(curve, 5), Purpose::Signature);
+            assert_eq!(import(&mut world, &first_again), ActionResult::OtherReason);
+            assert_eq!(refused(&mut world), [CertificateRefusal::Clock]);
+            assert_eq!(world.keys.believed[0].2, signer(curve, 8).public());
+            continue;
         }
+        assert_eq!(world.keys.believed, before);
+        assert_eq!(import(&mut world, &good), ActionResult::Success, "its own key");
         // Whoever may sets the clock first: what has expired is told, and what has not takes the place.
         let clock = Data::OctetString(&written(START));
         assert_eq!(world.set(8, CLOCK, 2, &clock).number(), 0);
@@ -405,6 +416,43 @@ fn s14_a_clock_that_a_script_a_preset_or_a_shift_has_moved_ends_no_certificate()
     assert_eq!(world.keys.believed.len(), 1);
     assert_eq!(world.act(8, CLOCK, 6, Data::Long(20)), ActionResult::Success);
     assert_eq!(world.keys.believed, []);
+}
+
+//= design S14: a clock is trusted once somebody who proved to be allowed to has set it
+#[test]
+fn s14_a_preset_time_decides_when_both_who_gave_it_and_who_sets_it_may() {
+    let late = written(UtcTime(START.0 + 9 * DAY));
+    let early = written(UtcTime(START.0 - DAY / 2));
+    let preset = [&late, &early, &late].map(|at| Data::OctetString(at));
+    for (gives, sets, decides) in [
+        (Mechanism::Gmac, Mechanism::Gmac, true),
+        (Mechanism::Gmac, Mechanism::LowLevel, false),
+        (Mechanism::LowLevel, Mechanism::Gmac, false),
+    ] {
+        let mut world = World::suite(1);
+        let mut owner = Authority::new(Curve::P256, "owner", 1);
+        let root = owner.root();
+        let certificate = owner.party(CLIENT, &signer(Curve::P256, 5), Purpose::Signature);
+        assert_eq!(import(&mut world, &root), ActionResult::Success);
+        assert_eq!(import(&mut world, &certificate), ActionResult::Success);
+        world.context.mechanism = gives;
+        assert_eq!(world.act(8, CLOCK, 5, Data::Structure(preset.to_vec())), ActionResult::Success);
+        world.context.mechanism = sets;
+        assert_eq!(world.act(8, CLOCK, 4, Data::Integer(0)), ActionResult::Success);
+        assert_eq!(world.device.now().0, START.0 + 9 * DAY);
+        assert_eq!(world.keys.believed.is_empty(), decides, "{gives:?} {sets:?}");
+    }
+    // Whoever has proven nothing moves a clock that could be relied on, and no decision.
+    let mut world = World::suite(1);
+    let mut owner = Authority::new(Curve::P256, "owner", 1);
+    let root = owner.root();
+    assert_eq!(import(&mut world, &root), ActionResult::Success);
+    assert_eq!(world.set(8, CLOCK, 2, &Data::OctetString(&written(UtcTime(START.0 + DAY - 10)))).number(), 0);
+    let certificate = owner.party(CLIENT, &signer(Curve::P256, 5), Purpose::Signature);
+    assert_eq!(import(&mut world, &certificate), ActionResult::Success);
+    world.context.mechanism = Mechanism::LowLevel;
+    assert_eq!(world.act(8, CLOCK, 6, Data::Long(20)), ActionResult::Success);
+    assert_eq!(world.keys.believed.len(), 1);
 }
 
 //= design S14: what a trusted clock has shown is not forgotten when somebody else sets it back

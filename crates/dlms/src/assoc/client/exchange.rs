@@ -295,7 +295,7 @@ impl Client {
     /// A plain APDU that was protected as it must be.
     pub(super) fn opened(&mut self, now: Tick, plain: &[u8]) {
         let first = plain.first().copied().unwrap_or_default();
-        if matches!(first, tag::DATA_NOTIFICATION | tag::EVENT_NOTIFICATION | tag::INFORMATION_REPORT)
+        if super::is_notification(plain)
             && matches!(
                 self.state,
                 ClientState::Associated | ClientState::Requesting | ClientState::Releasing
@@ -377,19 +377,23 @@ impl Client {
         }
     }
 
+    /// Whether blocks of the request are still to be sent.
+    fn is_sending(&self) -> bool {
+        let outgoing = self.exchange.as_ref().and_then(|exchange| exchange.outgoing.as_ref());
+        outgoing.is_some_and(|outgoing| outgoing.sent < outgoing.data.len())
+    }
+
     /// Whether blocks of the request are still to be sent, or blocks of the answer to come: only an error ends it here.
     fn is_midway(&self) -> bool {
         //= DLMS 5.8: an answer whose blocks are missing is none, and neither is one to a request that is not whole yet
-        self.exchange.as_ref().is_some_and(|exchange| {
-            let is_left = |outgoing: &Outgoing| outgoing.sent < outgoing.data.len();
-            exchange.blocks > 0 || exchange.outgoing.as_ref().is_some_and(is_left)
-        })
+        self.is_sending() || self.exchange.as_ref().is_some_and(|exchange| exchange.blocks > 0)
     }
 
     fn get_response(&mut self, now: Tick, response: GetResponse<'_>) -> Result<(), Refusal> {
         let is_midway = self.is_midway();
         match (response, self.item_count()) {
-            (GetResponse::Normal { result: Ok(_), .. } | GetResponse::List { .. }, _) if is_midway => {
+            (GetResponse::Normal { result: Ok(_), .. }, _) if is_midway => return Err(Refusal::Unexpected),
+            (GetResponse::List { results, .. }, _) if is_midway && results.iter().any(Result::is_ok) => {
                 return Err(Refusal::Unexpected);
             }
             (GetResponse::Normal { result, .. }, None) => {
@@ -462,13 +466,16 @@ impl Client {
     fn set_response(&mut self, now: Tick, response: SetResponse) -> Result<(), Refusal> {
         let is_midway = self.is_midway();
         match (response, self.item_count()) {
-            (
-                SetResponse::Normal { result: DataAccessResult::Success, .. }
-                | SetResponse::LastBlock { result: DataAccessResult::Success, .. }
-                | SetResponse::List { .. }
-                | SetResponse::LastBlockList { .. },
-                _,
-            ) if is_midway => return Err(Refusal::Unexpected),
+            (SetResponse::Normal { result, .. } | SetResponse::LastBlock { result, .. }, _)
+                if is_midway && result == DataAccessResult::Success =>
+            {
+                return Err(Refusal::Unexpected);
+            }
+            (SetResponse::List { results, .. } | SetResponse::LastBlockList { results, .. }, _)
+                if is_midway && results.contains(&DataAccessResult::Success) =>
+            {
+                return Err(Refusal::Unexpected);
+            }
             (SetResponse::Normal { result, .. } | SetResponse::LastBlock { result, .. }, None) => {
                 self.answer(Response::Set(result));
             }
@@ -508,7 +515,12 @@ impl Client {
             {
                 return Err(Refusal::Unexpected);
             }
-            (ActionResponse::List { .. }, _) if is_midway => return Err(Refusal::Unexpected),
+            (ActionResponse::List { outcomes, .. }, _)
+                if is_midway && outcomes.iter().any(|outcome| outcome.result == ActionResult::Success) =>
+            {
+                return Err(Refusal::Unexpected);
+            }
+            (ActionResponse::Block { .. }, _) if self.is_sending() => return Err(Refusal::Unexpected),
             (ActionResponse::Normal { outcome, .. }, None) => {
                 self.answer(Response::Action(owned(&outcome)));
             }

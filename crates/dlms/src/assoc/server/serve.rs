@@ -430,7 +430,10 @@ impl Server {
                 }
                 AccessSpecification::Action(method) => {
                     let reply = bounded(call.action(method, Some(value)), &mut left);
-                    (reply.returned.and_then(Result::ok), AccessResult::Action(reply.result))
+                    match reply.returned {
+                        Some(Err(_)) => (None, AccessResult::Action(ActionResult::OtherReason)),
+                        returned => (returned.and_then(Result::ok), AccessResult::Action(reply.result)),
+                    }
                 }
             };
             outcomes.push((value, result));

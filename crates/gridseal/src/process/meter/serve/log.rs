@@ -31,7 +31,7 @@ const COUNT_LONGEST: Duration = Duration::from_secs(900);
 const REMEMBERED: Duration = Duration::from_secs(3_600);
 /// Sources that are told apart; the others are one.
 const SOURCES_MAX: usize = 64;
-/// Causes of one source that are told apart; the others are one.
+/// Causes of one source that are told apart; the others are one of each event.
 const CAUSES_MAX: usize = 32;
 
 /// How entries are written to standard error.
@@ -91,7 +91,7 @@ fn is_written(
     // Numbers are the peer's choice.
     let cause: String = cause.chars().filter(|c| !c.is_ascii_digit()).take(200).collect();
     let is_room = causes.len() < CAUSES_MAX || causes.contains_key(&(event, cause.clone()));
-    let key = if is_room { (event, cause) } else { ("refused", "other causes".to_owned()) };
+    let key = if is_room { (event, cause) } else { (event, "other causes".to_owned()) };
     let due = tick.after(COUNT_FIRST);
     let new = Repeats { written: 0, count: 0, first: at, last: at, due, wait: COUNT_FIRST, heard: tick };
     let repeats = causes.entry(key).or_insert(new);

@@ -20,7 +20,7 @@ use gridseal_dlms::{
 };
 use gridseal_io::clock::{tick_now, utc_now};
 use gridseal_meter::cosem::{
-    Device, DeviceConfig, Grant, ImageConfig, Note, ObjectChange, ObjectError, RestoreError, Rights,
+    Device, DeviceConfig, Grant, ImageConfig, ObjectChange, ObjectError, RestoreError, Rights,
 };
 use gridseal_types::SystemTitle;
 
@@ -251,6 +251,8 @@ where
     pub fn handle(&self, client: &mut Client, input: Input<'_>) -> Vec<Vec<u8>> {
         let mut core = self.core();
         core.pass_time();
+        // What time has brought about is nobody's doing.
+        self.note(&mut core.device, None);
         let Core { device, keys, answered } = &mut *core;
         let mut answers = Vec::new();
         let fed = client.server.handle(tick_now(), input, &mut device.session(keys));
@@ -350,8 +352,7 @@ where
     fn note(&self, device: &mut Device, client: Option<&Client>) {
         for note in device.take_notes() {
             match client {
-                // What is denied costs nobody anything, with a key or without one.
-                Some(client) if !client.is_proven() || matches!(note, Note::Denied { .. }) => {
+                Some(client) if !client.is_proven() && note.is_refusal() => {
                     self.log.anybody(note.name(), client.peer, &note.to_string());
                 }
                 _ => self.log.entry(note.name(), client.map(|client| client.peer), &note.to_string()),
