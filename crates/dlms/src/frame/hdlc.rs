@@ -190,6 +190,21 @@ impl Frame {
     }
 }
 
+/// Judges the header at the start of a frame that is not whole yet; `None` while the header is not either. The check
+/// sequence behind it is its own, or that of a frame without information, which covers the same octets.
+fn judge_header(bytes: &[u8]) -> Option<Result<(), DecodeError>> {
+    let behind_address = |start: usize| {
+        let last = bytes.get(start..)?.iter().take(4).position(|octet| octet & 1 == 1)?;
+        // An address of three octets is none, and told so when the frame is whole.
+        let size = Some(last.checked_add(1)?).filter(|size| *size != 3)?;
+        start.checked_add(size)
+    };
+    let control = behind_address(behind_address(2)?)?;
+    let mut reader = Reader::new(bytes.get(..control.checked_add(3)?)?);
+    let header = reader.bytes("header", control.checked_add(1)?).ok()?;
+    Some(verify(&mut reader, header, "header check sequence"))
+}
+
 fn verify(reader: &mut Reader<'_>, content: &[u8], field: &'static str) -> Result<(), DecodeError> {
     //= DLMS 1.1: both check sequences are compared
     let start = reader.clone();

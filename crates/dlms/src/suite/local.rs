@@ -127,8 +127,10 @@ pub struct KeyRing<const N: usize = 16> {
     pub gak: Key<Gak, N>,
     /// Global broadcast encryption key.
     pub gbek: Option<Key<Gbek, N>>,
-    /// Password or secret of mechanisms 1, 3, 4 and 6.
+    /// Secret of mechanisms 3, 4 and 6, and password of mechanism 1 where that has none of its own.
     pub secret: Option<Secret>,
+    /// Password of mechanism 1.
+    pub password: Option<Secret>,
     /// Keys of mechanism 7, general-signing and one-pass key agreement.
     pub signing: Option<SigningKeys>,
     /// Static keys of key agreement.
@@ -141,7 +143,16 @@ impl<const N: usize> KeyRing<N> {
     /// The two keys that every suite needs, and none of the others.
     #[must_use]
     pub const fn new(guek: Key<Guek, N>, gak: Key<Gak, N>) -> Self {
-        Self { guek, gak, gbek: None, secret: None, signing: None, agreement: None, kek: None }
+        Self {
+            guek,
+            gak,
+            gbek: None,
+            secret: None,
+            password: None,
+            signing: None,
+            agreement: None,
+            kek: None,
+        }
     }
 }
 
@@ -154,8 +165,10 @@ pub struct NewKeys<const N: usize = 16> {
     pub gbek: Option<(Key<Gbek, N>, KeyCounters)>,
     /// Authentication key. It is associated data: counters do not depend on it.
     pub gak: Option<Key<Gak, N>>,
-    /// Password or secret.
+    /// Secret of mechanisms 3, 4 and 6; the password of mechanism 1 stays what it was.
     pub secret: Option<Secret>,
+    /// Password of mechanism 1; the secret of the others stays what it was.
+    pub password: Option<Secret>,
     /// Own signing key and those of the peers.
     pub signing: Option<SigningKeys>,
     /// Own key of key agreement and those of the peers.
@@ -345,7 +358,12 @@ impl<const N: usize> LocalCrypto<N> {
         if let Some(key) = new.gak {
             self.keys.gak = key;
         }
-        let KeyRing { secret, signing, agreement, kek, .. } = &mut self.keys;
+        let KeyRing { secret, password, signing, agreement, kek, .. } = &mut self.keys;
+        // A password is sent in clear, and changed without the master key: neither takes the place of the other.
+        *password = new.password.or(password.take());
+        if new.secret.is_some() && password.is_none() {
+            *password = secret.take();
+        }
         *secret = new.secret.or(secret.take());
         *signing = new.signing.or(signing.take());
         *agreement = new.agreement.or(agreement.take());
@@ -421,8 +439,8 @@ impl<const N: usize> LocalCrypto<N> {
         }
         match operation {
             Operation::Challenge(mechanism) => self.challenge(handle, *mechanism, ports),
-            Operation::Password => Ok(Done::Bytes(self.secret()?.danger_password())),
-            Operation::CheckPassword(password) => match self.secret()?.is_password(password) {
+            Operation::Password => Ok(Done::Bytes(self.password()?.danger_password())),
+            Operation::CheckPassword(password) => match self.password()?.is_password(password) {
                 true => Ok(Done::Verified),
                 false => Err(CryptoFault::Authentication),
             },
@@ -462,6 +480,10 @@ impl<const N: usize> LocalCrypto<N> {
 
     fn secret(&self) -> Result<&Secret, CryptoFault> {
         self.keys.secret.as_ref().ok_or(CryptoFault::NoKey)
+    }
+
+    fn password(&self) -> Result<&Secret, CryptoFault> {
+        self.keys.password.as_ref().or(self.keys.secret.as_ref()).ok_or(CryptoFault::NoKey)
     }
 
     fn secrets(&mut self, handle: AssociationHandle) -> &mut Secrets<N> {

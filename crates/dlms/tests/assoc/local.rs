@@ -124,6 +124,37 @@ fn the_broadcast_of_the_fact_sheet_is_sealed_and_opened() {
     assert!(matches!(perform(&mut receiver, &open(true)), Err(CryptoFault::Counter { .. })));
 }
 
+//= DLMS 4: a password is sent in clear and changed without the master key: it is nobody's secret but its own
+#[test]
+fn a_new_password_changes_no_secret_and_a_new_secret_no_password() {
+    let secret = |text: &[u8]| Some(gridseal_crypto::hls::Secret::take(&mut text.to_vec()));
+    let knows = |crypto: &mut LocalCrypto, password: &[u8]| {
+        perform(crypto, &Operation::CheckPassword(password.to_vec())).is_ok()
+    };
+    // Whether the reply of mechanism 6 is that of the first secret.
+    let replies = |crypto: &mut LocalCrypto, verifier: &mut LocalCrypto| {
+        let mut ports = Ports { counters: &mut VolatileCounters, rng: &mut TestRng(4) };
+        let own = verifier.perform(HANDLE, &Operation::Challenge(Mechanism::Sha256), &mut ports);
+        let Ok(Done::Bytes(own)) = own else { panic!() };
+        let theirs = perform(crypto, &Operation::Challenge(Mechanism::Sha256)).unwrap();
+        let peer =
+            |title, challenge| PeerChallenge { mechanism: Mechanism::Sha256, title: Some(title), challenge };
+        let reply = perform(crypto, &Operation::HlsReply(peer(SERVER_TITLE, own))).unwrap();
+        let verify = Operation::HlsVerify { peer: peer(CLIENT_TITLE, theirs), reply };
+        perform(verifier, &verify).is_ok()
+    };
+    let mut verifier = local(SERVER_TITLE, 0);
+    let mut crypto = local(CLIENT_TITLE, 0);
+    assert!(knows(&mut crypto, b"DLMSsecret123456") && replies(&mut crypto, &mut verifier));
+    crypto.replace(NewKeys { password: secret(b"1"), ..NewKeys::default() });
+    assert!(knows(&mut crypto, b"1") && !knows(&mut crypto, b"DLMSsecret123456"));
+    assert!(replies(&mut crypto, &mut verifier), "the secret is what it was");
+    let mut crypto = local(CLIENT_TITLE, 0);
+    crypto.replace(NewKeys { secret: secret(b"another secret!!"), ..NewKeys::default() });
+    assert!(knows(&mut crypto, b"DLMSsecret123456") && !knows(&mut crypto, b"another secret!!"));
+    assert!(!replies(&mut crypto, &mut verifier));
+}
+
 //= DLMS 5.9: a forged or foreign counter locks nobody out
 #[test]
 fn holders_of_the_broadcast_key_take_no_room_from_the_client() {

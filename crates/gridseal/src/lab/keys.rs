@@ -151,6 +151,7 @@ impl Lab {
             },
             gbek: keys.gbek.as_ref().map(|bytes| bytes.key().with_context(size)).transpose()?,
             secret: keys.secret.as_ref().map(|bytes| Secret::take(&mut bytes.0.clone())),
+            password: None,
             signing,
             agreement,
             kek: keys.kek.as_ref().map(|bytes| bytes.key().with_context(size)).transpose()?,

@@ -22,6 +22,7 @@ invocation_counter = 5000
 [keys]
 guek = "8A1F00C3D4427E9155B06D2E93F7A81C"
 gak = "5B3E91A7C0D2446F8817E3509ABD62F1"
+secret = "v3ry-l0ng-and-random"
 [[association]]
 sap = 16
 role = "public"

@@ -195,9 +195,13 @@ fn an_owner_takes_a_meter_of_suite_2_over() {
 }
 
 fn image(dir: &Path, model: &str, version: u32) -> (PathBuf, String) {
+    image_of(dir, model, version, 120_000)
+}
+
+fn image_of(dir: &Path, model: &str, version: u32, size: u32) -> (PathBuf, String) {
     std::fs::create_dir_all(dir).unwrap();
-    let (contents, out) = (dir.join("app.bin"), dir.join(format!("{model}-{version}.img")));
-    let bytes: Vec<u8> = (0..120_000u32).map(|at| (at * 7 + version) as u8).collect();
+    let (contents, out) = (dir.join("app.bin"), dir.join(format!("{model}-{version}-{size}.img")));
+    let bytes: Vec<u8> = (0..size).map(|at| (at * 7 + version) as u8).collect();
     std::fs::write(&contents, bytes).unwrap();
     let (version, keys) = (version.to_string(), dir.join("firmware"));
     let output = gridseal(&[
@@ -243,6 +247,13 @@ fn an_image_survives_a_power_cut_and_what_is_older_or_for_others_is_refused() {
     bench.power_cut(&text, &[]);
     let missing = bench.read("0.0.44.0.0.255:18:4")["value"].as_u64().unwrap();
     assert!((30..240).contains(&missing), "{missing}: goes on where it stopped");
+    // What goes on is what was begun: another image of another size does not.
+    let (short, _) = image_of(&dir, "EM-1", 5, 10_000);
+    let before = bench.read("0.0.44.0.0.255:18:4")["value"].clone();
+    let other = bench.dlms("image", &["--resume", short.to_str().unwrap()]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("blocks, and this one has"));
+    assert_eq!(bench.read("0.0.44.0.0.255:18:4")["value"], before, "nothing was sent");
     let done = bench.dlms("image", &["--resume", "--activate", new.to_str().unwrap()]);
     assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
     bench.power_cut(&text, &[]);

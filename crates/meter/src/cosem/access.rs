@@ -16,7 +16,7 @@ use super::{Device, Keyholder, Note, object::Object, protection::DATA_PROTECTION
 /// The class of associations.
 pub(super) const ASSOCIATION: u16 = 15;
 /// Attribute of an association that nobody reads.
-const SECRET: i8 = 7;
+pub(super) const SECRET: i8 = 7;
 
 /// What a client may do, beyond reading what everybody may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,9 @@ impl Session<'_> {
         let rights = self.rights(request.context).ok_or(DataAccessResult::ReadWriteDenied)?;
         let object = self.find(class, obis)?;
         let attribute = object.class.attribute(id).ok_or(DataAccessResult::ObjectUndefined)?;
-        if request.context.is_broadcast || !object.is_writable(id, rights) {
+        let is_other_secret = (class, id) == (ASSOCIATION, SECRET)
+            && !self.device.takes_password(obis, request.context.client_sap);
+        if request.context.is_broadcast || is_other_secret || !object.is_writable(id, rights) {
             return Err(DataAccessResult::ReadWriteDenied);
         }
         if request.selection.is_some() {

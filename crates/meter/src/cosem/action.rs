@@ -87,7 +87,7 @@ impl Device {
             }
             (18, _) => self.image_method((obis, method), &data, keys),
             (40, 1) => self.push(obis, keys),
-            (70, _) => self.switch(obis, method == 2),
+            (70, _) => self.switch(obis, method == 2, keys),
             (124, _) => {
                 self.reset_port(obis);
                 Ok(())

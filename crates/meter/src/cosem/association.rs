@@ -6,7 +6,13 @@ use gridseal_dlms::{
 };
 use gridseal_types::ObisCode;
 
-use super::{Device, Grant, access::Rights, object::Object, profile::PROFILE, security::SECURITY_SETUP};
+use super::{
+    Device, Grant,
+    access::{ASSOCIATION, Rights, SECRET},
+    object::Object,
+    profile::PROFILE,
+    security::SECURITY_SETUP,
+};
 
 /// Object identifiers of contexts and mechanisms begin so: 2.16.756.5.8.
 const ARC: [u8; 5] = [0x60, 0x85, 0x74, 0x05, 0x08];
@@ -33,6 +39,11 @@ impl Device {
         }
     }
 
+    /// Whether the secret of an association is a password, which is written; others come wrapped.
+    pub(super) fn takes_password(&self, obis: ObisCode, client_sap: u16) -> bool {
+        self.association_of(obis, client_sap).is_some_and(|grant| grant.mechanism == Mechanism::LowLevel)
+    }
+
     /// Attributes 2 to 8.
     pub(super) fn association_attribute(
         &self,
@@ -47,7 +58,7 @@ impl Device {
         };
         let conformance = self.config.conformance.to_bytes();
         Some(match attribute {
-            2 => self.object_list(grant.rights),
+            2 => self.object_list(&grant),
             3 => Data::Structure(vec![
                 Data::Integer(i8::try_from(grant.client_sap).unwrap_or(i8::MAX)),
                 Data::LongUnsigned(self.config.sap),
@@ -74,18 +85,21 @@ impl Device {
     }
 
     /// Attribute 2: every object that the client sees, with what it may do.
-    fn object_list(&self, rights: Rights) -> Vec<u8> {
-        let is_seen = |object: &&Object| object.is_public || rights != Rights::NONE;
-        let entries = self.objects.values().filter(is_seen).map(|object| entry(object, rights)).collect();
+    fn object_list(&self, grant: &Grant) -> Vec<u8> {
+        let is_seen = |object: &&Object| object.is_public || grant.rights != Rights::NONE;
+        let takes_password = |object: &Object| self.takes_password(object.obis, grant.client_sap);
+        let entries = self.objects.values().filter(is_seen);
+        let entries = entries.map(|object| entry(object, grant.rights, takes_password(object))).collect();
         Data::Array(entries).to_bytes()
     }
 }
 
 /// `{class, version, name, {{attribute, mode, selectors}.., {method, mode}..}}`.
-fn entry(object: &Object, rights: Rights) -> Data<'_> {
+fn entry(object: &Object, rights: Rights, takes_password: bool) -> Data<'_> {
     let attributes = object.class.all_attributes().map(|attribute| {
-        let mode = match (object.is_readable(attribute.id, rights), object.is_writable(attribute.id, rights))
-        {
+        let is_secret = (object.class.id, attribute.id) == (ASSOCIATION, SECRET);
+        let is_writable = object.is_writable(attribute.id, rights) && (!is_secret || takes_password);
+        let mode = match (object.is_readable(attribute.id, rights), is_writable) {
             (false, false) => 0,
             (true, false) => 1,
             (false, true) => 2,
@@ -96,18 +110,26 @@ fn entry(object: &Object, rights: Rights) -> Data<'_> {
             if has_selectors { Data::Array(vec![Data::Integer(1), Data::Integer(2)]) } else { Data::Null };
         Data::Structure(vec![Data::Integer(attribute.id), Data::Enum(mode), selectors])
     });
-    let mode = u8::from(object.is_invocable(rights));
-    let methods = object
-        .class
-        .methods
-        .iter()
-        .map(|method| Data::Structure(vec![Data::Integer(method.id), Data::Enum(mode)]));
+    let methods = object.class.methods.iter().map(|method| {
+        let mode = u8::from(object.is_invocable(rights) && runs(object, method.id));
+        Data::Structure(vec![Data::Integer(method.id), Data::Enum(mode)])
+    });
     Data::Structure(vec![
         Data::LongUnsigned(object.class.id),
         Data::Unsigned(object.class.version),
         Data::OctetString(object.obis.groups()),
         Data::Structure(vec![Data::Array(attributes.collect()), Data::Array(methods.collect())]),
     ])
+}
+
+/// Whether a method does anything here, for somebody with the right to it.
+fn runs(object: &Object, method: i8) -> bool {
+    match (object.class.id, method) {
+        (3 | 4, 1) => object.kept(2).is_some(),
+        (15, 3..=6) | (40, 2) | (PROFILE, 3..=6) => false,
+        (17 | 42 | 72 | 111 | 112 | 113 | 115, _) => false,
+        _ => true,
+    }
 }
 
 /// Whether an association of this kind refers to the security setup.

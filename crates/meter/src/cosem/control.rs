@@ -34,8 +34,13 @@ pub(super) struct Watch {
 }
 
 impl Device {
-    /// remote_disconnect and remote_reconnect, as the control mode allows.
-    pub(super) fn switch(&mut self, obis: ObisCode, is_on: bool) -> Result<(), DataAccessResult> {
+    /// remote_disconnect and remote_reconnect, as the control mode allows. A power cut leaves the breaker as it is.
+    pub(super) fn switch(
+        &mut self,
+        obis: ObisCode,
+        is_on: bool,
+        keys: &mut dyn Keyholder,
+    ) -> Result<(), DataAccessResult> {
         let object = self.objects.get_mut(&obis).ok_or(DataAccessResult::ObjectUndefined)?;
         let mode = object.number(4);
         let state = match (mode, is_on) {
@@ -46,14 +51,29 @@ impl Device {
             (_, true) if object.number(3) == i64::from(state::CONNECTED) => state::CONNECTED,
             (_, true) => state::READY,
         };
-        let is_connected = state == state::CONNECTED;
         let was_connected = object.number(2) == 1;
+        let is_connected = state == state::CONNECTED;
         object.keep(2, &Data::Boolean(is_connected));
         object.keep(3, &Data::Enum(state));
         if was_connected != is_connected {
             self.note(Note::Switched { is_connected });
         }
+        // It has switched, whether that can be kept or not.
+        let _ = self.keep_setup(keys);
         Ok(())
+    }
+
+    /// State of the breaker, attribute 3.
+    pub(super) fn breaker_state(&self) -> Option<u8> {
+        u8::try_from(self.objects.get(&BREAKER)?.number(3)).ok()
+    }
+
+    /// The breaker as it was when power went.
+    pub(super) fn show_breaker(&mut self, state: u8) {
+        if let Some(breaker) = self.objects.get_mut(&BREAKER) {
+            breaker.keep(2, &Data::Boolean(state == state::CONNECTED));
+            breaker.keep(3, &Data::Enum(state));
+        }
     }
 
     /// Whether the consumer gets power.

@@ -2,7 +2,7 @@
 //!
 //! | part | holds | written |
 //! |---|---|---|
-//! | setup | policy, certificates, latest trusted time, active image, transaction-ids of protected data | as a whole, before the answer |
+//! | setup | policy, certificates, latest trusted time, active image, transaction-ids of protected data, breaker | as a whole, before the answer |
 //! | image | name, size, block size and status of the image on its way | as a whole, when one of them changes |
 //! | blocks | each block with its number and a check | at the end, before the answer |
 
@@ -66,6 +66,9 @@ struct Setup {
     /// Highest transaction-ids of protected data, by system title.
     #[n(5)]
     transactions: Vec<([u8; 8], u64)>,
+    /// State of the breaker.
+    #[n(6)]
+    breaker: Option<u8>,
 }
 
 #[derive(minicbor::Encode, minicbor::Decode)]
@@ -77,7 +80,7 @@ struct KeptCertificate {
 }
 
 impl Device {
-    /// Keeps policy, certificates, latest trusted time and active image.
+    /// Keeps policy, certificates, latest trusted time, active image and the state of the breaker.
     pub(super) fn keep_setup(&self, keys: &mut dyn Keyholder) -> Result<(), StoreError> {
         let policy = self.objects.get(&SECURITY_SETUP).map_or(0, |setup| setup.number(2));
         let certificates = self
@@ -92,6 +95,7 @@ impl Device {
             certificates: certificates.collect(),
             active: self.active.clone(),
             transactions: self.transactions.iter().map(|(title, id)| (*title.as_bytes(), *id)).collect(),
+            breaker: self.breaker_state(),
         };
         keys.keep(Part::Setup, &minicbor::to_vec(&setup).map_err(|_| StoreError)?)
     }
@@ -141,6 +145,9 @@ impl Device {
             // What the configuration demands since is not taken back.
             let configured = u8::try_from(object.number(2)).unwrap_or(0);
             object.keep(2, &Data::Enum(setup.policy | configured));
+        }
+        if let Some(state) = setup.breaker {
+            self.show_breaker(state);
         }
         if let Some(active) = setup.active {
             self.show_active(&active);

@@ -45,6 +45,8 @@ impl Device {
                 let context = context.ok_or(DataAccessResult::ReadWriteDenied)?;
                 return self.set_password(obis, &data, context, keys);
             }
+            // A push goes out on the association that asks for it, and nowhere else.
+            (40, 3) if object.kept(3) != Some(value) => return Err(DataAccessResult::ScopeOfAccessViolated),
             (70, 4) if number(&data).is_none_or(|mode| mode > 6) => {
                 return Err(DataAccessResult::ScopeOfAccessViolated);
             }

@@ -134,3 +134,31 @@ fn what_is_not_simulated_keeps_its_attributes_and_refuses_its_methods() {
     assert_eq!(world.set(41, tcp, 6, &Data::LongUnsigned(5)), DataAccessResult::Success);
     assert_eq!(world.device.inactivity().as_secs(), 10, "never so short that nobody gets in");
 }
+
+#[test]
+fn a_power_cut_leaves_the_breaker_as_it_is() {
+    let breaker = obis(BREAKER);
+    for (mode, reconnects, state) in [(4, false, 0), (4, true, 1), (1, true, 2)] {
+        let mut world = World::new();
+        assert_eq!(world.set(70, breaker, 4, &Data::Enum(mode)), DataAccessResult::Success);
+        assert_eq!(world.act(70, breaker, 1, Data::Integer(0)), ActionResult::Success);
+        if reconnects {
+            assert_eq!(world.act(70, breaker, 2, Data::Integer(0)), ActionResult::Success);
+        }
+        world.power_cut();
+        assert_eq!(world.number(70, breaker, 3), state);
+        assert_eq!(world.device.is_supplied(), state == 1);
+    }
+}
+
+#[test]
+fn a_push_has_no_other_destination() {
+    let push = obis([0, 0, 25, 9, 0, 255]);
+    let mut world = World::new();
+    let present = world.get(40, push, 3).unwrap();
+    let present = Data::from_bytes(&present).unwrap();
+    assert_eq!(world.set(40, push, 3, &present), DataAccessResult::Success);
+    let other = Data::Structure(vec![Data::Enum(0), Data::OctetString(b"127.0.0.1:9"), Data::Enum(0)]);
+    assert_eq!(world.set(40, push, 3, &other), DataAccessResult::ScopeOfAccessViolated);
+    assert_eq!(world.get(40, push, 3).unwrap(), present.to_bytes());
+}

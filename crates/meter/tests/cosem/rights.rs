@@ -53,7 +53,12 @@ fn each_client_sees_its_objects_with_its_rights_and_no_others() {
     let clock = all.iter().find(|(class, ..)| *class == 8).unwrap();
     assert_eq!((&clock.2[..3], &clock.3[..]), (&[1, 3, 3][..], &[1; 6][..]));
     let association = all.iter().find(|(class, ..)| *class == 15).unwrap();
-    assert_eq!(association.2[6], 2, "a secret is written and never read");
+    assert_eq!((association.2[6], &association.3[2..]), (0, &[0; 2][..]), "a secret comes wrapped: method 2");
+    let register = all.iter().find(|(class, ..)| *class == 3).unwrap();
+    assert_eq!(register.3[0], 0, "nobody resets what was measured");
+    let low = object_list(&mut World::with(Mechanism::LowLevel));
+    let association = low.iter().find(|(class, ..)| *class == 15).unwrap();
+    assert_eq!(association.2[6], 2, "a password is written and never read");
     let mut world = world.by(READER);
     let read = object_list(&mut world);
     assert_eq!(read.len(), all.len());

@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{FLAG, FRAME_SIZE_MAX, Frame};
+use super::{FLAG, FRAME_SIZE_MAX, Frame, judge_header};
 use crate::wire::DecodeError;
 
 /// Octets that were dropped because they form no frame.
@@ -91,6 +91,10 @@ impl HdlcDecoder {
         let [high, low] = *rest.first_chunk::<2>()?;
         let length = usize::from(u16::from_be_bytes([high & 0x07, low]));
         debug_assert!(length <= FRAME_SIZE_MAX);
+        //= DLMS 1.1: a damaged length is found by the header's check sequence, not by waiting for as many octets
+        if let Some(Err(error)) = judge_header(rest) {
+            return Some(Step::Drop(Some(error)));
+        }
         let content = rest.get(..length)?;
         let closing = rest.get(length)?;
         if *closing != FLAG {
@@ -153,6 +157,18 @@ mod tests {
         assert_eq!(decoder.poll(), Some(frame(&[4])));
         assert_eq!(decoder.poll(), None);
         assert!(decoder.dropped() >= 1 && decoder.last_error().is_some());
+    }
+
+    #[test]
+    fn a_frame_with_a_damaged_length_is_dropped_before_as_many_octets_came() {
+        for (at, bit) in (1..3).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut damaged = frame(&[1, 2, 3]).to_bytes().unwrap();
+            damaged[at] ^= 1 << bit;
+            let mut decoder = HdlcDecoder::new();
+            decoder.push(&damaged);
+            decoder.push(&frame(&[4]).to_bytes().unwrap());
+            assert_eq!(decoder.poll(), Some(frame(&[4])), "octet {at}, bit {bit}");
+        }
     }
 
     #[test]

@@ -76,13 +76,22 @@ async fn transfer<const N: usize>(session: &mut Session<'_, N>, image: &Image) -
     if block_size == 0 {
         bail!("the meter names no block size");
     }
+    let count = bytes.len().div_ceil(block_size);
     let goes_on = *resume && number(session, 6).await? == INITIATED;
-    if !goes_on {
+    if goes_on {
+        //= DLMS 12.18: what goes on is what was begun
+        let begun = begun_blocks(session).await?;
+        if begun != count {
+            bail!(
+                "the meter has begun an image of {begun} blocks, and this one has {count}: without --resume it begins \
+                 again with this one"
+            );
+        }
+    } else {
         let size = u32::try_from(bytes.len()).context("image is too large")?;
         let named = Data::Structure(vec![Data::OctetString(identifier), Data::DoubleLongUnsigned(size)]);
         invoke(session, 1, &named).await?;
     }
-    let count = bytes.len().div_ceil(block_size);
     let mut first = usize::try_from(number(session, 4).await?).unwrap_or(usize::MAX);
     for _ in 0..ROUNDS_MAX {
         for (index, block) in bytes.chunks(block_size).enumerate().skip(first) {
@@ -106,17 +115,30 @@ async fn transfer<const N: usize>(session: &mut Session<'_, N>, image: &Image) -
     Ok("activated")
 }
 
+const OTHER_TYPE: &str = "the meter's image transfer has a value of another type";
+
 async fn number<const N: usize>(session: &mut Session<'_, N>, attribute: i8) -> Result<u64> {
-    let attribute = AttributeId::new(18, IMAGE, attribute);
-    let value = match session.ask(Request::Get(attribute, None)).await? {
-        Response::Get(Ok(value)) => value,
-        Response::Get(Err(result)) => bail!("the meter does not show its image transfer: {result:?}"),
-        other => return Err(session::refused(&other)),
-    };
-    match Data::from_bytes(&value) {
+    match Data::from_bytes(&shown(session, attribute).await?) {
         Ok(Data::DoubleLongUnsigned(value)) => Ok(value.into()),
         Ok(Data::Enum(value)) => Ok(value.into()),
-        _ => bail!("the meter's image transfer has a value of another type"),
+        _ => bail!(OTHER_TYPE),
+    }
+}
+
+/// How many blocks the image has that the meter has begun.
+async fn begun_blocks<const N: usize>(session: &mut Session<'_, N>) -> Result<usize> {
+    match Data::from_bytes(&shown(session, 3).await?) {
+        Ok(Data::BitString(blocks)) => Ok(blocks.bit_count()),
+        _ => bail!(OTHER_TYPE),
+    }
+}
+
+async fn shown<const N: usize>(session: &mut Session<'_, N>, attribute: i8) -> Result<Vec<u8>> {
+    let attribute = AttributeId::new(18, IMAGE, attribute);
+    match session.ask(Request::Get(attribute, None)).await? {
+        Response::Get(Ok(value)) => Ok(value),
+        Response::Get(Err(result)) => bail!("the meter does not show its image transfer: {result:?}"),
+        other => Err(session::refused(&other)),
     }
 }
 

@@ -188,7 +188,7 @@ where
             Transfer::Secret(wrapped) => {
                 staged.keys.secret = Some(self.master()?.open_secret(&bytes(wrapped)?)?);
             }
-            Transfer::Password(password) => staged.keys.secret = Some(Secret::take(&mut bytes(password)?)),
+            Transfer::Password(password) => staged.keys.password = Some(Secret::take(&mut bytes(password)?)),
             Transfer::Keys(list) => self.open_keys(&Opener::Master(self.master()?), list, &mut staged)?,
             Transfer::Agreed(list) => self.open_keys(&Opener::Sealed(self.pairs.dek()), list, &mut staged)?,
         }

@@ -203,7 +203,16 @@ impl Assay<'_> {
                 }
                 Err(failure) => {
                     self.levels.push(Level { setup, outcome: Err(failure.to_string()), objects: None });
-                    self.clean(id, &failure.to_string());
+                    let is_unknown = matches!(failure, Failure::Rejected(Diagnostic::User(11 | 12), _));
+                    if mechanism == Mechanism::LowLevel && !is_known && !is_unknown {
+                        // A wrong password and a mechanism that is not offered may be refused alike.
+                        self.untried(
+                            id,
+                            "the lab file has no secret, and what was sent in its place is refused",
+                        );
+                    } else {
+                        self.clean(id, &failure.to_string());
+                    }
                     refusals.push((mechanism, failure));
                 }
             }

@@ -143,6 +143,14 @@ weaknesses! {
 }
 
 #[test]
+fn a_password_mechanism_that_was_asked_without_the_password_is_not_in_order() {
+    let lab = lab(&LAB.replace("secret = \"v3ry-l0ng-and-random\"\n", ""));
+    let weaknesses = &[Weakness::MechanismLow];
+    let assay = block_on(async { probed(&lab, weak(LAB, weaknesses).await, ALL_DANGERS, 20_000).await });
+    assert!(matches!(assay.verdicts["mechanism-low"], Verdict::Untried(_) | Verdict::Found));
+}
+
+#[test]
 fn published_and_shared_keys_are_found_in_the_lab_file() {
     let text = LAB
         .replace(GUEK, "000102030405060708090A0B0C0D0E0F")
