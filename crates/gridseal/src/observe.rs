@@ -87,6 +87,19 @@ impl Observer {
     }
 }
 
+/// What somebody else wrote, without anything that a terminal acts upon: that moves its cursor, turns the direction of
+/// writing, or is not seen.
+pub fn printable(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(
+                c,
+                '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}'
+            )
+    };
+    text.chars().map(|c| if acts(c) { '\u{FFFD}' } else { c }).collect()
+}
+
 /// Prints a line of a command's answer. A reader that has seen enough (`| head`) ends the command, quietly; an answer that
 /// cannot be written otherwise is a failure.
 pub fn say(line: &str) {

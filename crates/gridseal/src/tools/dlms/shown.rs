@@ -12,6 +12,7 @@ use gridseal_dlms::{
 use serde_json::{Map, Value, json};
 
 use super::item::dotted;
+use crate::observe::printable;
 
 /// One item with what came of it.
 pub struct Shown {
@@ -278,9 +279,7 @@ pub fn plain(value: &Value) -> String {
             let (open, close) = if is_structure { ('{', '}') } else { ('[', ']') };
             format!("{open}{}{close}", parts.join(", "))
         }
-        Some(Value::String(text)) => {
-            text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
-        }
+        Some(Value::String(text)) => printable(text),
         Some(scalar) => {
             let meaning = value.get("meaning").and_then(Value::as_str);
             meaning.map_or_else(|| scalar.to_string(), |meaning| format!("{scalar} ({meaning})"))
@@ -331,6 +330,8 @@ mod tests {
         let name = typed(&Data::OctetString(ObisCode::CLOCK.groups()), Some(&Type::LogicalName));
         assert_eq!(name["obis"], "0.0.1.0.0.255");
         assert_eq!(typed(&Data::Float32(1.5), None)["value"], 1.5);
+        let turned = typed(&Data::Utf8String("a\u{202E}b\u{1b}c\u{200B}é"), None);
+        assert_eq!(plain(&turned), "a\u{FFFD}b\u{FFFD}c\u{FFFD}é", "a terminal acts upon none of it");
         for (value, told) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
             assert_eq!(typed(&Data::Float32(value), None)["value"], told, "JSON has no number for it");
         }

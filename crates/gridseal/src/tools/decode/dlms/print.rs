@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use gridseal_dlms::tree::{Authenticity, Decoded, Fault, Node, Scalar};
 use serde_json::{Map, Value, json};
 
-use crate::tools::{decode::input::NotHex, dlms::shown::real};
+use crate::{
+    observe::printable,
+    tools::{decode::input::NotHex, dlms::shown::real},
+};
 
 /// Octets of one field that text shows.
 const OCTETS_SHOWN: usize = 32;
@@ -106,7 +109,7 @@ fn node_text(out: &mut String, node: &Node, depth: usize) {
         Some(Scalar::Signed(value)) => Some(value.to_string()),
         Some(Scalar::Real(value)) => Some(value.to_string()),
         Some(Scalar::Boolean(value)) => Some(value.to_string()),
-        Some(Scalar::Text(value)) => Some(clean(value)),
+        Some(Scalar::Text(value)) => Some(printable(value)),
         Some(Scalar::Octets(value)) => Some(octets(value)),
         Some(_) => None,
     };
@@ -114,14 +117,9 @@ fn node_text(out: &mut String, node: &Node, depth: usize) {
         let _ = write!(out, ": {value}");
     }
     if let Some(meaning) = &node.meaning {
-        let _ = write!(out, "  ({})", clean(meaning));
+        let _ = write!(out, "  ({})", printable(meaning));
     }
     node.children.iter().for_each(|child| node_text(out, child, depth + 1));
-}
-
-/// Text of a meter without what a terminal would act upon.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 
 fn octets(bytes: &[u8]) -> String {

@@ -6,9 +6,10 @@ use super::{
     assay::{Finding, Verdict},
     catalogue::CATALOGUE,
     diagnose::Diagnosis,
-    report::{Report, counts, printable, protection_name},
+    report::{Report, counts, protection_name},
     talk::Exchange,
 };
+use crate::observe::printable;
 
 /// Everything that the page looks like. The policy allows this style sheet and nothing else.
 const STYLE: &str = "\

@@ -12,6 +12,7 @@ use super::{
     diagnose::Diagnosis,
     talk::{Exchange, Setup},
 };
+use crate::observe::printable;
 
 /// Version of the form.
 const FORM: u32 = 1;
@@ -101,11 +102,6 @@ impl Report<'_> {
         let of = |id: &str| self.assay.verdicts.get(id).is_some_and(wanted);
         CATALOGUE.iter().map(|known| known.id).filter(|id| of(id)).collect()
     }
-}
-
-/// What a peer said, without anything that moves a terminal's cursor.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 
 /// The name of a protection, as lab files have it.
