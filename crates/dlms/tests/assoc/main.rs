@@ -6,5 +6,6 @@ mod forgeries;
 mod local;
 mod normal;
 mod pair;
+mod readings;
 mod suites;
 mod tree;

@@ -78,6 +78,14 @@ fn octets(value: &[u8]) -> Vec<u8> {
     }
 }
 
+/// A meter of suite 1, and the authority that it believes.
+fn owned() -> (World, Authority) {
+    let (mut world, mut owner) = (World::suite(1), Authority::new(Curve::P256, "owner", 1));
+    let root = owner.root();
+    assert_eq!(import(&mut world, &root), ActionResult::Success);
+    (world, owner)
+}
+
 fn refused(world: &mut World) -> Vec<CertificateRefusal> {
     let notes = world.notes().into_iter();
     notes
@@ -443,10 +451,7 @@ fn s14_a_preset_time_decides_when_both_who_gave_it_and_who_sets_it_may() {
         assert_eq!(world.keys.believed.is_empty(), decides, "{gives:?} {sets:?}");
     }
     // Whoever has proven nothing moves a clock that could be relied on, and no decision.
-    let mut world = World::suite(1);
-    let mut owner = Authority::new(Curve::P256, "owner", 1);
-    let root = owner.root();
-    assert_eq!(import(&mut world, &root), ActionResult::Success);
+    let (mut world, mut owner) = owned();
     assert_eq!(world.set(8, CLOCK, 2, &Data::OctetString(&written(UtcTime(START.0 + DAY - 10)))).number(), 0);
     let certificate = owner.party(CLIENT, &signer(Curve::P256, 5), Purpose::Signature);
     assert_eq!(import(&mut world, &certificate), ActionResult::Success);
@@ -459,10 +464,7 @@ fn s14_a_preset_time_decides_when_both_who_gave_it_and_who_sets_it_may() {
 #[test]
 fn s14_what_has_ended_by_a_trusted_clock_does_not_begin_again_when_somebody_sets_it_back() {
     let curve = Curve::P256;
-    let mut world = World::suite(1);
-    let mut owner = Authority::new(curve, "owner", 1);
-    let root = owner.root();
-    assert_eq!(import(&mut world, &root), ActionResult::Success);
+    let (mut world, mut owner) = owned();
     // Time passes, and nothing that is there begins or ends by it.
     world.device.tick(UtcTime(START.0 + DAY / 2), &mut world.keys);
     world.context.mechanism = Mechanism::LowLevel;
@@ -478,10 +480,7 @@ fn s14_what_has_ended_by_a_trusted_clock_does_not_begin_again_when_somebody_sets
 #[test]
 fn power_may_go_between_a_certificate_and_the_use_of_its_pair() {
     let curve = Curve::P256;
-    let mut world = World::suite(1);
-    let mut owner = Authority::new(curve, "owner", 1);
-    let root = owner.root();
-    assert_eq!(import(&mut world, &root), ActionResult::Success);
+    let (mut world, mut owner) = owned();
     assert_eq!(world.act(64, SETUP, 4, Data::Enum(0)), ActionResult::Success);
     let before = world.keys.seeds[&Purpose::Signature];
     let certificate = owner.party(METER, &signer(curve, before.1.unwrap()), Purpose::Signature);
